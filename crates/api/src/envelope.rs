@@ -1,0 +1,89 @@
+//! What every answer has in common: a request id, problem documents for errors, security headers.
+//!
+//! The outermost layer, so that nothing that fails inside, panics included, gets out without them.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{HeaderName, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use uuid::Uuid;
+
+use crate::AppState;
+use crate::problem::Problem;
+
+/// The header that carries the request id, both ways.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const LONGEST_ID: usize = 128;
+
+/// The id of a request: the caller's if it is sane, else a new one.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) Arc<str>);
+
+impl RequestId {
+    fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
+        match given.filter(|id| (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())) {
+            Some(id) => Self(id.into()),
+            None => Self(Uuid::now_v7().to_string().into()),
+        }
+    }
+}
+
+/// Puts an answer into its envelope.
+pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    request.extensions_mut().insert(id.clone());
+    let mut response = next.run(request).await;
+    if let Some(problem) = problem_of(&mut response) {
+        problem.log(&id.0);
+        let (parts, _) = response.into_parts();
+        response = problem.render(parts.headers, &id.0);
+    }
+    let headers = response.headers_mut();
+    let id = HeaderValue::from_str(&id.0).expect("visible ASCII is a header value");
+    headers.insert(X_REQUEST_ID, id);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if app.platform.settings.is_production() {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000; includeSubDomains"));
+    }
+    response
+}
+
+/// What a panic of a handler becomes.
+pub(crate) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    let text = text.unwrap_or_else(|| "of unknown kind".into());
+    Problem::from(domain::Error::internal(format!("a handler panicked: {text}"))).into_response()
+}
+
+/// The problem a response carries, or stands for if a layer made it without one.
+fn problem_of(response: &mut Response) -> Option<Problem> {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        return Some(problem);
+    }
+    let status: StatusCode = response.status();
+    (status.is_client_error() || status.is_server_error()).then(|| Problem::new(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_for(value: &str) -> String {
+        let headers = HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_str(value).expect("a header value"))]);
+        RequestId::of(&headers).0.to_string()
+    }
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_any_other_replaced() {
+        assert_eq!(id_for("order-42"), "order-42");
+        assert!(Uuid::parse_str(&id_for("two words")).is_ok());
+        assert!(Uuid::parse_str(&id_for("")).is_ok());
+        assert!(Uuid::parse_str(&id_for(&"x".repeat(129))).is_ok());
+    }
+}

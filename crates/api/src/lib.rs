@@ -1,0 +1,24 @@
+//! The HTTP side: routes, extractors, problems, live updates, and the OpenAPI document made from them.
+//!
+//! No SQL and no rules of the domain live here: handler, domain function, nothing between. The invariant:
+//! whoever reaches a handler's body has passed the extractor that says who may call it.
+
+mod cookies;
+mod envelope;
+mod extract;
+mod limits;
+mod live;
+mod openapi;
+mod problem;
+mod router;
+mod routes;
+mod serve;
+mod socket;
+mod state;
+mod tokens;
+mod visibility;
+
+pub use openapi::{openapi, openapi_json};
+pub use router::router;
+pub use serve::serve;
+pub use state::{App, AppState};

@@ -1,0 +1,66 @@
+//! Rate limits: counters per client address and per account, in the cache that all replicas share.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use domain::settings::Environment;
+use domain::{Error, Result};
+use sha2::{Digest, Sha256};
+
+use crate::state::App;
+
+const WINDOW: Duration = Duration::from_secs(60);
+const PER_WINDOW: u64 = 10;
+
+/// Counts a call of `operation` from this address.
+///
+/// # Errors
+/// [`Error::TooMany`] beyond ten a minute.
+pub(crate) async fn by_address(app: &App, operation: &str, address: IpAddr) -> Result<()> {
+    count(app, &format!("{operation}:address:{}", network(address))).await
+}
+
+/// Counts a call of `operation` for this account, whether it exists or not.
+///
+/// # Errors
+/// [`Error::TooMany`] beyond ten a minute.
+pub(crate) async fn by_account(app: &App, operation: &str, email: &str) -> Result<()> {
+    // The cache is shared and less guarded than the database: it learns no address in the clear.
+    let digest = Sha256::digest(email.trim().to_lowercase());
+    let name: String = digest[..12].iter().map(|byte| format!("{byte:02x}")).collect();
+    count(app, &format!("{operation}:account:{name}")).await
+}
+
+async fn count(app: &App, key: &str) -> Result<()> {
+    if app.platform.settings.environment == Environment::Testing {
+        return Ok(());
+    }
+    if app.platform.cache.count(key, WINDOW).await > PER_WINDOW {
+        return Err(Error::TooMany { retry_after: WINDOW });
+    }
+    Ok(())
+}
+
+/// What one client controls: an IPv4 address, or a /64 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_client_count_together() {
+        let network = |text: &str| network(text.parse().expect("an address"));
+        assert_eq!(network("2001:db8:1:2:3::4"), network("2001:db8:1:2:ffff::1"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
+    }
+}

@@ -1,0 +1,143 @@
+//! What every handler works with: the platform, the token keys, and who is signed in.
+//!
+//! The invariant: a principal comes from the live session, at most [`SESSION_TTL`] old, never from claims.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use domain::id::{OrgId, SessionId};
+use domain::sessions::{self, Principal};
+use domain::{Error, OrgScope, Platform, Result, organizations};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cookies;
+use crate::tokens::Tokens;
+
+/// How old a remembered session may be. Together with the period at which sockets look again it stays below
+/// the five seconds within which a logout must act everywhere.
+const SESSION_TTL: Duration = Duration::from_secs(2);
+/// Organizations are never removed, so their existence may be remembered for long.
+const ORGANIZATION_TTL: Duration = Duration::from_secs(600);
+
+/// The state of the api. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AppState(Arc<App>);
+
+/// What [`AppState`] shares.
+#[derive(Debug)]
+pub struct App {
+    /// Database, broker, cache, events and settings.
+    pub platform: Platform,
+    pub(crate) tokens: Tokens,
+    /// Cancelled as soon as the process is to stop: it is not ready any more, and waiting ends early.
+    pub(crate) draining: CancellationToken,
+    /// The WebSockets that are open.
+    pub(crate) sockets: TaskTracker,
+    sessions: moka::future::Cache<SessionId, Option<Arc<Principal>>>,
+    organizations: moka::future::Cache<OrgId, ()>,
+}
+
+/// Who sent a request, and by what credential.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) principal: Arc<Principal>,
+    /// Whether a cookie said so: then the browser may have been tricked into sending it.
+    pub(crate) by_cookie: bool,
+}
+
+impl AppState {
+    /// The state for these parts.
+    ///
+    /// # Errors
+    /// [`Error::Impossible`] when `SECRET_KEY` is not set.
+    pub fn new(platform: Platform) -> Result<Self> {
+        let key = platform.settings.secret_key.as_ref().ok_or_else(|| Error::Impossible("SECRET_KEY is not set".into()))?;
+        Ok(Self(Arc::new(App {
+            tokens: Tokens::new(key, platform.settings.access_token_minutes),
+            draining: CancellationToken::new(),
+            sockets: TaskTracker::new(),
+            sessions: moka::future::Cache::builder().max_capacity(100_000).time_to_live(SESSION_TTL).build(),
+            organizations: moka::future::Cache::builder().max_capacity(10_000).time_to_live(ORGANIZATION_TTL).build(),
+            platform,
+        })))
+    }
+}
+
+impl Deref for AppState {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        &self.0
+    }
+}
+
+impl App {
+    /// Who sent these headers: the bearer token decides, and only without one the cookie.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`]; [`Error::Unavailable`] when nobody can tell.
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller> {
+        let (token, by_cookie) = match headers.get(AUTHORIZATION) {
+            Some(header) => (bearer(header.to_str().ok()).ok_or(Error::Unauthenticated)?.to_owned(), false),
+            None => (self.cookie_token(headers).ok_or(Error::Unauthenticated)?, true),
+        };
+        let session = self.tokens.verify(&token).ok_or(Error::Unauthenticated)?;
+        let principal = self.live_session(session).await?.ok_or(Error::Unauthenticated)?;
+        Ok(Caller { principal, by_cookie })
+    }
+
+    /// The owner of a session while it is live.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when PostgreSQL is away and nobody remembers.
+    pub(crate) async fn live_session(&self, id: SessionId) -> Result<Option<Arc<Principal>>> {
+        let find = async { sessions::find(&self.platform.db, id).await.map(|principal| principal.map(Arc::new)) };
+        // One lookup at a time per session: a burst of requests asks once.
+        self.sessions.try_get_with(id, find).await.map_err(shared)
+    }
+
+    /// Forgets a session that was just ended, so that this process refuses it at once.
+    pub(crate) async fn forget_session(&self, id: SessionId) {
+        self.sessions.invalidate(&id).await;
+    }
+
+    /// Makes sure that an organization a platform administrator names exists.
+    ///
+    /// # Errors
+    /// [`Error::Impossible`] when it does not.
+    pub(crate) async fn check_organization(&self, administrator: &Principal, id: OrgId) -> Result<()> {
+        let find = async {
+            let scope = OrgScope::for_principal(administrator, None, None)?;
+            let mut tx = self.platform.db.begin(&scope).await?;
+            organizations::get(&mut tx, id).await?;
+            tx.commit().await
+        };
+        match self.organizations.try_get_with(id, find).await {
+            Err(error) if matches!(&*error, Error::NotFound(_)) => {
+                Err(Error::Impossible("X-Organization-Id names no organization".into()))
+            }
+            other => other.map_err(shared),
+        }
+    }
+
+    fn cookie_token(&self, headers: &HeaderMap) -> Option<String> {
+        cookies::find(headers, cookies::access_name(self.platform.settings.is_production()))
+    }
+}
+
+fn bearer(header: Option<&str>) -> Option<&str> {
+    let (scheme, token) = header?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// An error of a lookup that many waited for, as each of them gets it.
+fn shared(error: Arc<Error>) -> Error {
+    match &*error {
+        Error::Unavailable { service, .. } => Error::Unavailable { service, source: error.to_string().into() },
+        _ => Error::internal(error),
+    }
+}

@@ -1,0 +1,190 @@
+//! Access tokens: JWT, HS256, short-lived. They name a session; what its owner may do is never read from them.
+
+use domain::id::{SessionId, UserId};
+use domain::sessions::Principal;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+const ISSUER: &str = "bifrost-api";
+const AUDIENCE: &str = "bifrost-client";
+const ACCESS: &str = "access";
+/// Seconds that clocks of replicas may differ.
+const LEEWAY: u64 = 2;
+
+/// Signs and verifies. The key never prints.
+pub(crate) struct Tokens {
+    key_id: String,
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    validation: Validation,
+    lifetime_seconds: i64,
+}
+
+/// What a token says. Only `sid` is acted on; the rest is for clients to display.
+#[derive(Debug, Serialize)]
+struct Claims<'a> {
+    iss: &'static str,
+    aud: &'static str,
+    exp: i64,
+    iat: i64,
+    jti: Uuid,
+    sid: SessionId,
+    typ: &'static str,
+    sub: UserId,
+    email: &'a str,
+    name: &'a str,
+    user_type: &'a str,
+    is_superuser: bool,
+    org_id: Option<Uuid>,
+    roles: Vec<&'static str>,
+}
+
+/// What verification reads back.
+#[derive(Debug, Deserialize)]
+struct Verified {
+    typ: String,
+    sid: SessionId,
+    #[expect(dead_code, reason = "a token whose `exp` is no number does not deserialize")]
+    exp: u64,
+}
+
+impl Tokens {
+    pub(crate) fn new(key: &SecretString, lifetime_minutes: i64) -> Self {
+        let bytes = key.expose_secret().as_bytes();
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = LEEWAY;
+        validation.set_issuer(&[ISSUER]);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        Self {
+            key_id: key_id(bytes),
+            signing: EncodingKey::from_secret(bytes),
+            verifying: DecodingKey::from_secret(bytes),
+            validation,
+            lifetime_seconds: lifetime_minutes * 60,
+        }
+    }
+
+    /// Seconds a token is good for.
+    pub(crate) fn lifetime_seconds(&self) -> i64 {
+        self.lifetime_seconds
+    }
+
+    /// A new token for a session.
+    pub(crate) fn issue(&self, principal: &Principal) -> String {
+        let now = chrono::Utc::now().timestamp();
+        let claims = Claims {
+            iss: ISSUER,
+            aud: AUDIENCE,
+            exp: now + self.lifetime_seconds,
+            iat: now,
+            jti: Uuid::now_v7(),
+            sid: principal.session_id,
+            typ: ACCESS,
+            sub: principal.user_id,
+            email: &principal.email,
+            name: &principal.name,
+            user_type: &principal.user_type,
+            is_superuser: principal.is_superuser,
+            org_id: principal.organization_id.map(|org| org.0),
+            roles: roles(principal),
+        };
+        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::HS256) };
+        jsonwebtoken::encode(&header, &claims, &self.signing).expect("claims are always JSON, and any bytes are an HMAC key")
+    }
+
+    /// The session a token names, if the token is ours, an access token, and has not expired.
+    pub(crate) fn verify(&self, token: &str) -> Option<SessionId> {
+        let data = jsonwebtoken::decode::<Verified>(token, &self.verifying, &self.validation).ok()?;
+        let ours = data.header.kid.as_deref() == Some(self.key_id.as_str()) && data.claims.typ == ACCESS;
+        ours.then_some(data.claims.sid)
+    }
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
+/// The names clients show as roles.
+pub(crate) fn roles(principal: &Principal) -> Vec<&'static str> {
+    vec!["authenticated", if principal.is_superuser { "PlatformAdmin" } else { "OrgUser" }]
+}
+
+/// Names a key without telling anything about it.
+fn key_id(key: &[u8]) -> String {
+    let digest = Sha256::new().chain_update(b"bifrost token key").chain_update(key).finalize();
+    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const KEY: &str = "k3RrN0yZ4vQx7pLw9sTd2uHf6jBm1cGa8eXo";
+
+    fn tokens() -> Tokens {
+        Tokens::new(&KEY.into(), 15)
+    }
+
+    fn principal() -> Principal {
+        Principal {
+            session_id: SessionId::generate(),
+            user_id: UserId::generate(),
+            organization_id: None,
+            email: "ada@example.com".into(),
+            name: "Ada".into(),
+            user_type: "PLATFORM".into(),
+            is_superuser: true,
+        }
+    }
+
+    /// The claims of a good token with one member replaced, signed with the right key.
+    fn forged(member: &str, value: Value) -> String {
+        let good = tokens().issue(&principal());
+        let payload = URL_SAFE_NO_PAD.decode(good.split('.').nth(1).expect("payload")).expect("base64");
+        let mut claims: Value = serde_json::from_slice(&payload).expect("JSON");
+        claims[member] = value;
+        let header = Header { kid: Some(tokens().key_id), ..Header::new(Algorithm::HS256) };
+        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(KEY.as_bytes())).expect("signs")
+    }
+
+    #[test]
+    fn a_token_names_its_session() {
+        let principal = principal();
+        assert_eq!(tokens().verify(&tokens().issue(&principal)), Some(principal.session_id));
+    }
+
+    #[test]
+    fn every_pinned_claim_is_checked() {
+        for (member, value) in [
+            ("iss", json!("somebody")),
+            ("aud", json!("somebody")),
+            ("typ", json!("refresh")),
+            ("exp", json!(chrono::Utc::now().timestamp() - 10)),
+            ("exp", json!("4102444800")),
+            ("exp", Value::Null),
+        ] {
+            assert_eq!(tokens().verify(&forged(member, value.clone())), None, "{member} = {value}");
+        }
+    }
+
+    #[test]
+    fn another_key_or_algorithm_is_refused() {
+        let other = Tokens::new(&"Zp8Yw2Qn5Rt7Ls1Kd4Jf9Hg3Mb6Vc0Xa_Te".into(), 15);
+        assert_eq!(tokens().verify(&other.issue(&principal())), None);
+
+        let stronger = Header { kid: Some(tokens().key_id), ..Header::new(Algorithm::HS512) };
+        let claims = json!({"iss": ISSUER, "aud": AUDIENCE, "exp": 4_102_444_800_u64, "sub": "x", "typ": ACCESS, "sid": Uuid::now_v7()});
+        let token = jsonwebtoken::encode(&stronger, &claims, &EncodingKey::from_secret(KEY.as_bytes())).expect("signs");
+        assert_eq!(tokens().verify(&token), None);
+    }
+}

@@ -1,0 +1,60 @@
+//! `bifrost migrate`: brings the schema up to date and makes the application's login.
+
+use domain::schema::{self, Inspection};
+use secrecy::SecretString;
+
+use crate::failure::{Failure, USAGE, chain};
+use crate::{env, output};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only show which migrations are applied and which are pending; exits 1 when any is pending.
+    #[arg(long)]
+    status: bool,
+}
+
+pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
+    let settings = env::settings()?;
+    let app = settings.database_url.clone().ok_or_else(|| {
+        Failure::new("DATABASE_URL is not set")
+            .next("set it to postgres://LOGIN:PASSWORD@HOST:PORT/DATABASE; `bifrost up` migrates its own PostgreSQL itself")
+            .code(USAGE)
+    })?;
+    let admin = settings.admin_database_url.as_ref().unwrap_or(&app);
+    if args.status {
+        let found = schema::inspect(admin).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
+        print_status(&found);
+        return Ok(u8::from(!found.pending.is_empty()));
+    }
+    output::say(&migrate(admin, &app).await?);
+    Ok(0)
+}
+
+/// Migrates and says what it did.
+pub(crate) async fn migrate(admin: &SecretString, app: &SecretString) -> Result<String, Failure> {
+    let done = domain::db::migrate(admin, app).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
+    Ok(match done.applied {
+        0 => format!("Schema is up to date (version {})", done.version),
+        1 => format!("Schema brought up to date: 1 migration, now version {}", done.version),
+        more => format!("Schema brought up to date: {more} migrations, now version {}", done.version),
+    })
+}
+
+fn unusable(error: &domain::Error, variable: &str) -> Failure {
+    let failure = Failure::new(format!("the schema cannot be brought up to date: {}", chain(error)));
+    if error.is_unavailable() {
+        failure.next("start PostgreSQL, or correct the address; `bifrost doctor` looks at every part")
+    } else {
+        failure.next(format!("set {variable} to a login that may create roles and tables, such as the superuser"))
+    }
+}
+
+fn print_status(found: &Inspection) {
+    let row = |state: &str, version: i64, text: &str| vec![version.to_string(), state.to_owned(), text.to_owned()];
+    let mut rows: Vec<Vec<String>> = found.applied.iter().map(|(version, text)| row("applied", *version, text)).collect();
+    rows.extend(found.pending.iter().map(|(version, text)| row("pending", *version, text)));
+    output::say(&output::table(&["version", "state", "what"], &rows));
+    if !found.unknown.is_empty() {
+        output::say(&format!("This binary does not know {:?}: it is older than the schema.", found.unknown));
+    }
+}

@@ -1,0 +1,111 @@
+//! The long-running parts: the api alone, a worker alone, or both on one platform. The only place that calls
+//! them.
+
+use std::net::SocketAddr;
+
+use domain::Platform;
+use domain::settings::Settings;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::env;
+use crate::failure::{Failure, USAGE};
+
+#[derive(clap::Args)]
+pub(crate) struct ApiArgs {
+    /// Address to listen on; LISTEN by default.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+}
+
+/// Serves the api until it is told to stop.
+pub(crate) async fn api(args: ApiArgs) -> Result<u8, Failure> {
+    let mut settings = separate_process()?;
+    settings.listen = args.listen.unwrap_or(settings.listen);
+    let listener = bind(settings.listen).await?;
+    let platform = Platform::open(settings)?;
+    serve_api(listener, platform, stop_on_signal()?).await?;
+    Ok(0)
+}
+
+/// Runs a worker until it is told to stop.
+pub(crate) async fn jobs() -> Result<u8, Failure> {
+    let platform = Platform::open(separate_process()?)?;
+    jobs::run(platform, stop_on_signal()?).await?;
+    Ok(0)
+}
+
+/// Serves the api and works, in this process, until `stop`; the first to fail stops the other.
+pub(crate) async fn both(listener: TcpListener, platform: Platform, stop: CancellationToken) -> anyhow::Result<()> {
+    let api = async {
+        let ended = serve_api(listener, platform.clone(), stop.clone()).await;
+        stop.cancel();
+        ended
+    };
+    let jobs = async {
+        let ended = jobs::run(platform.clone(), stop.clone()).await;
+        stop.cancel();
+        ended
+    };
+    let (api, jobs) = tokio::join!(Box::pin(api), Box::pin(jobs));
+    platform.db.close().await;
+    api.and(jobs)
+}
+
+/// The OpenAPI document.
+pub(crate) fn openapi_json() -> String {
+    api::openapi_json()
+}
+
+async fn serve_api(listener: TcpListener, platform: Platform, stop: CancellationToken) -> anyhow::Result<()> {
+    api::serve(listener, api::AppState::new(platform)?, stop).await
+}
+
+/// Listens, or says who could be in the way.
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(format!("cannot listen on {address}: {error}"))
+            .next("end what listens there, or choose another address: --listen 127.0.0.1:0 takes any free port")
+    })
+}
+
+/// A token that SIGINT and SIGTERM cancel; the second signal ends the process at once.
+pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let cannot = |error: std::io::Error| Failure::new(format!("cannot listen for signals: {error}"));
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt()).map_err(cannot)?, signal(SignalKind::terminate()).map_err(cannot)?);
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            if told.is_cancelled() {
+                std::process::exit(130);
+            }
+            told.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+/// Settings of a process that shares the work with others.
+fn separate_process() -> Result<Settings, Failure> {
+    let settings = env::settings()?;
+    let absent = |value: &Option<SecretString>| value.as_ref().is_none_or(|value| value.expose_secret().is_empty());
+    let required = [
+        ("DATABASE_URL", &settings.database_url),
+        ("RABBITMQ_URL", &settings.rabbitmq_url),
+        ("REDIS_URL", &settings.redis_url),
+    ];
+    let missing: Vec<&str> = required.into_iter().filter(|(_, value)| absent(value)).map(|(name, _)| name).collect();
+    if !missing.is_empty() {
+        return Err(Failure::new(format!("{} is not set", missing.join(", ")))
+            .next("separate processes share all three; `bifrost up` runs everything in one process and needs none of them")
+            .code(USAGE));
+    }
+    settings.check().map_err(|faults| Failure::new(faults).code(USAGE))?;
+    domain::telemetry::init(&settings);
+    Ok(settings)
+}

@@ -1,0 +1,206 @@
+//! `bifrost up`: everything in one process, on a private PostgreSQL unless one is configured.
+//!
+//! The invariant: what is configured is used or waited for, and never silently replaced.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use domain::Platform;
+use domain::settings::{Environment, Settings};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{Failure, USAGE};
+use crate::output::{self, Progress};
+use crate::{env, migrate, serve};
+
+pub(crate) mod binaries;
+mod configured;
+mod demo;
+pub(crate) mod postgres;
+pub(crate) mod state;
+
+use postgres::Postgres;
+use state::{Lock, StateDir};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Make the first administrator if there is none, run `device_inventory` and show what it does.
+    #[arg(long)]
+    demo: bool,
+    /// End after the demo, with the exit code of its run.
+    #[arg(long, requires = "demo")]
+    once: bool,
+    /// Address of the api; LISTEN by default. Port 0 takes any free one.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where data and generated secrets are kept: /var/lib/bifrost for root, else under ~/.local/state.
+    #[arg(long, value_name = "DIR", env = "BIFROST_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// The workflow files: ./workspace if there is one.
+    #[arg(long, value_name = "DIR")]
+    workspace: Option<PathBuf>,
+    /// Folder of the Python package `bifrost`: ./platform if there is one.
+    #[arg(long, value_name = "DIR")]
+    platform: Option<PathBuf>,
+}
+
+/// What runs before anything is stopped again.
+struct Ready {
+    listener: TcpListener,
+    settings: Settings,
+    url: String,
+}
+
+pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
+    let progress = Progress::start();
+    let mut settings = env::settings()?;
+    let quiet = "warn,lapin=off";
+    domain::telemetry::init_with(&settings, quiet);
+    let stop = serve::stop_on_signal()?;
+
+    let state = StateDir::locate(args.state_dir.clone())?;
+    state.create()?;
+    let mut lock = state.lock()?;
+    complete(&mut settings, &args, &state)?;
+    let ready = listen(settings, &mut lock).await?;
+    progress.say(format!("Bifrost {}: {}, state in {}", env!("CARGO_PKG_VERSION"), ready.settings.environment.as_str(), state.path().display()));
+    if !env::is_set("ENVIRONMENT") {
+        progress.say("ENVIRONMENT is not set: running as `development`");
+    }
+
+    configured::wait_for(&ready.settings, progress, &stop).await?;
+    if ready.settings.database_url.is_some() {
+        return Box::pin(serve_until(ready, None, &state, &args, progress, stop)).await;
+    }
+    let mut postgres = Postgres::start(&state, progress).await?;
+    progress.say(postgres.describe());
+    let ended = Box::pin(serve_until(ready, Some(&mut postgres), &state, &args, progress, stop)).await;
+    postgres.stop().await;
+    progress.say("PostgreSQL stopped");
+    drop(lock);
+    ended
+}
+
+/// Migrates, serves and works until told to stop, or until the demo has ended when that was the wish.
+async fn serve_until(
+    ready: Ready,
+    mut postgres: Option<&mut Postgres>,
+    state: &StateDir,
+    args: &Args,
+    progress: Progress,
+    stop: CancellationToken,
+) -> Result<u8, Failure> {
+    let Ready { listener, mut settings, url } = ready;
+    let admin = match &postgres {
+        Some(postgres) => {
+            settings.database_url = Some(postgres.url());
+            postgres.admin_url()
+        }
+        None => settings.admin_database_url.clone().or_else(|| settings.database_url.clone()).expect("one of the two is there"),
+    };
+    let app = settings.database_url.clone().expect("set above, or given");
+    progress.say(migrate::migrate(&admin, &app).await?);
+    say_parts(&settings, progress);
+
+    let production = settings.is_production();
+    let serving = tokio::spawn(serve::both(listener, Platform::open(settings)?, stop.clone()));
+    let foreground = async {
+        if args.demo {
+            let code = demo::run(&url, state, production, progress).await?;
+            if args.once {
+                return Ok(Some(code));
+            }
+        }
+        say_addresses(&url, progress);
+        stop.cancelled().await;
+        Ok(None)
+    };
+    let database_ended = async {
+        match postgres.as_deref_mut() {
+            Some(postgres) => postgres.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = foreground => ended,
+        failure = database_ended => Err(failure),
+        // What failed inside cancels it, and the reason is in `serving`. A demo that is interrupted ends here too.
+        () = stop.cancelled() => Ok(None),
+    };
+    progress.say("Stopping: requests and runs that are under way may end");
+    stop.cancel();
+    let served = serving.await.map_err(|error| Failure::new(format!("the server broke: {error}")))?;
+    let code = ended?;
+    served?;
+    Ok(code.unwrap_or(0))
+}
+
+/// Fills in what the settings leave open: folders, secrets, the environment.
+fn complete(settings: &mut Settings, args: &Args, state: &StateDir) -> Result<(), Failure> {
+    for url in [&mut settings.database_url, &mut settings.rabbitmq_url, &mut settings.redis_url, &mut settings.admin_database_url] {
+        url.take_if(|url| url.expose_secret().is_empty());
+    }
+    if !env::is_set("ENVIRONMENT") {
+        settings.environment = Environment::Development;
+    }
+    settings.listen = args.listen.unwrap_or(settings.listen);
+    settings.workspace_path = folder("workspace", args.workspace.as_deref(), "WORKSPACE_PATH", &settings.workspace_path)?;
+    settings.platform_path = folder("platform", args.platform.as_deref(), "PLATFORM_PATH", &settings.platform_path)?;
+    if !env::is_set("TEMP_PATH") {
+        settings.temp_path = state.temp();
+        let made = std::fs::create_dir_all(&settings.temp_path);
+        let mode = if env::is_root() { 0o711 } else { 0o700 };
+        made.and_then(|()| state::set_mode(&settings.temp_path, mode))
+            .map_err(|error| Failure::new(format!("cannot make {}: {error}", settings.temp_path.display())))?;
+    }
+    let generated = |given: &mut Option<SecretString>, name: &str| {
+        if given.as_ref().is_none_or(|value| value.expose_secret().is_empty()) {
+            *given = Some(state.secret(name)?);
+        }
+        Ok::<(), Failure>(())
+    };
+    generated(&mut settings.secret_key, "secret_key")?;
+    generated(&mut settings.secrets_master_key, "secrets_master_key")?;
+    settings.check().map_err(|faults| Failure::new(faults).code(USAGE))
+}
+
+/// The folder that was named on the command line, in the settings, or lies here.
+fn folder(name: &str, given: Option<&Path>, variable: &str, default: &Path) -> Result<PathBuf, Failure> {
+    let path = match given {
+        Some(path) => path,
+        None if env::is_set(variable) || !Path::new(name).is_dir() => default,
+        None => Path::new(name),
+    };
+    env::existing_directory(name, path).map_err(|failure| failure.next(format!("bifrost up --{name} DIR, or run it where ./{name} is")))
+}
+
+async fn listen(mut settings: Settings, lock: &mut Lock) -> Result<Ready, Failure> {
+    let listener = serve::bind(settings.listen).await?;
+    settings.listen = listener.local_addr().map_err(|error| Failure::new(error.to_string()))?;
+    let mut reached_at = settings.listen;
+    if reached_at.ip().is_unspecified() {
+        reached_at.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let url = format!("http://{reached_at}");
+    lock.announce(&url).map_err(|error| Failure::new(format!("cannot write the lock file: {error}")))?;
+    Ok(Ready { listener, settings, url })
+}
+
+fn say_parts(settings: &Settings, progress: Progress) {
+    progress.say(match settings.rabbitmq_url {
+        Some(_) => "Wake-ups through RabbitMQ",
+        None => "Wake-ups within this process (RABBITMQ_URL is not set)",
+    });
+    progress.say(match settings.redis_url {
+        Some(_) => "Live events and counters in Redis",
+        None => "Live events and counters within this process (REDIS_URL is not set)",
+    });
+    progress.say(format!("Workspace {}", settings.workspace_path.display()));
+}
+
+fn say_addresses(url: &str, progress: Progress) {
+    progress.say("Ready; Ctrl-C stops it");
+    output::say(&format!("\n  API   {url}\n  Docs  {url}/docs\n"));
+}

@@ -1,0 +1,134 @@
+//! What may be lost: rate counters and short-lived flags, in Redis or in the process.
+//!
+//! Both arms answer the same; the conformance tests run against each. Redis being away is never an error of
+//! the caller: counters fall back to the process, so that throttling is never off.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool_redis::redis::AsyncCommands;
+use moka::Expiry;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{Error, Result};
+
+/// How long an answer of Redis is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The cache. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Cache {
+    /// For one process.
+    InProcess(InProcess),
+    /// For many.
+    Redis(Redis),
+}
+
+/// Counters in the process.
+#[derive(Debug, Clone)]
+pub struct InProcess {
+    counters: moka::sync::Cache<String, Counter>,
+}
+
+/// Counters in Redis, with the process's own as fallback.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    pool: deadpool_redis::Pool,
+    prefix: Arc<str>,
+    fallback: InProcess,
+}
+
+#[derive(Debug, Clone)]
+struct Counter {
+    count: Arc<std::sync::atomic::AtomicU64>,
+    ends: Instant,
+}
+
+struct AtItsEnd;
+
+impl Expiry<String, Counter> for AtItsEnd {
+    fn expire_after_create(&self, _: &String, counter: &Counter, now: Instant) -> Option<Duration> {
+        Some(counter.ends.saturating_duration_since(now))
+    }
+}
+
+impl Cache {
+    /// A cache of this process.
+    pub fn in_process() -> Self {
+        Self::InProcess(InProcess::default())
+    }
+
+    /// A cache in Redis, every key under `prefix`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the URL cannot be read. Whether Redis answers shows at the first use.
+    pub fn redis(url: &SecretString, prefix: &str) -> Result<Self> {
+        let pool = deadpool_redis::Config::from_url(url.expose_secret())
+            .create_pool(Some(deadpool_redis::Runtime::Tokio1))
+            .map_err(Error::internal)?;
+        Ok(Self::Redis(Redis { pool, prefix: prefix.into(), fallback: InProcess::default() }))
+    }
+
+    /// Adds one to a counter that starts at zero and vanishes `window` after its first count; returns the count.
+    pub async fn count(&self, key: &str, window: Duration) -> u64 {
+        match self {
+            Self::InProcess(own) => own.count(key, window),
+            Self::Redis(redis) => match tokio::time::timeout(PATIENCE, redis.count(key, window)).await {
+                Ok(Ok(count)) => count,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "redis did not count, the process does");
+                    redis.fallback.count(key, window)
+                }
+                Err(_) => redis.fallback.count(key, window),
+            },
+        }
+    }
+
+    /// Whether it answers.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when Redis is away.
+    pub async fn ping(&self) -> Result<()> {
+        let Self::Redis(redis) = self else { return Ok(()) };
+        let away = |source: Box<dyn std::error::Error + Send + Sync>| Error::Unavailable { service: "Redis", source };
+        let ask = async {
+            let mut conn = redis.pool.get().await.map_err(|error| away(error.into()))?;
+            conn.ping::<()>().await.map_err(|error| away(error.into()))
+        };
+        tokio::time::timeout(PATIENCE * 4, ask).await.map_err(|error| away(error.into()))?
+    }
+}
+
+impl Default for InProcess {
+    fn default() -> Self {
+        Self { counters: moka::sync::Cache::builder().max_capacity(100_000).expire_after(AtItsEnd).build() }
+    }
+}
+
+impl InProcess {
+    fn count(&self, key: &str, window: Duration) -> u64 {
+        let fresh = || Counter { count: Arc::default(), ends: Instant::now() + window };
+        let counter = self.counters.get_with_by_ref(key, fresh);
+        counter.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1
+    }
+}
+
+impl Redis {
+    async fn count(&self, key: &str, window: Duration) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        let mut conn = self.pool.get().await?;
+        let key = format!("{}:count:{key}", self.prefix);
+        let millis = i64::try_from(window.as_millis())?;
+        // NX: the window starts with the first count.
+        let (count,): (u64,) = deadpool_redis::redis::pipe()
+            .atomic()
+            .incr(&key, 1)
+            .cmd("PEXPIRE")
+            .arg(&key)
+            .arg(millis)
+            .arg("NX")
+            .ignore()
+            .query_async(&mut conn)
+            .await?;
+        Ok(count)
+    }
+}

@@ -1,0 +1,112 @@
+//! The one error type of the domain. A variant exists when a caller or a client acts on it.
+//!
+//! Nothing here knows HTTP; the api maps each variant to a problem document in one place.
+
+use std::time::Duration;
+
+/// Result of a domain function.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, as far as anybody acts on it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It does not exist, or it belongs to another organization: callers cannot tell which.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// A duplicate or an ambiguous name.
+    #[error("{0}")]
+    Conflict(String),
+    /// Input that breaks a rule, field by field.
+    #[error("invalid input")]
+    Invalid(Vec<FieldError>),
+    /// Understood, but impossible in this state.
+    #[error("{0}")]
+    Impossible(String),
+    /// No, expired or revoked credential.
+    #[error("not authenticated")]
+    Unauthenticated,
+    /// Known caller, reachable object, missing right.
+    #[error("{0}")]
+    Forbidden(String),
+    /// A limit was reached.
+    #[error("too many requests, try again in {} s", retry_after.as_secs())]
+    TooMany {
+        /// How long to wait.
+        retry_after: Duration,
+    },
+    /// A dependency is away; trying again helps.
+    #[error("{service} is not available")]
+    Unavailable {
+        /// Which one, as a person calls it.
+        service: &'static str,
+        /// For the log, never for the client.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A bug or a surprise.
+    #[error("internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// One broken rule of the input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// RFC 6901 pointer into the body (`/input_data/site`), or `?limit`, `header:Idempotency-Key`, `path:id`.
+    pub pointer: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl Error {
+    /// A single broken field.
+    pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
+    }
+
+    /// A bug or a surprise, with its cause for the log.
+    pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(source.into())
+    }
+
+    /// Whether trying again later can help.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let away = match &error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            // 57P0x: the server shuts down, crashed or starts; 53xxx: out of connections, memory or disk;
+            // 08xxx: the connection broke.
+            sqlx::Error::Database(db) => db
+                .code()
+                .is_some_and(|code| code.starts_with("57P") || code.starts_with("53") || code.starts_with("08")),
+            _ => false,
+        };
+        if away {
+            Self::Unavailable { service: "PostgreSQL", source: error.into() }
+        } else {
+            Self::internal(error)
+        }
+    }
+}
+
+/// Turns the violation of a named constraint into the error that a person can act on.
+pub trait OnConstraint<T> {
+    /// Maps a violation of `constraint` to `error`, everything else as usual.
+    fn on_constraint(self, constraint: &str, error: impl FnOnce() -> Error) -> Result<T>;
+}
+
+impl<T> OnConstraint<T> for Result<T, sqlx::Error> {
+    fn on_constraint(self, constraint: &str, error: impl FnOnce() -> Error) -> Result<T> {
+        self.map_err(|cause| match &cause {
+            sqlx::Error::Database(db) if db.constraint() == Some(constraint) => error(),
+            _ => cause.into(),
+        })
+    }
+}

@@ -1,0 +1,415 @@
+//! Live events: what happens to executions, told to whoever watches, on any replica.
+//!
+//! Nothing relies on an event arriving: a watcher that misses one finds the state in the rows. Two arms, Redis
+//! publish/subscribe and the process itself.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use deadpool_redis::redis;
+use futures::StreamExt;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::executions::{RawJson, Status, logs};
+use crate::id::{ExecutionId, OrgId, UserId};
+use crate::{Error, Result};
+
+/// Results beyond this are read from the row instead.
+const MAX_INLINE_RESULT: usize = 64 * 1024;
+/// Events a watcher may be behind before it has to look at the rows.
+const BACKLOG: usize = 1_024;
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Event {
+    /// An execution changed its state.
+    Update(Update),
+    /// An execution logged.
+    Lines(Lines),
+    /// Somebody asked to stop a running attempt.
+    Cancel {
+        /// The execution.
+        execution_id: ExecutionId,
+        /// The attempt that runs.
+        attempt: i32,
+    },
+    /// The workspace changed and was indexed again.
+    WorkspaceChanged,
+}
+
+/// A change of state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Update {
+    /// The execution.
+    pub execution_id: ExecutionId,
+    /// Its organization.
+    pub org_id: Option<OrgId>,
+    /// Its workflow.
+    pub workflow_name: String,
+    /// Who started it.
+    pub executed_by: UserId,
+    /// Display name of who started it.
+    pub executed_by_name: String,
+    /// State now.
+    pub status: Status,
+    /// Current attempt.
+    pub attempt: i32,
+    /// First claim.
+    pub started_at: Option<DateTime<Utc>>,
+    /// End.
+    pub completed_at: Option<DateTime<Utc>>,
+    /// At the end: duration of the last attempt.
+    pub duration_ms: Option<i64>,
+    /// At the end: the result, up to 64 KiB.
+    pub result: Option<RawJson>,
+    /// `json`, `html` or `text`.
+    pub result_type: Option<String>,
+    /// Whether `result` was left out because of its size.
+    pub result_omitted: bool,
+    /// Why it failed.
+    pub error_message: Option<String>,
+    /// Class of the exception or name of the platform.
+    pub error_type: Option<String>,
+    /// Whether the message was written for the person who runs it.
+    pub is_user_error: bool,
+    /// Sequence of the last line logged, at the end.
+    pub last_sequence: Option<i64>,
+}
+
+/// Lines just logged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Lines {
+    /// The execution.
+    pub execution_id: ExecutionId,
+    /// In order.
+    pub lines: Vec<LiveLine>,
+}
+
+/// One line; see [`logs::Line`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as the fields of logs::Line")]
+pub struct LiveLine {
+    pub sequence: i64,
+    pub user_sequence: Option<i64>,
+    pub attempt: i32,
+    pub level: String,
+    pub message: String,
+    pub data: Option<RawJson>,
+    pub logged_at: DateTime<Utc>,
+}
+
+/// Where events go and come from. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Events {
+    hub: Arc<Hub>,
+    bus: Bus,
+}
+
+#[derive(Debug, Clone)]
+enum Bus {
+    InProcess,
+    Redis(Redis),
+}
+
+#[derive(Debug, Clone)]
+struct Redis {
+    outbox: mpsc::Sender<Arc<Event>>,
+    subscriptions: mpsc::UnboundedSender<Subscription>,
+}
+
+#[derive(Debug)]
+enum Subscription {
+    Begin(ExecutionId),
+    End(ExecutionId),
+}
+
+/// Watchers of this process.
+#[derive(Debug)]
+struct Hub {
+    watchers: Mutex<HashMap<ExecutionId, Vec<Watcher>>>,
+    everything: broadcast::Sender<Arc<Event>>,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    id: u64,
+    events: mpsc::Sender<Arc<Event>>,
+}
+
+/// The events of one execution, from now on. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct Watch {
+    execution_id: ExecutionId,
+    id: u64,
+    events: mpsc::Receiver<Arc<Event>>,
+    from: Events,
+    with_logs: bool,
+}
+
+impl Events {
+    /// Events of this process.
+    pub fn in_process() -> Self {
+        Self { hub: Arc::new(Hub::new()), bus: Bus::InProcess }
+    }
+
+    /// Events through Redis, every channel under `prefix`; connects in the background and goes on trying.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the URL cannot be read.
+    pub fn redis(url: &SecretString, prefix: &str) -> Result<Self> {
+        let client = redis::Client::open(url.expose_secret()).map_err(Error::internal)?;
+        let hub = Arc::new(Hub::new());
+        let (outbox, events) = mpsc::channel(16 * BACKLOG);
+        let (subscriptions, wanted) = mpsc::unbounded_channel();
+        let channels = Channels { prefix: prefix.to_owned() };
+        tokio::spawn(publish_forever(client.clone(), channels.clone(), events));
+        tokio::spawn(subscribe_forever(client, channels, hub.clone(), wanted));
+        Ok(Self { hub, bus: Bus::Redis(Redis { outbox, subscriptions }) })
+    }
+
+    /// Tells it to everybody who watches. Never waits; what does not fit is lost, and found in the rows.
+    pub fn publish(&self, event: Event) {
+        let event = Arc::new(event);
+        match &self.bus {
+            Bus::InProcess => self.hub.dispatch(&event),
+            Bus::Redis(redis) => {
+                if redis.outbox.try_send(event).is_err() {
+                    tracing::debug!("the event publisher is behind, watchers will look at the rows");
+                }
+            }
+        }
+    }
+
+    /// Watches one execution, with its log lines or only its changes of state.
+    pub fn watch(&self, execution_id: ExecutionId, with_logs: bool) -> Watch {
+        let (sender, events) = mpsc::channel(BACKLOG);
+        let id = self.hub.add(execution_id, sender);
+        if with_logs && let Bus::Redis(redis) = &self.bus {
+            let _ = redis.subscriptions.send(Subscription::Begin(execution_id));
+        }
+        Watch { execution_id, id, events, from: self.clone(), with_logs }
+    }
+
+    /// Every change of state and cancel request of the installation, for workers and history channels.
+    pub fn everything(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.hub.everything.subscribe()
+    }
+}
+
+impl Watch {
+    /// The next event.
+    pub async fn next(&mut self) -> Arc<Event> {
+        match self.events.recv().await {
+            Some(event) => event,
+            // The hub keeps the sender as long as this watch lives.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The terminal update, if it comes in time.
+    pub async fn terminal(&mut self, patience: Duration) -> Option<Update> {
+        let end = async {
+            loop {
+                if let Event::Update(update) = &*self.next().await
+                    && update.status.is_terminal()
+                {
+                    return update.clone();
+                }
+            }
+        };
+        tokio::time::timeout(patience, end).await.ok()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.from.hub.remove(self.execution_id, self.id);
+        if self.with_logs && let Bus::Redis(redis) = &self.from.bus {
+            let _ = redis.subscriptions.send(Subscription::End(self.execution_id));
+        }
+    }
+}
+
+impl Update {
+    /// Puts the result in, unless it is too large for an event.
+    pub fn with_result(mut self, result: Option<RawJson>) -> Self {
+        self.result_omitted = result.as_ref().is_some_and(|result| result.get().len() > MAX_INLINE_RESULT);
+        self.result = result.filter(|_| !self.result_omitted);
+        self
+    }
+}
+
+impl From<&logs::Line> for LiveLine {
+    fn from(line: &logs::Line) -> Self {
+        Self {
+            sequence: line.sequence,
+            user_sequence: line.user_sequence,
+            attempt: line.attempt,
+            level: line.level.clone(),
+            message: line.message.clone(),
+            data: line.data.as_ref().map(|data| data.0.clone()),
+            logged_at: line.logged_at,
+        }
+    }
+}
+
+impl Event {
+    fn execution_id(&self) -> Option<ExecutionId> {
+        match self {
+            Self::Update(update) => Some(update.execution_id),
+            Self::Lines(lines) => Some(lines.execution_id),
+            Self::Cancel { execution_id, .. } => Some(*execution_id),
+            Self::WorkspaceChanged => None,
+        }
+    }
+}
+
+impl Hub {
+    fn new() -> Self {
+        Self { watchers: Mutex::default(), everything: broadcast::channel(BACKLOG * 4).0 }
+    }
+
+    fn add(&self, execution_id: ExecutionId, events: mpsc::Sender<Arc<Event>>) -> u64 {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.watchers().entry(execution_id).or_default().push(Watcher { id, events });
+        id
+    }
+
+    fn remove(&self, execution_id: ExecutionId, id: u64) {
+        let mut watchers = self.watchers();
+        if let Some(of_execution) = watchers.get_mut(&execution_id) {
+            of_execution.retain(|watcher| watcher.id != id);
+            if of_execution.is_empty() {
+                watchers.remove(&execution_id);
+            }
+        }
+    }
+
+    fn dispatch(&self, event: &Arc<Event>) {
+        if let Some(id) = event.execution_id()
+            && let Some(of_execution) = self.watchers().get(&id)
+        {
+            for watcher in of_execution {
+                // A full watcher is behind and will look at the rows.
+                let _ = watcher.events.try_send(event.clone());
+            }
+        }
+        if !matches!(&**event, Event::Lines(_)) {
+            let _ = self.everything.send(event.clone());
+        }
+    }
+
+    fn watchers(&self) -> std::sync::MutexGuard<'_, HashMap<ExecutionId, Vec<Watcher>>> {
+        // The map is consistent after every statement, so a panic elsewhere does not spoil it.
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Channel names: one for changes of state, one per execution for its log lines.
+#[derive(Debug, Clone)]
+struct Channels {
+    prefix: String,
+}
+
+impl Channels {
+    fn updates(&self) -> String {
+        format!("{}:events", self.prefix)
+    }
+
+    fn logs(&self, id: ExecutionId) -> String {
+        format!("{}:logs:{id}", self.prefix)
+    }
+
+    fn of(&self, event: &Event) -> String {
+        match event {
+            Event::Lines(lines) => self.logs(lines.execution_id),
+            _ => self.updates(),
+        }
+    }
+}
+
+async fn publish_forever(client: redis::Client, channels: Channels, mut events: mpsc::Receiver<Arc<Event>>) {
+    let mut batch = Vec::new();
+    let mut connection = None;
+    while events.recv_many(&mut batch, BACKLOG).await > 0 {
+        let mut pipe = redis::pipe();
+        for event in batch.drain(..) {
+            let payload = serde_json::to_vec(&*event).expect("an event is always JSON");
+            pipe.publish(channels.of(&event), payload).ignore();
+        }
+        if connection.is_none() {
+            connection = client.get_multiplexed_async_connection().await.ok();
+        }
+        let Some(open) = &mut connection else {
+            tokio::time::sleep(RECONNECT).await;
+            continue;
+        };
+        if let Err(error) = pipe.query_async::<()>(open).await {
+            tracing::warn!(%error, "Redis did not take events, watchers will look at the rows");
+            connection = None;
+        }
+    }
+}
+
+async fn subscribe_forever(client: redis::Client, channels: Channels, hub: Arc<Hub>, mut wanted: mpsc::UnboundedReceiver<Subscription>) {
+    let mut counts: HashMap<ExecutionId, usize> = HashMap::new();
+    loop {
+        match subscribe(&client, &channels, &hub, &mut wanted, &mut counts).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%error, "Redis ended the subscription, connecting again"),
+        }
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+/// Runs one subscription; `Ok` when nobody is left who could want one.
+async fn subscribe(
+    client: &redis::Client,
+    channels: &Channels,
+    hub: &Arc<Hub>,
+    wanted: &mut mpsc::UnboundedReceiver<Subscription>,
+    counts: &mut HashMap<ExecutionId, usize>,
+) -> redis::RedisResult<()> {
+    let (mut sink, mut messages) = client.get_async_pubsub().await?.split();
+    sink.subscribe(channels.updates()).await?;
+    for id in counts.keys() {
+        sink.subscribe(channels.logs(*id)).await?;
+    }
+    loop {
+        tokio::select! {
+            message = messages.next() => {
+                let Some(message) = message else {
+                    return Err(redis::RedisError::from((redis::ErrorKind::Io, "the connection ended")));
+                };
+                match serde_json::from_slice::<Event>(message.get_payload_bytes()) {
+                    Ok(event) => hub.dispatch(&Arc::new(event)),
+                    Err(error) => tracing::warn!(%error, "a message is no event"),
+                }
+            }
+            change = wanted.recv() => match change {
+                None => return Ok(()),
+                Some(Subscription::Begin(id)) => {
+                    let count = counts.entry(id).or_default();
+                    *count += 1;
+                    if *count == 1 {
+                        sink.subscribe(channels.logs(id)).await?;
+                    }
+                }
+                Some(Subscription::End(id)) => {
+                    let count = counts.entry(id).or_default();
+                    *count = count.saturating_sub(1);
+                    if *count == 0 {
+                        counts.remove(&id);
+                        sink.unsubscribe(channels.logs(id)).await?;
+                    }
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Housekeeping: what is kept for a while is removed when its time is over.
+
+use crate::{Db, Result, SystemScope};
+
+/// Most rows of each kind one tick removes.
+const BATCH: i64 = 10_000;
+
+/// Removes transient executions a day after their end, old idempotency keys and dead sessions.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn housekeep(db: &Db) -> Result<()> {
+    let mut tx = db.begin_system(&SystemScope::because("housekeeping serves every organization")).await?;
+    sqlx::query!(
+        "WITH gone AS (
+             DELETE FROM executions
+             WHERE id IN (SELECT id FROM executions WHERE transient AND completed_at < now() - interval '1 day' LIMIT $1)
+             RETURNING id
+         )
+         DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM gone)",
+        BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM idempotency_keys
+         WHERE ctid IN (SELECT ctid FROM idempotency_keys WHERE created_at < now() - interval '1 day' LIMIT $1)",
+        BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM sessions
+         WHERE id IN (SELECT id FROM sessions WHERE expires_at < now() - interval '7 days' LIMIT $1)",
+        BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.commit().await
+}

@@ -1,0 +1,113 @@
+//! Reading executions: one by id, pages by keyset.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::types::Json;
+
+use super::{Execution, RawJson, Status};
+use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
+use crate::page::Cursor;
+use crate::{Error, OrgTx, Result};
+
+/// What a list shows; part of its continuation token.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Filters {
+    /// Exact workflow name.
+    pub workflow_name: Option<String>,
+    /// State.
+    pub status: Option<Status>,
+    /// Created at or after.
+    pub since: Option<DateTime<Utc>>,
+    /// Created at or before.
+    pub until: Option<DateTime<Utc>>,
+    /// Only this user's.
+    pub executed_by: Option<UserId>,
+}
+
+/// One execution of the scope. Another user's is [`Error::Forbidden`] for a user without platform rights.
+///
+/// # Errors
+/// [`Error::NotFound`] also when it belongs to another organization.
+pub async fn get(tx: &mut OrgTx, id: ExecutionId) -> Result<Execution> {
+    let execution = sqlx::query_as!(
+        Execution,
+        r#"SELECT id AS "id: ExecutionId", organization_id AS "organization_id: OrgId", workflow_id AS "workflow_id: WorkflowId",
+               workflow_name, form_id, executed_by AS "executed_by: UserId", executed_by_name, status AS "status: Status",
+               priority, attempt, max_attempts, parameters AS "parameters: Json<RawJson>", result AS "result: Json<RawJson>",
+               result_type, error_message, error_type, is_user_error, transient, variables AS "variables: Json<RawJson>",
+               peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
+           FROM executions
+           WHERE id = $1"#,
+        id as _,
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    .ok_or(Error::NotFound("execution"))?;
+    let actor = tx.scope().actor();
+    if !actor.is_platform_admin && execution.executed_by != actor.id {
+        return Err(Error::Forbidden("this execution belongs to another user".into()));
+    }
+    Ok(execution)
+}
+
+/// Executions of the scope, newest first, at most `limit`, after `after`. Transient ones are left out, and so
+/// are results, variables and logs.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn list(tx: &mut OrgTx, filters: &Filters, limit: i64, after: Option<Cursor>) -> Result<Vec<Execution>> {
+    let (spans_all, org) = (tx.scope().spans_all(), tx.scope().org());
+    let executions = if spans_all {
+        sqlx::query_as!(
+            Execution,
+            r#"SELECT id AS "id: ExecutionId", organization_id AS "organization_id: OrgId", workflow_id AS "workflow_id: WorkflowId",
+                   workflow_name, form_id, executed_by AS "executed_by: UserId", executed_by_name, status AS "status: Status",
+                   priority, attempt, max_attempts, parameters AS "parameters: Json<RawJson>", result AS "result: Json<RawJson>",
+                   result_type, error_message, error_type, is_user_error, transient, NULL::json AS "variables: Json<RawJson>",
+                   peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
+               FROM executions
+               WHERE NOT transient AND ($1::uuid IS NULL OR id < $1)
+                 AND ($2::text IS NULL OR workflow_name = $2) AND ($3::text IS NULL OR status = $3)
+                 AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
+                 AND ($6::uuid IS NULL OR executed_by = $6)
+               ORDER BY id DESC
+               LIMIT $7"#,
+            after.map(|cursor| cursor.0),
+            filters.workflow_name,
+            filters.status.map(Status::as_str),
+            filters.since,
+            filters.until,
+            filters.executed_by as _,
+            limit,
+        )
+        .fetch_all(tx.conn())
+        .await?
+    } else {
+        sqlx::query_as!(
+            Execution,
+            r#"SELECT id AS "id: ExecutionId", organization_id AS "organization_id: OrgId", workflow_id AS "workflow_id: WorkflowId",
+                   workflow_name, form_id, executed_by AS "executed_by: UserId", executed_by_name, status AS "status: Status",
+                   priority, attempt, max_attempts, parameters AS "parameters: Json<RawJson>", result AS "result: Json<RawJson>",
+                   result_type, error_message, error_type, is_user_error, transient, NULL::json AS "variables: Json<RawJson>",
+                   peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
+               FROM executions
+               WHERE NOT transient AND organization_id IS NOT DISTINCT FROM $8 AND ($1::uuid IS NULL OR id < $1)
+                 AND ($2::text IS NULL OR workflow_name = $2) AND ($3::text IS NULL OR status = $3)
+                 AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
+                 AND ($6::uuid IS NULL OR executed_by = $6)
+               ORDER BY id DESC
+               LIMIT $7"#,
+            after.map(|cursor| cursor.0),
+            filters.workflow_name,
+            filters.status.map(Status::as_str),
+            filters.since,
+            filters.until,
+            filters.executed_by as _,
+            limit,
+            org as _,
+        )
+        .fetch_all(tx.conn())
+        .await?
+    };
+    Ok(executions)
+}

@@ -1,0 +1,154 @@
+//! Executions: the row is the truth. Submit, claim, run, finish; every write of a run names its attempt.
+//!
+//! Split by verb. The invariant: every execution ends in exactly one terminal state, and a write whose
+//! attempt is not the row's current one changes nothing.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sqlx::types::Json;
+
+use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
+
+pub mod cancel;
+pub mod claim;
+pub mod finish;
+pub mod housekeep;
+pub mod list;
+pub mod logs;
+pub mod reap;
+pub mod submit;
+pub mod sweep;
+
+/// JSON that passes through unparsed.
+pub type RawJson = Box<RawValue>;
+
+/// State of an execution. The last five are terminal: exactly one, never changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+#[sqlx(type_name = "text")]
+#[expect(missing_docs, reason = "the names are the contract's")]
+pub enum Status {
+    Pending,
+    Running,
+    Cancelling,
+    Success,
+    CompletedWithErrors,
+    Failed,
+    Timeout,
+    Cancelled,
+}
+
+impl Status {
+    /// Whether it never changes again.
+    pub fn is_terminal(self) -> bool {
+        !matches!(self, Self::Pending | Self::Running | Self::Cancelling)
+    }
+
+    /// The name of the contract and of the column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Cancelling => "Cancelling",
+            Self::Success => "Success",
+            Self::CompletedWithErrors => "CompletedWithErrors",
+            Self::Failed => "Failed",
+            Self::Timeout => "Timeout",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Status {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [
+            Self::Pending,
+            Self::Running,
+            Self::Cancelling,
+            Self::Success,
+            Self::CompletedWithErrors,
+            Self::Failed,
+            Self::Timeout,
+            Self::Cancelled,
+        ]
+        .into_iter()
+        .find(|status| status.as_str() == text)
+        .ok_or(())
+    }
+}
+
+/// An execution as stored.
+#[derive(Debug, Clone)]
+pub struct Execution {
+    /// Id.
+    pub id: ExecutionId,
+    /// Organization; `None`: global.
+    pub organization_id: Option<OrgId>,
+    /// Workflow; `None` for inline code.
+    pub workflow_id: Option<WorkflowId>,
+    /// Its name when submitted.
+    pub workflow_name: String,
+    /// The form it came from.
+    pub form_id: Option<uuid::Uuid>,
+    /// Who started it.
+    pub executed_by: UserId,
+    /// Display name of who started it.
+    pub executed_by_name: String,
+    /// State.
+    pub status: Status,
+    /// 1 to 10, 10 first.
+    pub priority: i16,
+    /// Attempts begun.
+    pub attempt: i32,
+    /// Attempts allowed.
+    pub max_attempts: i32,
+    /// Input, a JSON object.
+    pub parameters: Json<RawJson>,
+    /// What the workflow returned.
+    pub result: Option<Json<RawJson>>,
+    /// `json`, `html` or `text`.
+    pub result_type: Option<String>,
+    /// Why it failed.
+    pub error_message: Option<String>,
+    /// Class of the exception, or a name of the platform (`TimeoutError`, `WorkerLost`, …).
+    pub error_type: Option<String>,
+    /// Whether the message was written for the person who runs it.
+    pub is_user_error: bool,
+    /// Kept out of lists and metrics.
+    pub transient: bool,
+    /// Locals of the workflow function at its end.
+    pub variables: Option<Json<RawJson>>,
+    /// Peak memory of the process, in bytes.
+    pub peak_memory_bytes: Option<i64>,
+    /// CPU time, in seconds.
+    pub cpu_total_seconds: Option<f64>,
+    /// Duration of the last attempt.
+    pub duration_ms: Option<i64>,
+    /// Submission.
+    pub created_at: DateTime<Utc>,
+    /// First claim.
+    pub started_at: Option<DateTime<Utc>>,
+    /// End.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_reads_back_from_its_name() {
+        for name in ["Pending", "Running", "Cancelling", "Success", "CompletedWithErrors", "Failed", "Timeout", "Cancelled"] {
+            assert_eq!(name.parse::<Status>().map(Status::as_str), Ok(name));
+        }
+        assert_eq!("success".parse::<Status>(), Err(()));
+    }
+}

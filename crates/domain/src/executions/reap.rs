@@ -1,0 +1,89 @@
+//! Reap: executions whose worker is gone, or whose time is up by far, are ended or queued again.
+
+use chrono::{DateTime, Utc};
+
+use super::Status;
+use crate::id::{ExecutionId, OrgId, UserId};
+use crate::{Db, Result, SystemScope};
+
+/// Most rows one tick takes; the next tick takes more.
+const BATCH: i64 = 500;
+
+/// What the reaper did to one execution.
+#[derive(Debug, Clone)]
+pub struct Reaped {
+    /// The execution.
+    pub id: ExecutionId,
+    /// Its organization.
+    pub organization_id: Option<OrgId>,
+    /// Its workflow.
+    pub workflow_name: String,
+    /// Who started it.
+    pub executed_by: UserId,
+    /// Display name of who started it.
+    pub executed_by_name: String,
+    /// The attempt that was lost.
+    pub attempt: i32,
+    /// State now: `Pending` (another attempt follows), `Failed`, `Timeout` or `Cancelled`.
+    pub status: Status,
+    /// Priority, for the wake-up.
+    pub priority: i16,
+    /// Why.
+    pub error_type: Option<String>,
+    /// Why, in words.
+    pub error_message: Option<String>,
+    /// First claim.
+    pub started_at: Option<DateTime<Utc>>,
+    /// End.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// Ends or re-queues what nobody runs any more. Safe on every replica at once: rows are taken with
+/// `SKIP LOCKED`, and the fence refuses whatever the lost worker still writes.
+///
+/// An expired lease consumes the attempt. An attempt that runs a minute over its own timeout, or is still
+/// cancelling after three minutes, is ended even though its worker answers.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
+    let mut conn = db.system(&SystemScope::because("the reaper serves every organization")).await?;
+    Ok(sqlx::query_as!(
+        Reaped,
+        r#"WITH lost AS (
+               SELECT id,
+                   CASE
+                       WHEN status = 'Cancelling' THEN 'Cancelled'
+                       WHEN attempt_started_at + make_interval(secs => timeout_seconds + 60) < now() THEN 'Timeout'
+                       WHEN attempt < max_attempts THEN 'Pending'
+                       ELSE 'Failed'
+                   END AS next
+               FROM executions
+               WHERE status IN ('Running', 'Cancelling')
+                 AND (lease_expires_at < now()
+                      OR (status = 'Running' AND attempt_started_at + make_interval(secs => timeout_seconds + 60) < now())
+                      OR (status = 'Cancelling' AND cancel_requested_at < now() - interval '3 minutes'))
+               ORDER BY lease_expires_at
+               LIMIT $1
+               FOR UPDATE SKIP LOCKED
+           )
+           UPDATE executions e
+           SET status = lost.next, lease_owner = NULL, lease_expires_at = NULL,
+               due_at = CASE WHEN lost.next = 'Pending' THEN now() ELSE e.due_at END,
+               completed_at = CASE WHEN lost.next <> 'Pending' THEN now() END,
+               duration_ms = (extract(epoch FROM now() - e.attempt_started_at) * 1000)::bigint,
+               error_type = CASE lost.next WHEN 'Failed' THEN 'WorkerLost' WHEN 'Timeout' THEN 'TimeoutError' END,
+               error_message = CASE lost.next
+                   WHEN 'Failed' THEN format('the worker that ran attempt %s of %s is gone', e.attempt, e.max_attempts)
+                   WHEN 'Timeout' THEN format('did not end within %s s', e.timeout_seconds)
+                   WHEN 'Cancelled' THEN 'cancelled while it ran' END
+           FROM lost
+           WHERE e.id = lost.id
+           RETURNING e.id AS "id: ExecutionId", e.organization_id AS "organization_id: OrgId", e.workflow_name,
+               e.executed_by AS "executed_by: UserId", e.executed_by_name, e.attempt, e.status AS "status: Status",
+               e.priority, e.error_type, e.error_message, e.started_at, e.completed_at"#,
+        BATCH,
+    )
+    .fetch_all(&mut *conn)
+    .await?)
+}

@@ -1,0 +1,372 @@
+//! Submit: the pending row, its idempotency key and its audit record, in one statement for many submissions.
+//!
+//! Lanes take whatever arrived while the last batch was being committed: unloaded, a submission waits for
+//! nothing; under load, hundreds share one commit. Publishing the wake-ups follows the commit and is never
+//! waited for: the sweeper repeats a lost one (ADR 3).
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use uuid::Uuid;
+
+use super::{RawJson, Status};
+use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
+use crate::wakeup::{Wakeup, Wakeups};
+use crate::workflows::{RetryPolicy, Workflow};
+use crate::{Db, Error, OrgScope, Result, SystemScope};
+
+const BATCH: usize = 256;
+const LANES: usize = 2;
+const SCOPE: SystemScope = SystemScope::because("a batch holds submissions of many organizations, each with its own scope");
+
+/// A submission.
+#[derive(Debug, Clone)]
+pub struct NewExecution {
+    /// Chosen by the caller, so that it can listen for the end before the start.
+    pub id: ExecutionId,
+    /// What runs.
+    pub work: Work,
+    /// Checked input, a JSON object.
+    pub parameters: RawJson,
+    /// The form it came from.
+    pub form_id: Option<Uuid>,
+    /// What the form's launch workflow returned.
+    pub startup: Option<RawJson>,
+    /// The run that started this one.
+    pub parent_id: Option<ExecutionId>,
+    /// Kept out of lists and metrics.
+    pub transient: bool,
+    /// 1 to 10, 10 first.
+    pub priority: i16,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+    /// Makes a repeated submission one execution.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// What runs.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// A workflow of the workspace.
+    Workflow(Arc<Workflow>),
+    /// Source code given with the request.
+    Inline {
+        /// Python source.
+        code: String,
+        /// What to call it.
+        script_name: String,
+    },
+}
+
+/// An idempotency key, valid for one caller, organization and route.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    /// Operation it was sent to.
+    pub route: &'static str,
+    /// 1 to 255 visible ASCII characters.
+    pub key: String,
+    /// Digest of the body: the same key with another body is refused.
+    pub fingerprint: Vec<u8>,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The execution: new, or the one the idempotency key already names.
+    pub id: ExecutionId,
+    /// Its state now.
+    pub status: Status,
+    /// Whether the key named an earlier submission.
+    pub replayed: bool,
+}
+
+/// Where submissions go. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Submitter {
+    queue: mpsc::Sender<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    scope: OrgScope,
+    owner: Option<OrgId>,
+    new: NewExecution,
+    answer: oneshot::Sender<Result<Submitted>>,
+}
+
+impl Submitter {
+    /// Starts the lanes; they end when the last submitter is dropped.
+    pub fn start(db: Db, wakeups: Wakeups) -> Self {
+        let (queue, entries) = mpsc::channel(BATCH * 4);
+        let entries = Arc::new(Mutex::new(entries));
+        for _ in 0..LANES {
+            tokio::spawn(run_lane(db.clone(), wakeups.clone(), entries.clone()));
+        }
+        Self { queue }
+    }
+
+    /// Writes the pending row. When this returns, the execution is durable.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] without an organization context, [`Error::Invalid`] for an idempotency key that
+    /// was used with another body, [`Error::Unavailable`] when PostgreSQL is away: then nothing was written.
+    pub async fn submit(&self, scope: &OrgScope, new: NewExecution) -> Result<Submitted> {
+        let owner = scope.owner()?;
+        let (answer, submitted) = oneshot::channel();
+        let entry = Entry { scope: scope.clone(), owner, new, answer };
+        self.queue.send(entry).await.map_err(|_| Error::internal("the submit lanes are gone"))?;
+        submitted.await.map_err(|_| Error::internal("a submit lane dropped its batch"))?
+    }
+}
+
+async fn run_lane(db: Db, wakeups: Wakeups, entries: Arc<Mutex<mpsc::Receiver<Entry>>>) {
+    loop {
+        let mut batch = Vec::with_capacity(16);
+        // One lane collects while the other commits.
+        if entries.lock().await.recv_many(&mut batch, BATCH).await == 0 {
+            return;
+        }
+        match write(&db, &batch).await {
+            Ok(outcomes) => {
+                let fresh = batch.iter().zip(&outcomes).filter(|(_, outcome)| matches!(outcome, Ok(s) if !s.replayed));
+                wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
+                for (entry, outcome) in batch.into_iter().zip(outcomes) {
+                    // A caller that hung up finds its execution in the list.
+                    let _ = entry.answer.send(outcome);
+                }
+            }
+            Err(error) => refuse(batch, &error),
+        }
+    }
+}
+
+fn refuse(batch: Vec<Entry>, error: &Error) {
+    for entry in batch {
+        let _ = entry.answer.send(Err(match error {
+            Error::Unavailable { service, .. } => Error::Unavailable { service, source: error.to_string().into() },
+            other => Error::internal(format!("{other:?}")),
+        }));
+    }
+}
+
+impl Entry {
+    fn wakeup(&self) -> Wakeup {
+        Wakeup::new(self.new.id, self.owner, self.new.priority, self.new.traceparent.clone())
+    }
+}
+
+/// Columns of a batch, as arrays.
+#[derive(Default)]
+struct Columns {
+    ids: Vec<Uuid>,
+    organizations: Vec<Option<Uuid>>,
+    workflows: Vec<Option<Uuid>>,
+    names: Vec<String>,
+    codes: Vec<Option<String>>,
+    script_names: Vec<Option<String>>,
+    parameters: Vec<String>,
+    startups: Vec<Option<String>>,
+    forms: Vec<Option<Uuid>>,
+    parents: Vec<Option<Uuid>>,
+    transients: Vec<bool>,
+    users: Vec<Uuid>,
+    user_names: Vec<String>,
+    emails: Vec<String>,
+    admins: Vec<bool>,
+    priorities: Vec<i16>,
+    timeouts: Vec<i32>,
+    max_attempts: Vec<i32>,
+    retry_policies: Vec<Option<String>>,
+    traceparents: Vec<Option<String>>,
+    routes: Vec<Option<String>>,
+    keys: Vec<Option<String>>,
+    fingerprints: Vec<Option<Vec<u8>>>,
+    request_ids: Vec<Option<String>>,
+    audit_ids: Vec<Uuid>,
+}
+
+impl Columns {
+    fn push(&mut self, entry: &Entry) {
+        let (new, actor) = (&entry.new, entry.scope.actor());
+        let json = |raw: &RawValue| raw.get().to_owned();
+        self.ids.push(new.id.0);
+        self.organizations.push(entry.owner.map(|org| org.0));
+        match &new.work {
+            Work::Workflow(workflow) => {
+                self.workflows.push(Some(workflow.id.0));
+                self.names.push(workflow.name.clone());
+                self.codes.push(None);
+                self.script_names.push(None);
+                self.timeouts.push(workflow.timeout_seconds);
+                self.max_attempts.push(workflow.max_attempts);
+                let policy = (workflow.max_attempts > 1).then(|| workflow.definition.get("retry_policy")).flatten();
+                self.retry_policies.push(policy.map(ToString::to_string));
+            }
+            Work::Inline { code, script_name } => {
+                self.workflows.push(None);
+                self.names.push(script_name.clone());
+                self.codes.push(Some(code.clone()));
+                self.script_names.push(Some(script_name.clone()));
+                self.timeouts.push(1800);
+                self.max_attempts.push(1);
+                self.retry_policies.push(None);
+            }
+        }
+        self.parameters.push(json(&new.parameters));
+        self.startups.push(new.startup.as_deref().map(json));
+        self.forms.push(new.form_id);
+        self.parents.push(new.parent_id.map(|id| id.0));
+        self.transients.push(new.transient);
+        self.users.push(actor.id.0);
+        self.user_names.push(actor.name.clone());
+        self.emails.push(actor.email.clone());
+        self.admins.push(actor.is_platform_admin);
+        self.priorities.push(new.priority);
+        self.traceparents.push(new.traceparent.clone());
+        let idempotency = new.idempotency.as_ref();
+        self.routes.push(idempotency.map(|i| i.route.to_owned()));
+        self.keys.push(idempotency.map(|i| i.key.clone()));
+        self.fingerprints.push(idempotency.map(|i| i.fingerprint.clone()));
+        self.request_ids.push(entry.scope.request_id().map(str::to_owned));
+        self.audit_ids.push(Uuid::now_v7());
+    }
+}
+
+async fn write(db: &Db, batch: &[Entry]) -> Result<Vec<Result<Submitted>>> {
+    let mut columns = Columns::default();
+    batch.iter().for_each(|entry| columns.push(entry));
+    let written = insert(db, columns).await?;
+    let is_written = |entry: &Entry| written.contains(&entry.new.id.0);
+    // Only a key that was used before leaves an entry unwritten.
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for entry in batch {
+        outcomes.push(if is_written(entry) {
+            Ok(Submitted { id: entry.new.id, status: Status::Pending, replayed: false })
+        } else {
+            replay(db, entry).await
+        });
+    }
+    Ok(outcomes)
+}
+
+async fn insert(db: &Db, c: Columns) -> Result<std::collections::HashSet<Uuid>> {
+    let mut conn = db.system(&SCOPE).await?;
+    let ids = sqlx::query_scalar!(
+        r#"WITH input AS (
+               SELECT *
+               FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                        $9::uuid[], $10::uuid[], $11::bool[], $12::uuid[], $13::text[], $14::text[], $15::bool[],
+                        $16::smallint[], $17::int[], $18::int[], $19::text[], $20::text[], $21::text[], $22::text[],
+                        $23::bytea[], $24::text[], $25::uuid[])
+                    AS t (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
+                        form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
+                        priority, timeout_seconds, max_attempts, retry_policy, traceparent, route, key,
+                        fingerprint, request_id, audit_id)
+           ), keyed AS (
+               INSERT INTO idempotency_keys (organization_id, user_id, route, key, fingerprint, execution_id)
+               SELECT organization_id, executed_by, route, key, fingerprint, id FROM input WHERE key IS NOT NULL
+               ON CONFLICT DO NOTHING
+               RETURNING execution_id
+           ), accepted AS MATERIALIZED (
+               SELECT * FROM input WHERE key IS NULL OR id IN (SELECT execution_id FROM keyed)
+           ), audited AS (
+               INSERT INTO audit_log (id, organization_id, actor_id, actor, action, resource, request_id)
+               SELECT audit_id, organization_id, executed_by, executed_by_email, 'execution.submitted', id::text, request_id
+               FROM accepted
+           )
+           INSERT INTO executions (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
+               form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
+               priority, timeout_seconds, max_attempts, retry_policy, traceparent, due_at, queue_rank)
+           SELECT id, organization_id, workflow_id, workflow_name, code, script_name, parameters::json, startup::json,
+               form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
+               priority, timeout_seconds, max_attempts, retry_policy::json, traceparent,
+               now(), now() - make_interval(mins => priority)
+           FROM accepted
+           RETURNING id"#,
+        &c.ids,
+        &c.organizations as &[Option<Uuid>],
+        &c.workflows as &[Option<Uuid>],
+        &c.names,
+        &c.codes as &[Option<String>],
+        &c.script_names as &[Option<String>],
+        &c.parameters,
+        &c.startups as &[Option<String>],
+        &c.forms as &[Option<Uuid>],
+        &c.parents as &[Option<Uuid>],
+        &c.transients,
+        &c.users,
+        &c.user_names,
+        &c.emails,
+        &c.admins,
+        &c.priorities,
+        &c.timeouts,
+        &c.max_attempts,
+        &c.retry_policies as &[Option<String>],
+        &c.traceparents as &[Option<String>],
+        &c.routes as &[Option<String>],
+        &c.keys as &[Option<String>],
+        &c.fingerprints as &[Option<Vec<u8>>],
+        &c.request_ids as &[Option<String>],
+        &c.audit_ids,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    Ok(ids.into_iter().collect())
+}
+
+async fn replay(db: &Db, entry: &Entry) -> Result<Submitted> {
+    let idempotency = entry.new.idempotency.as_ref().ok_or_else(|| Error::internal("a submission was not written"))?;
+    let mut conn = db.system(&SCOPE).await?;
+    let known = sqlx::query!(
+        r#"SELECT k.fingerprint, e.id AS "id: ExecutionId", e.status AS "status: Status"
+           FROM idempotency_keys k
+           JOIN executions e ON e.id = k.execution_id
+           WHERE k.organization_id IS NOT DISTINCT FROM $1 AND k.user_id = $2 AND k.route = $3 AND k.key = $4"#,
+        entry.owner as _,
+        entry.scope.actor().id as UserId,
+        idempotency.route,
+        idempotency.key,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or_else(|| Error::internal("an idempotency key vanished"))?;
+    if known.fingerprint != idempotency.fingerprint {
+        return Err(Error::invalid("header:Idempotency-Key", "was already used with another body"));
+    }
+    Ok(Submitted { id: known.id, status: known.status, replayed: true })
+}
+
+impl NewExecution {
+    /// A submission with the usual priority and nothing special.
+    pub fn new(work: Work, parameters: RawJson) -> Self {
+        Self {
+            id: ExecutionId::generate(),
+            work,
+            parameters,
+            form_id: None,
+            startup: None,
+            parent_id: None,
+            transient: false,
+            priority: 5,
+            traceparent: None,
+            idempotency: None,
+        }
+    }
+
+    /// The workflow, unless it is inline code.
+    pub fn workflow_id(&self) -> Option<WorkflowId> {
+        match &self.work {
+            Work::Workflow(workflow) => Some(workflow.id),
+            Work::Inline { .. } => None,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Pause after attempt `n` (from 1), before jitter.
+    pub fn pause_after(&self, attempt: i32) -> std::time::Duration {
+        let pause = self.backoff_seconds * 2f64.powi(attempt.max(1) - 1);
+        std::time::Duration::from_secs_f64(pause.min(self.max_backoff_seconds).clamp(0.0, 86_400.0))
+    }
+}

@@ -1,0 +1,61 @@
+//! Identifiers: one newtype per noun, so that two kinds of id cannot be mixed up. New ids are UUIDv7.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type)]
+        #[serde(transparent)]
+        #[sqlx(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// A new id, greater than every earlier one of this process.
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = uuid::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                text.parse().map(Self)
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(id: Uuid) -> Self {
+                Self(id)
+            }
+        }
+    )+};
+}
+
+ids! {
+    /// A customer organization: the tenant.
+    OrgId,
+    /// A person, or the SYSTEM user.
+    UserId,
+    /// A sign-in: a family of refresh tokens.
+    SessionId,
+    /// A workflow or data provider discovered in the workspace.
+    WorkflowId,
+    /// One execution, over all its attempts.
+    ExecutionId,
+    /// A worker process, as lease owner; new at every start.
+    WorkerId,
+}
+
+impl UserId {
+    /// Owns the runs that no person started: keys, public endpoints, schedules.
+    pub const SYSTEM: Self = Self(Uuid::from_u128(1));
+}

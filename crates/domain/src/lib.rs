@@ -1,0 +1,33 @@
+//! Nouns, rules and scope of Bifrost: every byte of SQL, Redis and AMQP publishing lives in this crate.
+//!
+//! No HTTP and no process handling. The invariant: whatever a tenant owns is reached through a [`scope`],
+//! and row-level security says the same thing a second time.
+
+pub mod audit;
+pub mod cache;
+pub mod config;
+pub mod data_keys;
+pub mod db;
+pub mod error;
+pub mod events;
+pub mod executions;
+pub mod id;
+pub mod organizations;
+pub mod page;
+pub mod passwords;
+pub mod schema;
+pub mod scope;
+pub mod secrets;
+pub mod sessions;
+pub mod platform;
+pub mod settings;
+pub mod telemetry;
+pub mod users;
+pub mod vault;
+pub mod wakeup;
+pub mod workflows;
+
+pub use db::{Db, MIGRATOR, OrgTx, SystemTx};
+pub use error::{Error, FieldError, Result};
+pub use platform::Platform;
+pub use scope::{Actor, OrgScope, Reach, SystemScope};

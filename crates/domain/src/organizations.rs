@@ -1,0 +1,168 @@
+//! Organizations: the tenants. Deleted softly; a domain is unique among the active ones.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use crate::error::OnConstraint;
+use crate::id::OrgId;
+use crate::{Error, OrgTx, Result};
+
+/// An organization as stored.
+#[derive(Debug, Clone)]
+pub struct Organization {
+    /// Id.
+    pub id: OrgId,
+    /// Display name, 1 to 255 characters.
+    pub name: String,
+    /// E-mail domain whose users belong here, in lower case.
+    pub domain: Option<String>,
+    /// Whether its users may sign in and its executions start.
+    pub is_active: bool,
+    /// Free settings of the client.
+    pub settings: Value,
+    /// E-mail of the creator.
+    pub created_by: String,
+    /// Creation.
+    pub created_at: DateTime<Utc>,
+    /// Last change.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What it takes to create one.
+#[derive(Debug, Clone)]
+pub struct NewOrganization {
+    /// Display name.
+    pub name: String,
+    /// E-mail domain.
+    pub domain: Option<String>,
+    /// Whether it starts active.
+    pub is_active: bool,
+    /// Free settings.
+    pub settings: Value,
+}
+
+/// A partial update: `None` leaves a member as it is, an empty domain clears it.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// New name.
+    pub name: Option<String>,
+    /// New domain.
+    pub domain: Option<String>,
+    /// New state.
+    pub is_active: Option<bool>,
+    /// New settings, replacing all.
+    pub settings: Option<Value>,
+}
+
+/// Adds an organization.
+///
+/// # Errors
+/// [`Error::Invalid`] for a bad name or domain, [`Error::Conflict`] for a domain in use.
+pub async fn insert(tx: &mut OrgTx, new: NewOrganization) -> Result<Organization> {
+    let name = valid_name(&new.name)?;
+    let domain = new.domain.as_deref().map(valid_domain).transpose()?.flatten();
+    let created_by = tx.scope().actor().email.clone();
+    sqlx::query_as!(
+        Organization,
+        r#"INSERT INTO organizations (id, name, domain, is_active, settings, created_by)
+           VALUES ($1, $2, $3, $4, $5, $6)
+           RETURNING id AS "id: OrgId", name, domain, is_active, settings, created_by, created_at, updated_at"#,
+        OrgId::generate() as _,
+        name,
+        domain,
+        new.is_active,
+        new.settings,
+        created_by,
+    )
+    .fetch_one(tx.conn())
+    .await
+    .on_constraint("organizations_domain_key", domain_taken)
+}
+
+/// The active organizations of the scope, by name.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn list(tx: &mut OrgTx) -> Result<Vec<Organization>> {
+    let rows = sqlx::query_as!(
+        Organization,
+        r#"SELECT id AS "id: OrgId", name, domain, is_active, settings, created_by, created_at, updated_at
+           FROM organizations
+           WHERE is_active
+           ORDER BY name COLLATE "C", id"#,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows)
+}
+
+/// One organization of the scope, active or not.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn get(tx: &mut OrgTx, id: OrgId) -> Result<Organization> {
+    sqlx::query_as!(
+        Organization,
+        r#"SELECT id AS "id: OrgId", name, domain, is_active, settings, created_by, created_at, updated_at
+           FROM organizations
+           WHERE id = $1"#,
+        id as _,
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    .ok_or(Error::NotFound("organization"))
+}
+
+/// Changes an organization.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Invalid`], [`Error::Conflict`] as for [`insert`].
+pub async fn update(tx: &mut OrgTx, id: OrgId, changes: Changes) -> Result<Organization> {
+    let name = changes.name.as_deref().map(valid_name).transpose()?;
+    let set_domain = changes.domain.is_some();
+    let domain = changes.domain.as_deref().map(valid_domain).transpose()?.flatten();
+    sqlx::query_as!(
+        Organization,
+        r#"UPDATE organizations
+           SET name = COALESCE($2, name),
+               domain = CASE WHEN $3 THEN $4 ELSE domain END,
+               is_active = COALESCE($5, is_active),
+               settings = COALESCE($6, settings),
+               updated_at = now()
+           WHERE id = $1
+           RETURNING id AS "id: OrgId", name, domain, is_active, settings, created_by, created_at, updated_at"#,
+        id as _,
+        name,
+        set_domain,
+        domain,
+        changes.is_active,
+        changes.settings,
+    )
+    .fetch_optional(tx.conn())
+    .await
+    .on_constraint("organizations_domain_key", domain_taken)?
+    .ok_or(Error::NotFound("organization"))
+}
+
+fn valid_name(name: &str) -> Result<String> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > 255 {
+        return Err(Error::invalid("/name", "must have 1 to 255 characters"));
+    }
+    Ok(name.to_owned())
+}
+
+fn valid_domain(domain: &str) -> Result<Option<String>> {
+    let domain = domain.trim().to_lowercase();
+    if domain.is_empty() {
+        return Ok(None);
+    }
+    if domain.contains('@') || !domain.contains('.') || domain.len() > 255 {
+        return Err(Error::invalid("/domain", "must be a domain name such as example.com"));
+    }
+    Ok(Some(domain))
+}
+
+fn domain_taken() -> Error {
+    Error::Conflict("another active organization has this domain".into())
+}

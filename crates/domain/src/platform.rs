@@ -1,0 +1,67 @@
+//! The parts every process works with, opened once from the settings.
+//!
+//! Each dependency is configured on its own: a URL that is set is used and never fallen back from; one that
+//! is not set means the arm of this process.
+
+use std::sync::Arc;
+
+use crate::cache::Cache;
+use crate::events::Events;
+use crate::executions::submit::Submitter;
+use crate::settings::Settings;
+use crate::vault::Vault;
+use crate::wakeup::Wakeups;
+use crate::workflows::Catalog;
+use crate::{Db, Error, Result};
+
+/// Everything a handler or a worker needs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// The settings of this process.
+    pub settings: Arc<Settings>,
+    /// PostgreSQL.
+    pub db: Db,
+    /// RabbitMQ, or the queue of this process.
+    pub wakeups: Wakeups,
+    /// Redis publish/subscribe, or the hub of this process.
+    pub events: Events,
+    /// Redis, or the counters of this process.
+    pub cache: Cache,
+    /// The master keys.
+    pub vault: Vault,
+    /// Where submissions go.
+    pub submitter: Submitter,
+    /// Workflow definitions.
+    pub catalog: Catalog,
+}
+
+impl Platform {
+    /// Opens everything without waiting for it: what is away is tried again in the background.
+    ///
+    /// # Errors
+    /// [`Error::Impossible`] when a setting is missing or a URL cannot be read.
+    pub fn open(settings: Settings) -> Result<Self> {
+        let missing = |name: &str| Error::Impossible(format!("{name} is not set"));
+        let url = settings.database_url.as_ref().ok_or_else(|| missing("DATABASE_URL"))?;
+        let master = settings.secrets_master_key.as_ref().ok_or_else(|| missing("SECRETS_MASTER_KEY"))?;
+        let db = Db::open(url, settings.database_connections)?;
+        let wakeups = match &settings.rabbitmq_url {
+            Some(url) => Wakeups::rabbit(url, &settings.queue_prefix)?,
+            None => Wakeups::in_process(),
+        };
+        let (events, cache) = match &settings.redis_url {
+            Some(url) => (Events::redis(url, &settings.redis_prefix)?, Cache::redis(url, &settings.redis_prefix)?),
+            None => (Events::in_process(), Cache::in_process()),
+        };
+        Ok(Self {
+            vault: Vault::new(master),
+            submitter: Submitter::start(db.clone(), wakeups.clone()),
+            catalog: Catalog::default(),
+            settings: Arc::new(settings),
+            db,
+            wakeups,
+            events,
+            cache,
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! What an operator asks a database before anything runs on it: does it answer, what is it, what is missing.
+//!
+//! Nothing here changes rows. It connects on its own, as whatever login it is given, and not through the
+//! pools of [`crate::Db`], which need the roles that may be what is missing.
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+
+use crate::db::MIGRATOR;
+use crate::{Error, Result};
+
+/// What a look at a database found.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// Version as the server writes it: `15.18 (Debian …)`.
+    pub version: String,
+    /// Major version.
+    pub major: i32,
+    /// The login we came as.
+    pub login: String,
+    /// Whether that login passes by row-level security.
+    pub is_superuser: bool,
+    /// Roles that the login cannot act in, or that do not exist.
+    pub missing_roles: Vec<String>,
+    /// Migrations applied: version and description.
+    pub applied: Vec<(i64, String)>,
+    /// Migrations of this binary that are not applied.
+    pub pending: Vec<(i64, String)>,
+    /// Migrations in the database that this binary does not know: it is older than the schema.
+    pub unknown: Vec<i64>,
+    /// Tables without forced row-level security.
+    pub open_tables: Vec<String>,
+}
+
+/// Makes sure that a database of this name exists. The URL names any other database of the server.
+///
+/// # Errors
+/// [`Error::Unavailable`] while the server starts or is away.
+pub async fn ensure_database(admin_url: &SecretString, name: &str) -> Result<()> {
+    let mut conn = connect(admin_url).await?;
+    let create: Option<String> = sqlx::query_scalar(
+        "SELECT format('CREATE DATABASE %I', $1)
+         WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = $1)",
+    )
+    .bind(name)
+    .fetch_optional(&mut conn)
+    .await?;
+    if let Some(create) = create {
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut conn).await?;
+    }
+    Ok(conn.close().await?)
+}
+
+/// Looks at a database.
+///
+/// # Errors
+/// [`Error::Unavailable`] when it does not answer, [`Error::Internal`] when it refuses us.
+pub async fn inspect(url: &SecretString) -> Result<Inspection> {
+    let mut conn = connect(url).await?;
+    let (version, number, login, is_superuser): (String, i32, String, bool) = sqlx::query_as(
+        "SELECT current_setting('server_version'), current_setting('server_version_num')::int, current_user::text,
+             (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user)",
+    )
+    .fetch_one(&mut conn)
+    .await?;
+    let missing_roles = sqlx::query_scalar(
+        "SELECT name
+         FROM unnest(ARRAY['bifrost_app', 'bifrost_system']) AS name
+         WHERE NOT COALESCE((SELECT pg_has_role(oid, 'MEMBER') FROM pg_roles WHERE rolname = name), FALSE)",
+    )
+    .fetch_all(&mut conn)
+    .await?;
+    let open_tables = sqlx::query_scalar(
+        r"SELECT relname::text
+          FROM pg_class
+          WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace AND relname NOT LIKE '\_sqlx%'
+              AND NOT (relrowsecurity AND relforcerowsecurity)
+          ORDER BY relname",
+    )
+    .fetch_all(&mut conn)
+    .await?;
+    let applied = applied(&mut conn, &missing_roles).await?;
+    conn.close().await?;
+
+    let known = || MIGRATOR.iter().filter(|migration| migration.migration_type.is_up_migration());
+    let is_applied = |version| applied.iter().any(|(done, _)| *done == version);
+    let pending =
+        known().filter(|m| !is_applied(m.version)).map(|m| (m.version, m.description.to_string())).collect();
+    let unknown =
+        applied.iter().map(|(done, _)| *done).filter(|done| !known().any(|m| m.version == *done)).collect();
+    Ok(Inspection {
+        version,
+        major: number / 10_000,
+        login,
+        is_superuser,
+        missing_roles,
+        applied,
+        pending,
+        unknown,
+        open_tables,
+    })
+}
+
+/// The applied migrations. Our login may read them only in the system role.
+async fn applied(conn: &mut PgConnection, missing_roles: &[String]) -> Result<Vec<(i64, String)>> {
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *conn)
+        .await?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let readable: bool = sqlx::query_scalar("SELECT has_table_privilege('_sqlx_migrations', 'SELECT')")
+        .fetch_one(&mut *conn)
+        .await?;
+    if !readable && !missing_roles.iter().any(|role| role == "bifrost_system") {
+        sqlx::raw_sql("SET ROLE bifrost_system").execute(&mut *conn).await?;
+    }
+    Ok(sqlx::query_as("SELECT version, description FROM _sqlx_migrations WHERE success ORDER BY version")
+        .fetch_all(conn)
+        .await?)
+}
+
+async fn connect(url: &SecretString) -> Result<PgConnection> {
+    let options: PgConnectOptions = url.expose_secret().parse().map_err(Error::from)?;
+    Ok(options.application_name("bifrost").log_statements(tracing::log::LevelFilter::Off).connect().await?)
+}

@@ -1,0 +1,158 @@
+//! Scopes: who acts, and within which organization. The only keys to a transaction.
+//!
+//! An [`OrgScope`] is minted in three places: the request's principal, the claimed execution row (never
+//! the message that woke the worker) and the due schedule.
+
+use crate::id::{OrgId, UserId};
+use crate::sessions::Principal;
+use crate::{Error, Result};
+
+/// Which rows a scope reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// One organization.
+    Org(OrgId),
+    /// The rows that belong to no organization.
+    Global,
+    /// Every organization: a platform administrator who named none.
+    Platform,
+    /// Nothing: a user without an organization.
+    Nothing,
+}
+
+/// Who acts; recorded in executions and in the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The user.
+    pub id: UserId,
+    /// Display name.
+    pub name: String,
+    /// E-mail address.
+    pub email: String,
+    /// Whether the actor administers the platform.
+    pub is_platform_admin: bool,
+}
+
+/// The right to act within one organization (or globally) on somebody's behalf.
+#[derive(Debug, Clone)]
+pub struct OrgScope {
+    reach: Reach,
+    actor: Actor,
+    request_id: Option<String>,
+}
+
+impl OrgScope {
+    /// The scope of a request: the principal's own organization, or for a platform administrator the one
+    /// that `requested` names (none: global for what is addressed by key, all for what is addressed by id).
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] when a user names an organization that is not theirs.
+    pub fn for_principal(principal: &Principal, requested: Option<OrgId>, request_id: Option<String>) -> Result<Self> {
+        let reach = match (principal.is_superuser, principal.organization_id, requested) {
+            (true, _, Some(org)) => Reach::Org(org),
+            (true, _, None) => Reach::Platform,
+            (false, Some(own), None) => Reach::Org(own),
+            (false, Some(own), Some(org)) if own == org => Reach::Org(own),
+            (false, None, None) => Reach::Nothing,
+            (false, _, Some(_)) => return Err(Error::Forbidden("Access denied to organization".into())),
+        };
+        let actor = Actor {
+            id: principal.user_id,
+            name: principal.name.clone(),
+            email: principal.email.clone(),
+            is_platform_admin: principal.is_superuser,
+        };
+        Ok(Self { reach, actor, request_id })
+    }
+
+    /// The scope of a run: what the claimed row says, whoever woke the worker.
+    pub fn for_run(organization: Option<OrgId>, actor: Actor) -> Self {
+        let reach = organization.map_or(Reach::Global, Reach::Org);
+        Self { reach, actor, request_id: None }
+    }
+
+    /// Narrows a platform-wide scope to the global rows, for operations that address by key or create.
+    /// Any other scope stays as it is.
+    pub fn narrowed(mut self) -> Self {
+        if self.reach == Reach::Platform {
+            self.reach = Reach::Global;
+        }
+        self
+    }
+
+    /// Widens a platform administrator's scope to every organization; any other stays as it is.
+    pub fn widened(mut self) -> Self {
+        if self.actor.is_platform_admin {
+            self.reach = Reach::Platform;
+        }
+        self
+    }
+
+    /// Which rows it reaches.
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// Who acts.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// The request that caused it, for the audit log.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_deref()
+    }
+
+    /// The organization that new rows belong to; `None` for global ones.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for a user without an organization: missing context never means global.
+    pub fn owner(&self) -> Result<Option<OrgId>> {
+        match self.reach {
+            Reach::Org(org) => Ok(Some(org)),
+            Reach::Global | Reach::Platform => Ok(None),
+            Reach::Nothing => Err(Error::Forbidden("No organization context".into())),
+        }
+    }
+
+    /// The value of `bifrost.org_id` that row-level security compares with.
+    pub(crate) fn setting(&self) -> String {
+        match self.reach {
+            Reach::Org(org) => org.to_string(),
+            Reach::Global => "GLOBAL".into(),
+            Reach::Platform => "PLATFORM".into(),
+            Reach::Nothing => String::new(),
+        }
+    }
+
+    /// Whether lists span all organizations.
+    pub(crate) fn spans_all(&self) -> bool {
+        self.reach == Reach::Platform
+    }
+
+    /// The organization to filter by; `None` filters for global rows.
+    pub(crate) fn org(&self) -> Option<OrgId> {
+        match self.reach {
+            Reach::Org(org) => Some(org),
+            _ => None,
+        }
+    }
+}
+
+/// The right to act for the platform itself, past row-level security. Each use says why.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemScope {
+    reason: &'static str,
+}
+
+impl SystemScope {
+    /// A system scope with the reason a reviewer would accept.
+    pub const fn because(reason: &'static str) -> Self {
+        Self { reason }
+    }
+
+    /// The reason given.
+    pub fn reason(self) -> &'static str {
+        self.reason
+    }
+}

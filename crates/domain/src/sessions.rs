@@ -1,0 +1,215 @@
+//! Sessions: sign-in, refresh with rotation, liveness. PostgreSQL holds hashes only; the cache what may be lost.
+//!
+//! The invariant: of concurrent uses of one refresh token exactly one wins, and presenting a token that was
+//! already rotated revokes its whole family.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use crate::audit::{self, Action};
+use crate::id::{OrgId, SessionId, UserId};
+use crate::{Db, Error, Result, SystemScope, SystemTx, passwords};
+
+const SIGN_IN: SystemScope = SystemScope::because("a sign-in finds its user before it has a scope");
+
+/// Who a live session belongs to, as every request sees it: from the rows, never from the token's claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The session.
+    pub session_id: SessionId,
+    /// The user.
+    pub user_id: UserId,
+    /// Organization; `None` for platform administrators and users without one.
+    pub organization_id: Option<OrgId>,
+    /// E-mail address.
+    pub email: String,
+    /// Display name.
+    pub name: String,
+    /// `PLATFORM` or `ORG`.
+    pub user_type: String,
+    /// Platform administrator.
+    pub is_superuser: bool,
+}
+
+/// A session just started or refreshed, with the refresh token that is shown once.
+#[derive(Debug)]
+pub struct Started {
+    /// Who signed in.
+    pub principal: Principal,
+    /// Opaque refresh token; only its hash is stored.
+    pub refresh_token: SecretString,
+}
+
+/// Signs in by password. Unknown e-mail, wrong password and no password set are one answer in text and time.
+///
+/// # Errors
+/// [`Error::Unauthenticated`]; [`Error::Forbidden`] for a right password of an inactive account or organization.
+pub async fn sign_in(db: &Db, email: &str, password: SecretString, lifetime_days: i64, user_agent: Option<&str>, request_id: Option<&str>) -> Result<Started> {
+    let email = email.trim().to_lowercase();
+    let found = {
+        let mut conn = db.system(&SIGN_IN).await?;
+        sqlx::query!(
+            r#"SELECT u.id AS "id: UserId", u.organization_id AS "organization_id: OrgId", u.email, u.name, u.user_type,
+                   u.is_superuser, u.password_hash, u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!"
+               FROM users u
+               LEFT JOIN organizations o ON o.id = u.organization_id
+               WHERE u.email = $1 AND u.is_registered AND u.user_type <> 'SYSTEM'"#,
+            email,
+        )
+        .fetch_optional(&mut *conn)
+        .await?
+    };
+    let hash = found.as_ref().and_then(|user| user.password_hash.clone());
+    let fits = passwords::verify(password, hash).await?;
+
+    let mut tx = db.begin_system(&SIGN_IN).await?;
+    let Some(user) = found.filter(|_| fits) else {
+        audit::record_system(&mut tx, Action::SessionRefused, &email, "session", request_id).await?;
+        tx.commit().await?;
+        return Err(Error::Unauthenticated);
+    };
+    if !user.is_active {
+        return Err(Error::Forbidden("this account is inactive".into()));
+    }
+    let session_id = SessionId::generate();
+    let refresh_token = new_token();
+    sqlx::query!(
+        "WITH login AS (UPDATE users SET last_login = now() WHERE id = $2)
+         INSERT INTO sessions (id, user_id, refresh_hash, expires_at, user_agent)
+         VALUES ($1, $2, $3, now() + make_interval(days => $4), $5)",
+        session_id as _,
+        user.id as _,
+        hash_of(&refresh_token),
+        i32::try_from(lifetime_days).map_err(Error::internal)?,
+        user_agent,
+    )
+    .execute(tx.conn())
+    .await?;
+    audit::record_system(&mut tx, Action::SessionStarted, &user.email, session_id, request_id).await?;
+    tx.commit().await?;
+    let principal = Principal {
+        session_id,
+        user_id: user.id,
+        organization_id: user.organization_id,
+        email: user.email,
+        name: user.name,
+        user_type: user.user_type,
+        is_superuser: user.is_superuser,
+    };
+    Ok(Started { principal, refresh_token })
+}
+
+/// Replaces a refresh token by its successor.
+///
+/// # Errors
+/// [`Error::Unauthenticated`] for an unknown, expired or revoked token; a token that was already rotated
+/// also revokes its session.
+pub async fn refresh(db: &Db, token: &SecretString, lifetime_days: i64, request_id: Option<&str>) -> Result<Started> {
+    let presented = hash_of(token);
+    let successor = new_token();
+    let mut tx = db.begin_system(&SystemScope::because("a refresh token names its session")).await?;
+    let rotated = sqlx::query!(
+        r#"WITH rotated AS (
+               UPDATE sessions
+               SET refresh_hash = $2, rotated_at = now(), expires_at = now() + make_interval(days => $3)
+               WHERE refresh_hash = $1 AND revoked_at IS NULL AND expires_at > now()
+               RETURNING id
+           )
+           INSERT INTO spent_refresh_tokens (refresh_hash, session_id)
+           SELECT $1, id FROM rotated
+           RETURNING session_id AS "session_id: SessionId""#,
+        presented,
+        hash_of(&successor),
+        i32::try_from(lifetime_days).map_err(Error::internal)?,
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    let Some(rotated) = rotated else {
+        revoke_reused(&mut tx, &presented, request_id).await?;
+        tx.commit().await?;
+        return Err(Error::Unauthenticated);
+    };
+    tx.commit().await?;
+    let principal = find(db, rotated.session_id).await?.ok_or(Error::Unauthenticated)?;
+    Ok(Started { principal, refresh_token: successor })
+}
+
+/// The owner of a session that is live: not revoked or expired, user and organization active.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn find(db: &Db, id: SessionId) -> Result<Option<Principal>> {
+    let mut conn = db.system(&SystemScope::because("a request is checked before it has a scope")).await?;
+    Ok(sqlx::query_as!(
+        Principal,
+        r#"SELECT s.id AS "session_id: SessionId", u.id AS "user_id: UserId", u.organization_id AS "organization_id: OrgId",
+               u.email, u.name, u.user_type, u.is_superuser
+           FROM sessions s
+           JOIN users u ON u.id = s.user_id
+           LEFT JOIN organizations o ON o.id = u.organization_id
+           WHERE s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()
+             AND u.is_active AND COALESCE(o.is_active, TRUE)"#,
+        id as _,
+    )
+    .fetch_optional(&mut *conn)
+    .await?)
+}
+
+/// The session of this user whose current refresh token this is, live or not.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn find_by_refresh_token(db: &Db, user: UserId, token: &SecretString) -> Result<Option<SessionId>> {
+    let mut conn = db.system(&SystemScope::because("a refresh token names its session")).await?;
+    Ok(sqlx::query_scalar!(
+        r#"SELECT id AS "id: SessionId" FROM sessions WHERE refresh_hash = $1 AND user_id = $2"#,
+        hash_of(token),
+        user as _,
+    )
+    .fetch_optional(&mut *conn)
+    .await?)
+}
+
+/// Ends a session. Ending one twice changes nothing.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn revoke(db: &Db, id: SessionId, actor: &str, request_id: Option<&str>) -> Result<()> {
+    let mut tx = db.begin_system(&SystemScope::because("a session belongs to a user, not to an organization")).await?;
+    sqlx::query!(
+        "UPDATE sessions SET revoked_at = now(), revoked_reason = 'logout' WHERE id = $1 AND revoked_at IS NULL",
+        id as _,
+    )
+    .execute(tx.conn())
+    .await?;
+    audit::record_system(&mut tx, Action::SessionRevoked, actor, id, request_id).await?;
+    tx.commit().await
+}
+
+async fn revoke_reused(tx: &mut SystemTx, presented: &[u8], request_id: Option<&str>) -> Result<()> {
+    let family = sqlx::query_scalar!(
+        r#"UPDATE sessions
+           SET revoked_at = now(), revoked_reason = 'refresh token reused'
+           FROM spent_refresh_tokens spent
+           WHERE spent.refresh_hash = $1 AND sessions.id = spent.session_id AND sessions.revoked_at IS NULL
+           RETURNING sessions.id AS "id: SessionId""#,
+        presented,
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    if let Some(id) = family {
+        tracing::warn!(session.id = %id, "a rotated refresh token was presented again, session revoked");
+        audit::record_system(tx, Action::SessionRevoked, "refresh token reused", id, request_id).await?;
+    }
+    Ok(())
+}
+
+fn new_token() -> SecretString {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()).into()
+}
+
+fn hash_of(token: &SecretString) -> Vec<u8> {
+    Sha256::digest(token.expose_secret()).to_vec()
+}

@@ -1,0 +1,229 @@
+//! Settings: one struct, read from environment variables, each also with the prefix `BIFROST_`.
+//!
+//! The plain name wins. Production refuses to start with a missing, default, short or reused secret and
+//! names the variable, never its value.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+/// Where it runs; unset means production.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Environment {
+    /// For people who write Bifrost or try it.
+    Development,
+    /// For test suites: rate limits are off.
+    Testing,
+    /// For customers: fails closed.
+    #[default]
+    Production,
+}
+
+impl Environment {
+    /// The name as it is set.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Testing => "testing",
+            Self::Production => "production",
+        }
+    }
+}
+
+/// All settings. Every field is an environment variable of the same name in upper case.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// `ENVIRONMENT`: `development`, `testing` or `production`.
+    pub environment: Environment,
+    /// `DATABASE_URL`: PostgreSQL, as a login that is no superuser.
+    pub database_url: Option<SecretString>,
+    /// `ADMIN_DATABASE_URL`: PostgreSQL as the owner of the schema; only migrations use it.
+    pub admin_database_url: Option<SecretString>,
+    /// `RABBITMQ_URL`.
+    pub rabbitmq_url: Option<SecretString>,
+    /// `REDIS_URL`.
+    pub redis_url: Option<SecretString>,
+    /// `DATABASE_CONNECTIONS`: connections of each of the two pools of a process.
+    pub database_connections: u32,
+    /// `QUEUE_PREFIX`: put in front of every exchange and queue, for installations that share a broker.
+    pub queue_prefix: String,
+    /// `REDIS_PREFIX`: put in front of every key and channel.
+    pub redis_prefix: String,
+    /// `LISTEN`: address of the api.
+    pub listen: SocketAddr,
+    /// `WORKSPACE_PATH`: the workflow files.
+    pub workspace_path: PathBuf,
+    /// `PLATFORM_PATH`: folder of the Python package `bifrost`.
+    pub platform_path: PathBuf,
+    /// `TEMP_PATH`: sockets and the private directories of runs.
+    pub temp_path: PathBuf,
+    /// `PYTHON`: the interpreter runs use.
+    pub python: PathBuf,
+    /// `SANDBOX`: `auto` (the best the kernel allows) or `off`.
+    pub sandbox: String,
+    /// `WORKER_SLOTS`: executions a jobs process runs at once.
+    pub worker_slots: usize,
+    /// `RUN_MEMORY_MB`: memory limit of one run.
+    pub run_memory_mb: u64,
+    /// `SECRET_KEY`: signs access tokens; at least 32 bytes.
+    pub secret_key: Option<SecretString>,
+    /// `SECRETS_MASTER_KEY`: wraps the data keys; at least 32 bytes. Several as `id:key,id:key`, the first is current.
+    pub secrets_master_key: Option<SecretString>,
+    /// `ACCESS_TOKEN_MINUTES`.
+    pub access_token_minutes: i64,
+    /// `REFRESH_TOKEN_DAYS`.
+    pub refresh_token_days: i64,
+    /// `SYNC_WAIT_SECONDS`: how long a synchronous request waits before it answers 202.
+    pub sync_wait_seconds: u64,
+    /// `SHUTDOWN_GRACE_SECONDS`: how long a stopping process lets runs end.
+    pub shutdown_grace_seconds: u64,
+    /// `CORS_ORIGINS`: exact origins that browsers may call from, separated by commas.
+    pub cors_origins: String,
+    /// `LOG_FORMAT`: `text` or `json`.
+    pub log_format: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            environment: Environment::default(),
+            database_url: None,
+            admin_database_url: None,
+            rabbitmq_url: None,
+            redis_url: None,
+            database_connections: 8,
+            queue_prefix: String::new(),
+            redis_prefix: "bifrost".into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            workspace_path: "/workspace".into(),
+            platform_path: "/opt/bifrost/platform".into(),
+            temp_path: "/tmp/bifrost".into(),
+            python: "python3".into(),
+            sandbox: "auto".into(),
+            worker_slots: 16,
+            run_memory_mb: 1024,
+            secret_key: None,
+            secrets_master_key: None,
+            access_token_minutes: 15,
+            refresh_token_days: 7,
+            sync_wait_seconds: 60,
+            shutdown_grace_seconds: 30,
+            cors_origins: String::new(),
+            log_format: "text".into(),
+        }
+    }
+}
+
+/// Secrets too well known to protect anything.
+const KNOWN: [&str; 6] = ["change-me", "changeme", "secret", "development", "your-secret-key", "bifrost"];
+
+impl Settings {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// A text that names the variable and what was expected.
+    pub fn load() -> Result<Self, String> {
+        let numbers = |source: config::Environment| source.try_parsing(true).ignore_empty(true);
+        config::Config::builder()
+            .add_source(numbers(config::Environment::with_prefix("BIFROST").prefix_separator("_")))
+            .add_source(numbers(config::Environment::default()))
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(|error| format!("settings: {error}"))
+    }
+
+    /// Checks what must hold before anything starts.
+    ///
+    /// # Errors
+    /// One line per fault, naming the variable and never its value.
+    pub fn check(&self) -> Result<(), String> {
+        let mut faults = Vec::new();
+        for (name, value) in [("SECRET_KEY", &self.secret_key), ("SECRETS_MASTER_KEY", &self.secrets_master_key)] {
+            let Some(value) = value else {
+                faults.push(format!("{name} is not set; generate one with `openssl rand -base64 48`"));
+                continue;
+            };
+            let value = value.expose_secret();
+            if value.len() < 32 {
+                faults.push(format!("{name} is shorter than 32 bytes"));
+            }
+            if self.environment == Environment::Production
+                && KNOWN.iter().any(|known| value.to_lowercase().contains(known))
+            {
+                faults.push(format!("{name} contains a default value; generate a random one"));
+            }
+        }
+        if let (Some(signing), Some(master)) = (&self.secret_key, &self.secrets_master_key)
+            && signing.expose_secret() == master.expose_secret()
+        {
+            faults.push("SECRET_KEY and SECRETS_MASTER_KEY are the same; they must be independent".into());
+        }
+        if !matches!(self.sandbox.as_str(), "auto" | "off") {
+            faults.push("SANDBOX must be `auto` or `off`".into());
+        }
+        if self.worker_slots == 0 {
+            faults.push("WORKER_SLOTS must be at least 1".into());
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+    }
+
+    /// Checks what separate processes need beyond that: a broker and a cache that all of them share.
+    ///
+    /// # Errors
+    /// One line per missing variable.
+    pub fn check_distributed(&self) -> Result<(), String> {
+        let parts = [("DATABASE_URL", &self.database_url), ("RABBITMQ_URL", &self.rabbitmq_url), ("REDIS_URL", &self.redis_url)];
+        let missing: Vec<String> = parts
+            .into_iter()
+            .filter(|(_, url)| url.is_none())
+            .map(|(name, _)| format!("{name} is not set; separate processes share it (`bifrost up` runs without)"))
+            .collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
+    }
+
+    /// Whether this is production.
+    pub fn is_production(&self) -> bool {
+        self.environment == Environment::Production
+    }
+
+    /// The origins of `CORS_ORIGINS`.
+    pub fn origins(&self) -> impl Iterator<Item = &str> {
+        self.cors_origins.split(',').map(str::trim).filter(|origin| !origin.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn production(signing: &str, master: &str) -> Settings {
+        Settings {
+            secret_key: Some(signing.into()),
+            secrets_master_key: Some(master.into()),
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn production_refuses_weak_secrets_and_names_the_variable_only() {
+        let strong = "k3RrN0yZ4vQx7pLw9sTd2uHf6jBm1cGa8eXo";
+        let other = "Zp8Yw2Qn5Rt7Ls1Kd4Jf9Hg3Mb6Vc0Xa_Te";
+        for (settings, variable) in [
+            (production("short", other), "SECRET_KEY"),
+            (production(strong, "short"), "SECRETS_MASTER_KEY"),
+            (production("change-me-change-me-change-me-change-me", other), "SECRET_KEY"),
+            (production(strong, strong), "SECRETS_MASTER_KEY"),
+            (Settings { secret_key: None, ..production(strong, other) }, "SECRET_KEY"),
+        ] {
+            let fault = settings.check().expect_err("weak");
+            assert!(fault.contains(variable), "{fault}");
+            assert!(!fault.contains(strong) && !fault.contains("change-me-change"), "{fault}");
+        }
+        assert_eq!(production(strong, other).check(), Ok(()));
+        assert_eq!(Settings::default().environment, Environment::Production, "unset means production");
+    }
+}

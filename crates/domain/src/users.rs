@@ -1,0 +1,184 @@
+//! Users: people of organizations, platform administrators, and the SYSTEM user.
+//!
+//! E-mails are stored in lower case and are unique over the whole installation.
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+
+use crate::error::OnConstraint;
+use crate::id::{OrgId, UserId};
+use crate::{Db, Error, Result, SystemScope, SystemTx, audit, passwords};
+
+const REGISTRATION: SystemScope = SystemScope::because("nobody is signed in while an account is made");
+
+/// A user as stored, without the password hash.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// Id.
+    pub id: UserId,
+    /// Organization; `None` for platform administrators.
+    pub organization_id: Option<OrgId>,
+    /// E-mail address, lower case.
+    pub email: String,
+    /// Display name.
+    pub name: String,
+    /// `PLATFORM`, `ORG` or `SYSTEM`.
+    pub user_type: String,
+    /// Whether the user may sign in.
+    pub is_active: bool,
+    /// Platform administrator.
+    pub is_superuser: bool,
+    /// Whether the e-mail address is proven.
+    pub is_verified: bool,
+    /// Whether the user completed the registration.
+    pub is_registered: bool,
+    /// Last sign-in.
+    pub last_login: Option<DateTime<Utc>>,
+    /// Creation.
+    pub created_at: DateTime<Utc>,
+    /// Last change.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// A registration.
+#[derive(Debug)]
+pub struct Registration {
+    /// E-mail address as typed.
+    pub email: String,
+    /// Display name.
+    pub name: Option<String>,
+    /// Password as typed.
+    pub password: SecretString,
+    /// Whether production rules hold.
+    pub production: bool,
+}
+
+/// Registers an account. The first ever becomes a verified platform administrator; racing first
+/// registrations give exactly one. Later a stub is completed, or the e-mail's domain names the organization.
+///
+/// # Errors
+/// [`Error::Invalid`] for a bad e-mail or weak password, [`Error::Impossible`] when the e-mail is taken or
+/// belongs to no organization, [`Error::Forbidden`] in production for anybody who was not invited.
+pub async fn register(db: &Db, new: Registration, request_id: Option<&str>) -> Result<User> {
+    let email = valid_email(&new.email)?;
+    passwords::check_strength(&new.password, new.production)?;
+    let name = new.name.unwrap_or_else(|| email.split('@').next().unwrap_or_default().to_owned());
+    let hash = passwords::hash(new.password).await?;
+
+    let mut tx = db.begin_system(&REGISTRATION).await?;
+    // One registration at a time: two racing first users would both find nobody.
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.register'))").execute(tx.conn()).await?;
+    let user = if !any(&mut tx).await? {
+        insert(&mut tx, None, &email, &name, &hash, true).await?
+    } else {
+        join(&mut tx, &email, &name, &hash, new.production).await?
+    };
+    audit::record_system(&mut tx, audit::Action::UserRegistered, &email, user.id, request_id).await?;
+    tx.commit().await?;
+    Ok(user)
+}
+
+/// Whether nobody has registered yet.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn needs_setup(db: &Db) -> Result<bool> {
+    let mut tx = db.begin_system(&REGISTRATION).await?;
+    Ok(!any(&mut tx).await?)
+}
+
+/// One user by id.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn get(db: &Db, id: UserId) -> Result<User> {
+    let mut conn = db.system(&SystemScope::because("a session names its user")).await?;
+    sqlx::query_as!(
+        User,
+        r#"SELECT id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
+               is_superuser, is_verified, is_registered, last_login, created_at, updated_at
+           FROM users
+           WHERE id = $1"#,
+        id as _,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(Error::NotFound("user"))
+}
+
+async fn any(tx: &mut SystemTx) -> Result<bool> {
+    Ok(sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM users WHERE user_type <> 'SYSTEM') AS "any!""#)
+        .fetch_one(tx.conn())
+        .await?)
+}
+
+async fn insert(tx: &mut SystemTx, organization: Option<OrgId>, email: &str, name: &str, hash: &str, admin: bool) -> Result<User> {
+    sqlx::query_as!(
+        User,
+        r#"INSERT INTO users (id, organization_id, email, name, password_hash, user_type, is_superuser, is_verified)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
+           RETURNING id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
+               is_superuser, is_verified, is_registered, last_login, created_at, updated_at"#,
+        UserId::generate() as _,
+        organization as _,
+        email,
+        name,
+        hash,
+        if admin { "PLATFORM" } else { "ORG" },
+        admin,
+    )
+    .fetch_one(tx.conn())
+    .await
+    .on_constraint("users_email_key", email_taken)
+}
+
+async fn join(tx: &mut SystemTx, email: &str, name: &str, hash: &str, production: bool) -> Result<User> {
+    let known = sqlx::query!("SELECT is_registered FROM users WHERE email = $1", email).fetch_optional(tx.conn()).await?;
+    match known {
+        Some(user) if user.is_registered => Err(email_taken()),
+        Some(_) => complete_stub(tx, email, name, hash).await,
+        None if production => Err(Error::Forbidden("registration is by invitation; ask a platform administrator".into())),
+        None => {
+            let domain = email.split('@').nth(1).unwrap_or_default();
+            let organization = sqlx::query_scalar!(
+                r#"SELECT id AS "id: OrgId" FROM organizations WHERE domain = $1 AND is_active"#,
+                domain,
+            )
+            .fetch_optional(tx.conn())
+            .await?
+            .ok_or_else(|| Error::Impossible(format!("no organization has the domain {domain}")))?;
+            insert(tx, Some(organization), email, name, hash, false).await
+        }
+    }
+}
+
+async fn complete_stub(tx: &mut SystemTx, email: &str, name: &str, hash: &str) -> Result<User> {
+    Ok(sqlx::query_as!(
+        User,
+        r#"UPDATE users
+           SET is_registered = TRUE, name = $2, password_hash = $3, updated_at = now()
+           WHERE email = $1
+           RETURNING id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
+               is_superuser, is_verified, is_registered, last_login, created_at, updated_at"#,
+        email,
+        name,
+        hash,
+    )
+    .fetch_one(tx.conn())
+    .await?)
+}
+
+fn valid_email(email: &str) -> Result<String> {
+    let email = email.trim().to_lowercase();
+    let parts: Vec<&str> = email.split('@').collect();
+    match parts.as_slice() {
+        [local, domain] if !local.is_empty() && domain.len() > 2 && email.len() <= 320 && !email.contains(char::is_whitespace) => {
+            Ok(email)
+        }
+        _ => Err(Error::invalid("/email", "must be an e-mail address")),
+    }
+}
+
+fn email_taken() -> Error {
+    Error::Impossible("Email already registered".into())
+}

@@ -1,0 +1,181 @@
+//! Envelope encryption: a master key wraps one data key per organization, the data key seals values.
+//!
+//! Sealed bytes are `version ‖ nonce ‖ ciphertext`; the associated data binds table, organization and name,
+//! so that a ciphertext moved to another row, column or tenant does not open. SQL for the wrapped keys is in
+//! `data_keys.rs`.
+
+use aes_gcm::aead::{Aead, Generate, Nonce, Payload};
+use aes_gcm::{Aes256Gcm, Key, KeyInit};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::id::OrgId;
+use crate::{Error, Result};
+
+/// First byte of everything sealed, so that the format can change.
+const VERSION: u8 = 1;
+const NONCE: usize = 12;
+
+/// The master keys of this installation: the first wraps, all unwrap.
+#[derive(Clone)]
+pub struct Vault {
+    masters: Vec<(String, Zeroizing<[u8; 32]>)>,
+}
+
+/// The key that seals the values of one organization, or the global ones.
+#[derive(Clone)]
+pub struct DataKey(Zeroizing<[u8; 32]>);
+
+/// What a ciphertext belongs to; part of the associated data.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Table.
+    pub table: &'static str,
+    /// Organization, `None` for global rows.
+    pub organization: Option<OrgId>,
+    /// Name within the organization.
+    pub name: &'a str,
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.masters.iter().map(|(id, _)| id)).finish()
+    }
+}
+
+impl std::fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DataKey")
+    }
+}
+
+impl Vault {
+    /// Reads `SECRETS_MASTER_KEY`: one key, or several as `id:key,id:key` of which the first is current.
+    pub fn new(setting: &SecretString) -> Self {
+        let masters = setting
+            .expose_secret()
+            .split(',')
+            .map(|entry| {
+                let (id, material) = entry.split_once(':').unwrap_or(("1", entry));
+                let key: [u8; 32] = Sha256::new().chain_update("bifrost master key 1").chain_update(material).finalize().into();
+                (id.to_owned(), Zeroizing::new(key))
+            })
+            .collect();
+        Self { masters }
+    }
+
+    /// A new data key, and the same wrapped with the current master key and that key's id.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if encryption fails, which it does not for 32 bytes.
+    pub fn new_data_key(&self, organization: Option<OrgId>) -> Result<(DataKey, String, Vec<u8>)> {
+        let key: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
+        let (id, master) = &self.masters[0];
+        let wrapped = seal(master, &wrapping_data(organization), key.as_ref())?;
+        Ok((DataKey(key), id.clone(), wrapped))
+    }
+
+    /// Unwraps a stored data key.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the master key is not configured or the bytes were tampered with.
+    pub fn unwrap_data_key(&self, organization: Option<OrgId>, master_id: &str, wrapped: &[u8]) -> Result<DataKey> {
+        let (_, master) = self
+            .masters
+            .iter()
+            .find(|(id, _)| id == master_id)
+            .ok_or_else(|| Error::internal(format!("master key `{master_id}` is not in SECRETS_MASTER_KEY")))?;
+        let key = Zeroizing::new(open(master, &wrapping_data(organization), wrapped)?);
+        let key: [u8; 32] = key.as_slice().try_into().map_err(|_| Error::internal("a data key has 32 bytes"))?;
+        Ok(DataKey(Zeroizing::new(key)))
+    }
+}
+
+impl DataKey {
+    /// Encrypts a value for its place, with a fresh nonce.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if encryption fails, which needs a value of many gigabytes.
+    pub fn seal(&self, place: Place<'_>, plain: &str) -> Result<Vec<u8>> {
+        seal(&self.0, &place.associated_data(), plain.as_bytes())
+    }
+
+    /// Decrypts what was sealed for this place.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the bytes were tampered with or belong elsewhere.
+    pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<SecretString> {
+        let plain = open(&self.0, &place.associated_data(), sealed)?;
+        String::from_utf8(plain).map(SecretString::from).map_err(|_| Error::internal("a secret is not UTF-8"))
+    }
+}
+
+impl Place<'_> {
+    fn associated_data(&self) -> Vec<u8> {
+        let organization = self.organization.map_or_else(|| "GLOBAL".to_owned(), |org| org.to_string());
+        [self.table, &organization, self.name].join("\u{1f}").into_bytes()
+    }
+}
+
+fn wrapping_data(organization: Option<OrgId>) -> Vec<u8> {
+    Place { table: "data_keys", organization, name: "" }.associated_data()
+}
+
+fn seal(key: &[u8; 32], associated: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
+    let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key));
+    let nonce = Nonce::<Aes256Gcm>::generate();
+    let sealed = cipher
+        .encrypt(&nonce, Payload { msg: plain, aad: associated })
+        .map_err(|_| Error::internal("encryption failed"))?;
+    Ok([&[VERSION], nonce.as_slice(), &sealed].concat())
+}
+
+fn open(key: &[u8; 32], associated: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
+    let refused = || Error::internal("a ciphertext does not open: wrong key, moved or tampered with");
+    let (version, rest) = sealed.split_first().ok_or_else(refused)?;
+    let (nonce, ciphertext) = rest.split_at_checked(NONCE).ok_or_else(refused)?;
+    if *version != VERSION {
+        return Err(refused());
+    }
+    let nonce = Nonce::<Aes256Gcm>::try_from(nonce).map_err(|_| refused())?;
+    Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key))
+        .decrypt(&nonce, Payload { msg: ciphertext, aad: associated })
+        .map_err(|_| refused())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_value_opens_only_in_its_own_place_and_untouched(plain in ".{0,200}", flip in 0usize..1000) {
+            let vault = Vault::new(&"a master key of more than 32 bytes!".into());
+            let organization = Some(OrgId::generate());
+            let (key, master, wrapped) = vault.new_data_key(organization).expect("wraps");
+            let place = Place { table: "secrets", organization, name: "token" };
+            let sealed = key.seal(place, &plain).expect("seals");
+
+            let again = vault.unwrap_data_key(organization, &master, &wrapped).expect("unwraps");
+            let opened = again.open(place, &sealed).expect("opens");
+            prop_assert_eq!(opened.expose_secret(), &plain);
+
+            let elsewhere = [
+                Place { name: "other", ..place },
+                Place { table: "config", ..place },
+                Place { organization: None, ..place },
+            ];
+            for place in elsewhere {
+                prop_assert!(key.open(place, &sealed).is_err());
+            }
+            prop_assert!(vault.unwrap_data_key(None, &master, &wrapped).is_err());
+            let mut tampered = sealed.clone();
+            let at = flip % tampered.len();
+            tampered[at] ^= 1;
+            prop_assert!(key.open(place, &tampered).is_err());
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Wake-ups: hints that something waits. Ids only, versioned, safe to lose, double, delay or reorder.
+//!
+//! Two arms, RabbitMQ and the process itself, held to the same conformance tests. The row is the truth: a
+//! worker that is woken claims whatever is most urgent, and the sweeper repeats what got lost.
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ExecutionId, OrgId};
+use crate::{Error, Result};
+
+mod in_process;
+mod rabbit;
+pub mod topology;
+
+use in_process::InProcess;
+use rabbit::Rabbit;
+
+/// Version of the message; any other is a poison message.
+const VERSION: u8 = 1;
+/// Longest message that is read.
+const MAX_BYTES: usize = 16 * 1024;
+
+/// The message on `workflow.executions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wakeup {
+    v: u8,
+    /// The execution that was submitted.
+    pub execution_id: ExecutionId,
+    /// Its organization.
+    pub org_id: Option<OrgId>,
+    /// Its priority.
+    pub priority: i16,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+    /// When it was published.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Where wake-ups go and come from. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Wakeups {
+    /// Within one process.
+    InProcess(InProcess),
+    /// Through RabbitMQ.
+    Rabbit(Rabbit),
+}
+
+/// A stream of deliveries.
+#[derive(Debug)]
+pub enum Consumer {
+    /// Within one process.
+    InProcess(in_process::Consumer),
+    /// Through RabbitMQ.
+    Rabbit(rabbit::Consumer),
+}
+
+/// A wake-up that must be acknowledged; dropped without, it is delivered again.
+#[derive(Debug)]
+pub enum Delivery {
+    /// Within one process.
+    InProcess(in_process::Delivery),
+    /// Through RabbitMQ.
+    Rabbit(rabbit::Delivery),
+}
+
+/// A message that was refused, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Why it is dead.
+    pub reason: String,
+    /// The message as it came.
+    pub payload: Vec<u8>,
+}
+
+impl Wakeup {
+    /// A wake-up for an execution.
+    pub fn new(execution_id: ExecutionId, org_id: Option<OrgId>, priority: i16, traceparent: Option<String>) -> Self {
+        Self { v: VERSION, execution_id, org_id, priority, traceparent, created_at: Utc::now() }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a wake-up is always JSON")
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() > MAX_BYTES {
+            return Err(format!("{} bytes are more than {MAX_BYTES}", bytes.len()));
+        }
+        let wakeup: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if wakeup.v != VERSION { Err(format!("version {} is not {VERSION}", wakeup.v)) } else { Ok(wakeup) }
+    }
+}
+
+impl Wakeups {
+    /// Wake-ups of this process.
+    pub fn in_process() -> Self {
+        Self::InProcess(InProcess::default())
+    }
+
+    /// Wake-ups through RabbitMQ; connects in the background and goes on trying.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the URL cannot be read.
+    pub fn rabbit(url: &SecretString, prefix: &str) -> Result<Self> {
+        Ok(Self::Rabbit(Rabbit::start(url, prefix)?))
+    }
+
+    /// Publishes without waiting: persistent, mandatory, confirmed in the background. A failure is logged and
+    /// left to the sweeper.
+    pub fn publish(&self, batch: Vec<Wakeup>) {
+        match self {
+            Self::InProcess(own) => own.publish(batch.iter().map(Wakeup::encode)),
+            Self::Rabbit(rabbit) => rabbit.publish(batch),
+        }
+    }
+
+    /// Publishes and waits until the broker has confirmed all of it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker is away, or refused or returned any of it.
+    pub async fn publish_confirmed(&self, batch: Vec<Wakeup>) -> Result<()> {
+        match self {
+            Self::InProcess(own) => {
+                own.publish(batch.iter().map(Wakeup::encode));
+                Ok(())
+            }
+            Self::Rabbit(rabbit) => rabbit.publish_confirmed(batch.iter().map(Wakeup::encode).collect()).await,
+        }
+    }
+
+    /// Publishes bytes that are no wake-up, as a broken peer would.
+    ///
+    /// # Errors
+    /// As [`Self::publish_confirmed`].
+    pub async fn publish_raw(&self, payload: Vec<u8>) -> Result<()> {
+        match self {
+            Self::InProcess(own) => {
+                own.publish(std::iter::once(payload));
+                Ok(())
+            }
+            Self::Rabbit(rabbit) => rabbit.publish_confirmed(vec![payload]).await,
+        }
+    }
+
+    /// How many wake-ups wait in the queue.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker is away.
+    pub async fn depth(&self) -> Result<usize> {
+        match self {
+            Self::InProcess(own) => Ok(own.depth()),
+            Self::Rabbit(rabbit) => rabbit.depth().await,
+        }
+    }
+
+    /// The oldest dead letters, left where they are.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker is away.
+    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        match self {
+            Self::InProcess(own) => Ok(own.dead_letters(limit)),
+            Self::Rabbit(rabbit) => rabbit.dead_letters(limit).await,
+        }
+    }
+
+    /// Whether the broker answers.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it does not.
+    pub async fn ping(&self) -> Result<()> {
+        self.depth().await.map(|_| ())
+    }
+
+    /// Begins to consume, holding at most `prefetch` deliveries; reconnects by itself.
+    pub fn consume(&self, prefetch: u16) -> Consumer {
+        match self {
+            Self::InProcess(own) => Consumer::InProcess(own.consume()),
+            Self::Rabbit(rabbit) => Consumer::Rabbit(rabbit.consume(prefetch)),
+        }
+    }
+
+    /// Removes the exchanges and queues: for tests, which have a prefix of their own.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker is away.
+    pub async fn remove_topology(&self) -> Result<()> {
+        match self {
+            Self::InProcess(_) => Ok(()),
+            Self::Rabbit(rabbit) => rabbit.remove_topology().await,
+        }
+    }
+}
+
+impl Consumer {
+    /// Waits for a delivery, then takes what else is there, up to `limit`. Poison messages never get here:
+    /// they go to the dead letters with their reason. Safe to cancel.
+    pub async fn next(&mut self, limit: usize) -> Vec<Delivery> {
+        match self {
+            Self::InProcess(own) => own.next(limit).await.into_iter().map(Delivery::InProcess).collect(),
+            Self::Rabbit(rabbit) => rabbit.next(limit).await.into_iter().map(Delivery::Rabbit).collect(),
+        }
+    }
+
+    /// Acknowledges deliveries that were taken in this order, in as few messages as possible.
+    pub async fn ack(&mut self, deliveries: Vec<Delivery>) {
+        let mut amqp = Vec::new();
+        for delivery in deliveries {
+            match delivery {
+                Delivery::InProcess(own) => own.ack(),
+                Delivery::Rabbit(rabbit) => amqp.push(rabbit),
+            }
+        }
+        rabbit::ack(amqp).await;
+    }
+}
+
+impl Delivery {
+    /// The message.
+    pub fn wakeup(&self) -> &Wakeup {
+        match self {
+            Self::InProcess(own) => own.wakeup(),
+            Self::Rabbit(rabbit) => rabbit.wakeup(),
+        }
+    }
+}
+
+fn away(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Unavailable { service: "RabbitMQ", source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_wakeup_of_this_version_is_read() {
+        let wakeup = Wakeup::new(ExecutionId::generate(), None, 5, None);
+        assert_eq!(Wakeup::decode(&wakeup.encode()), Ok(wakeup.clone()));
+
+        let other_version = serde_json::to_vec(&Wakeup { v: 2, ..wakeup }).expect("JSON");
+        assert!(Wakeup::decode(&other_version).expect_err("refused").contains("version 2"));
+        assert!(Wakeup::decode(b"{\"v\": 1").is_err());
+        assert!(Wakeup::decode(&vec![b' '; MAX_BYTES + 1]).expect_err("refused").contains("bytes"));
+    }
+}

@@ -1,0 +1,323 @@
+//! Wake-ups through RabbitMQ: one publishing connection, one per consumer, each with its own reconnect loop.
+//!
+//! Publishing is persistent, mandatory and confirmed; confirms are awaited together. A nack and a return are
+//! failures, and a failure is left to the sweeper.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::try_join_all;
+use lapin::Acker;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::topology::Topology;
+use super::{DeadLetter, Wakeup, away};
+use crate::{Error, Result};
+
+/// Publishes without a confirm, at most.
+const WINDOW: usize = 4_096;
+/// How long a confirm is waited for.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long any other answer is waited for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A dead peer is noticed after two of these.
+const HEARTBEAT_SECONDS: u16 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// The publishing side. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Rabbit {
+    uri: Arc<AMQPUri>,
+    topology: Topology,
+    orders: mpsc::Sender<Order>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Publish(Vec<Vec<u8>>, Option<oneshot::Sender<Result<()>>>),
+    Depth(oneshot::Sender<Result<usize>>),
+    DeadLetters(usize, oneshot::Sender<Result<Vec<DeadLetter>>>),
+    RemoveTopology(oneshot::Sender<Result<()>>),
+}
+
+/// A stream of deliveries over whatever connection there is.
+#[derive(Debug)]
+pub struct Consumer {
+    deliveries: mpsc::Receiver<Delivery>,
+    _stop: DropGuard,
+}
+
+/// A delivery of one connection; an acknowledgement after that connection broke has no effect, and the
+/// message comes again.
+#[derive(Debug)]
+pub struct Delivery {
+    wakeup: Wakeup,
+    acker: Acker,
+    channel: u64,
+}
+
+impl Rabbit {
+    pub(super) fn start(url: &SecretString, prefix: &str) -> Result<Self> {
+        let mut uri: AMQPUri = url.expose_secret().parse().map_err(Error::internal)?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        let (orders, inbox) = mpsc::channel(1_024);
+        let rabbit = Self { uri: Arc::new(uri), topology: Topology::new(prefix), orders };
+        tokio::spawn(publish_forever(rabbit.uri.clone(), rabbit.topology.clone(), inbox));
+        Ok(rabbit)
+    }
+
+    pub(super) fn publish(&self, batch: Vec<Wakeup>) {
+        if batch.is_empty() {
+            return;
+        }
+        let payloads = batch.iter().map(Wakeup::encode).collect();
+        if self.orders.try_send(Order::Publish(payloads, None)).is_err() {
+            tracing::debug!(count = batch.len(), "the publisher is behind, the sweeper will repeat these wake-ups");
+        }
+    }
+
+    pub(super) async fn publish_confirmed(&self, payloads: Vec<Vec<u8>>) -> Result<()> {
+        if payloads.is_empty() {
+            return Ok(());
+        }
+        self.ask(|answer| Order::Publish(payloads, Some(answer)), CONFIRM_TIMEOUT).await
+    }
+
+    pub(super) async fn depth(&self) -> Result<usize> {
+        self.ask(Order::Depth, ANSWER_TIMEOUT).await
+    }
+
+    pub(super) async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.ask(|answer| Order::DeadLetters(limit, answer), ANSWER_TIMEOUT).await
+    }
+
+    pub(super) async fn remove_topology(&self) -> Result<()> {
+        self.ask(Order::RemoveTopology, ANSWER_TIMEOUT).await
+    }
+
+    pub(super) fn consume(&self, prefetch: u16) -> Consumer {
+        let (sender, deliveries) = mpsc::channel(usize::from(prefetch.max(1)));
+        let stop = CancellationToken::new();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(consume_forever(
+            self.uri.clone(),
+            self.topology.clone(),
+            prefetch,
+            sender,
+        )));
+        Consumer { deliveries, _stop: stop.drop_guard() }
+    }
+
+    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<Result<T>>) -> Order, patience: Duration) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(order(answer)).await.map_err(away)?;
+        tokio::time::timeout(patience, answered).await.map_err(away)?.map_err(away)?
+    }
+}
+
+impl Consumer {
+    pub(super) async fn next(&mut self, limit: usize) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        self.deliveries.recv_many(&mut taken, limit).await;
+        taken
+    }
+}
+
+impl Delivery {
+    pub(super) fn wakeup(&self) -> &Wakeup {
+        &self.wakeup
+    }
+}
+
+/// Acknowledges deliveries in order: one frame per connection they came over.
+pub(super) async fn ack(deliveries: Vec<Delivery>) {
+    let multiple = BasicAckOptions { multiple: true };
+    for same_channel in deliveries.chunk_by(|a, b| a.channel == b.channel) {
+        let last = same_channel.last().expect("a chunk is never empty");
+        if let Err(error) = last.acker.ack(multiple).await {
+            tracing::debug!(%error, "an acknowledgement came too late, the message will come again");
+        }
+    }
+}
+
+/// Connects, with growing pauses; declares and proves the topology.
+async fn connect(uri: &AMQPUri, topology: &Topology) -> (Connection, Channel) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match tokio::time::timeout(ANSWER_TIMEOUT, try_connect(uri, topology)).await {
+            Ok(Ok(connected)) => return connected,
+            Ok(Err(error)) => tracing::warn!(%error, retry_in = ?pause, "RabbitMQ is not usable, trying again"),
+            Err(_) => tracing::warn!(retry_in = ?pause, "RabbitMQ does not answer, trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn try_connect(uri: &AMQPUri, topology: &Topology) -> Result<(Connection, Channel), super::topology::ProbeError> {
+    let connection = Connection::connect_uri(uri.clone(), ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    topology.declare(&channel).await?;
+    topology.probe(&channel).await?;
+    Ok((connection, channel))
+}
+
+async fn publish_forever(uri: Arc<AMQPUri>, topology: Topology, mut orders: mpsc::Receiver<Order>) {
+    let window = Arc::new(Semaphore::new(WINDOW));
+    loop {
+        let (connection, channel) = connect(&uri, &topology).await;
+        tracing::info!("publishing to RabbitMQ");
+        loop {
+            let Some(order) = orders.recv().await else {
+                let _ = connection.close(200, "done".into()).await;
+                return;
+            };
+            if let Err(error) = carry_out(&channel, &topology, &window, order).await {
+                tracing::warn!(%error, "the publishing connection broke");
+                break;
+            }
+        }
+    }
+}
+
+/// Carries out one order; an error means that the channel is of no more use.
+async fn carry_out(channel: &Channel, topology: &Topology, window: &Arc<Semaphore>, order: Order) -> lapin::Result<()> {
+    match order {
+        Order::Publish(payloads, answer) => publish(channel, topology, window, payloads, answer).await,
+        Order::Depth(answer) => {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let declared = channel.queue_declare(topology.executions().into(), passive, FieldTable::default()).await;
+            give(answer, declared.map(|queue| queue.message_count() as usize))
+        }
+        Order::DeadLetters(limit, answer) => give(answer, dead_letters(channel, topology, limit).await),
+        Order::RemoveTopology(answer) => give(answer, topology.remove(channel).await),
+    }
+}
+
+/// Hands the answer over; what failed also ends the channel.
+fn give<T>(answer: oneshot::Sender<Result<T>>, outcome: lapin::Result<T>) -> lapin::Result<()> {
+    let (answered, kept) = match outcome {
+        Ok(value) => (Ok(value), Ok(())),
+        Err(error) => (Err(away(error.to_string())), Err(error)),
+    };
+    // Whoever asked may have stopped waiting.
+    let _ = answer.send(answered);
+    kept
+}
+
+async fn publish(
+    channel: &Channel,
+    topology: &Topology,
+    window: &Arc<Semaphore>,
+    payloads: Vec<Vec<u8>>,
+    answer: Option<oneshot::Sender<Result<()>>>,
+) -> lapin::Result<()> {
+    let seats = u32::try_from(payloads.len().min(WINDOW)).unwrap_or(u32::MAX);
+    let seats = window.clone().acquire_many_owned(seats).await.expect("the window is never closed");
+    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let persistent = BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
+    let mut confirms = Vec::with_capacity(payloads.len());
+    for payload in &payloads {
+        let sent = channel
+            .basic_publish(topology.direct().into(), topology.execute_key().into(), mandatory, payload, persistent.clone())
+            .await;
+        match sent {
+            Ok(confirm) => confirms.push(confirm),
+            Err(error) => {
+                if let Some(answer) = answer {
+                    let _ = answer.send(Err(away(error.to_string())));
+                }
+                return Err(error);
+            }
+        }
+    }
+    tokio::spawn(async move {
+        let outcome = match tokio::time::timeout(CONFIRM_TIMEOUT, try_join_all(confirms)).await {
+            Ok(Ok(confirmations)) => match confirmations.iter().filter(|c| !matches!(c, Confirmation::Ack(None))).count() {
+                0 => Ok(()),
+                refused => Err(away(format!("{refused} messages were refused or returned"))),
+            },
+            Ok(Err(error)) => Err(away(error.to_string())),
+            Err(timeout) => Err(away(timeout)),
+        };
+        if let Err(Error::Unavailable { source, .. }) = &outcome {
+            tracing::warn!(error = %source, "wake-ups were not confirmed, the sweeper will repeat them");
+        }
+        if let Some(answer) = answer {
+            let _ = answer.send(outcome);
+        }
+        drop(seats);
+    });
+    Ok(())
+}
+
+/// Takes dead letters and puts them back where they were.
+async fn dead_letters(channel: &Channel, topology: &Topology, limit: usize) -> lapin::Result<Vec<DeadLetter>> {
+    let queue = topology.dead(&topology.executions());
+    let mut letters = Vec::new();
+    let mut last = None;
+    while letters.len() < limit
+        && let Some(message) = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?
+    {
+        let death = message.delivery.properties.headers().as_ref().and_then(|headers| headers.inner().get("x-first-death-reason"));
+        let reason = death.and_then(|reason| reason.as_long_string()).map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        letters.push(DeadLetter { reason, payload: message.delivery.data.clone() });
+        last = Some(message.delivery.acker.clone());
+    }
+    if let Some(last) = last {
+        last.nack(BasicNackOptions { multiple: true, requeue: true }).await?;
+    }
+    Ok(letters)
+}
+
+async fn consume_forever(uri: Arc<AMQPUri>, topology: Topology, prefetch: u16, deliveries: mpsc::Sender<Delivery>) {
+    let mut epoch = 0;
+    loop {
+        epoch += 1;
+        let (connection, channel) = connect(&uri, &topology).await;
+        match consume(&channel, &topology, prefetch, epoch, &deliveries).await {
+            Ok(()) => tracing::warn!("RabbitMQ ended the consumer, connecting again"),
+            Err(error) => tracing::warn!(%error, "the consuming connection broke, connecting again"),
+        }
+        // A half-dead connection must not hold its deliveries back.
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, connection.close(200, "again".into())).await;
+        if deliveries.is_closed() {
+            return;
+        }
+    }
+}
+
+async fn consume(channel: &Channel, topology: &Topology, prefetch: u16, epoch: u64, deliveries: &mpsc::Sender<Delivery>) -> lapin::Result<()> {
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    let mut stream = channel
+        .basic_consume(topology.executions().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await?;
+    tracing::info!("consuming from RabbitMQ");
+    while let Some(message) = stream.next().await {
+        let message = message?;
+        match Wakeup::decode(&message.data) {
+            Ok(wakeup) => {
+                let delivery = Delivery { wakeup, acker: message.acker, channel: epoch };
+                if deliveries.send(delivery).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Err(reason) => {
+                tracing::warn!(%reason, "a message is no wake-up, moved to the dead letters");
+                message.acker.reject(BasicRejectOptions { requeue: false }).await?;
+            }
+        }
+    }
+    Ok(())
+}

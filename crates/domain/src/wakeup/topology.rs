@@ -1,0 +1,152 @@
+//! Exchanges, queues and bindings: declared by every process at start, and proven by a probe.
+//!
+//! Working queues are quorum queues that dead-letter after five deliveries, at least once, and refuse what
+//! does not fit. Nothing has a time to live: waiting work is never dead-lettered.
+
+use lapin::options::{
+    BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
+
+/// Deliveries of a message before it is dead.
+pub const DELIVERY_LIMIT: i64 = 5;
+
+const QUEUES: [(&str, &str); 3] =
+    [("workflow.executions", "workflow.execute"), ("git.sync", "git.sync"), ("packages.install", "packages.install")];
+
+/// The names of one installation; a prefix keeps installations apart that share a broker.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    prefix: String,
+}
+
+impl Topology {
+    /// Names with this prefix.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// The exchange that work is published to.
+    pub fn direct(&self) -> String {
+        format!("{}bifrost.direct", self.prefix)
+    }
+
+    /// The queue that workers consume.
+    pub fn executions(&self) -> String {
+        format!("{}workflow.executions", self.prefix)
+    }
+
+    /// The routing key of a wake-up.
+    pub fn execute_key(&self) -> &'static str {
+        QUEUES[0].1
+    }
+
+    /// The queue of a queue's dead letters.
+    pub fn dead(&self, queue: &str) -> String {
+        format!("{queue}.dead")
+    }
+
+    fn dead_exchange(&self) -> String {
+        format!("{}bifrost.dlx", self.prefix)
+    }
+
+    /// Declares everything; what stands already is left alone.
+    ///
+    /// # Errors
+    /// [`lapin::Error`] with `PRECONDITION_FAILED` when something stands with other arguments.
+    pub async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        for exchange in [self.direct(), self.dead_exchange()] {
+            channel.exchange_declare(exchange.into(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
+        }
+        for (name, routing_key) in QUEUES {
+            let queue = format!("{}{name}", self.prefix);
+            let dead = self.dead(&queue);
+            self.declare_queue(channel, &queue, self.working_arguments(&dead)).await?;
+            self.declare_queue(channel, &dead, quorum()).await?;
+            self.bind(channel, &queue, &self.direct(), routing_key).await?;
+            self.bind(channel, &dead, &self.dead_exchange(), &dead).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes a probe to each dead-letter route; it expires at once. `channel` must confirm.
+    ///
+    /// # Errors
+    /// [`lapin::Error`], or the name of a route that leads nowhere.
+    pub async fn probe(&self, channel: &Channel) -> Result<(), ProbeError> {
+        let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let fleeting = BasicProperties::default().with_expiration("0".into()).with_type("bifrost.probe".into());
+        for (name, _) in QUEUES {
+            let dead = self.dead(&format!("{}{name}", self.prefix));
+            let confirm = channel
+                .basic_publish(self.dead_exchange().into(), dead.as_str().into(), mandatory, b"{}", fleeting.clone())
+                .await?
+                .await?;
+            if !matches!(confirm, Confirmation::Ack(None)) {
+                return Err(ProbeError::Unrouted(dead));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes everything with this prefix.
+    ///
+    /// # Errors
+    /// [`lapin::Error`].
+    pub async fn remove(&self, channel: &Channel) -> lapin::Result<()> {
+        for (name, _) in QUEUES {
+            let queue = format!("{}{name}", self.prefix);
+            channel.queue_delete(self.dead(&queue).into(), QueueDeleteOptions::default()).await?;
+            channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
+        }
+        for exchange in [self.direct(), self.dead_exchange()] {
+            channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
+        }
+        Ok(())
+    }
+
+    async fn declare_queue(&self, channel: &Channel, queue: &str, arguments: FieldTable) -> lapin::Result<()> {
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.into(), durable, arguments).await?;
+        Ok(())
+    }
+
+    async fn bind(&self, channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
+        channel
+            .queue_bind(queue.into(), exchange.into(), key.into(), QueueBindOptions::default(), FieldTable::default())
+            .await
+    }
+
+    fn working_arguments(&self, dead: &str) -> FieldTable {
+        let mut arguments = quorum();
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
+        for (name, value) in [
+            ("x-dead-letter-exchange", self.dead_exchange().as_str()),
+            ("x-dead-letter-routing-key", dead),
+            ("x-dead-letter-strategy", "at-least-once"),
+            ("x-overflow", "reject-publish"),
+        ] {
+            arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
+        arguments
+    }
+}
+
+/// Why the topology is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The broker failed.
+    #[error(transparent)]
+    Amqp(#[from] lapin::Error),
+    /// A dead-letter route leads nowhere.
+    #[error("the dead-letter route to {0} leads nowhere")]
+    Unrouted(String),
+}
+
+fn quorum() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    arguments
+}

@@ -1,0 +1,11 @@
+//! Tests of the domain against a real PostgreSQL, RabbitMQ and Redis; each has its own database and prefixes.
+
+mod executions;
+mod migrations;
+mod people;
+mod support;
+mod tenancy;
+mod vault;
+mod wakeups;
+mod watching;
+mod workflows;

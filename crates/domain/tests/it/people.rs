@@ -1,0 +1,92 @@
+//! Registration and sessions: races have one winner, reuse is punished.
+
+use domain::{Error, sessions};
+
+use crate::support::{Fixture, PASSWORD};
+
+#[tokio::test]
+async fn of_racing_first_users_one_becomes_administrator() {
+    let fixture = Fixture::embedded().await;
+    assert!(domain::users::needs_setup(&fixture.platform.db).await.expect("asks"));
+
+    let emails: Vec<String> = (0..5).map(|n| format!("racer{n}@nowhere.example")).collect();
+    let outcomes = futures::future::join_all(emails.iter().map(|email| fixture.register(email))).await;
+
+    let admins = outcomes.iter().filter(|o| o.as_ref().is_ok_and(|user| user.is_superuser)).count();
+    let refused = outcomes.iter().filter(|o| matches!(o, Err(Error::Impossible(_)))).count();
+    assert_eq!((admins, refused), (1, 4));
+    assert!(!domain::users::needs_setup(&fixture.platform.db).await.expect("asks"));
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_domain_leads_to_its_organization() {
+    let fixture = Fixture::embedded().await;
+    fixture.register("Admin@Example.com").await.expect("registers");
+    let org = fixture.org("acme").await;
+
+    let user = fixture.register("jo@acme.example").await.expect("registers");
+
+    assert_eq!((user.organization_id, user.is_superuser, user.user_type.as_str()), (Some(org), false, "ORG"));
+    assert!(matches!(fixture.register("jo@acme.example").await, Err(Error::Impossible(text)) if text == "Email already registered"));
+    assert!(matches!(fixture.register("no e-mail").await, Err(Error::Invalid(_))));
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn wrong_passwords_and_unknown_people_are_one_answer() {
+    let fixture = Fixture::embedded().await;
+    fixture.register("admin@example.com").await.expect("registers");
+    let sign_in = async |email: &str, password: &str| {
+        sessions::sign_in(&fixture.platform.db, email, password.into(), 7, None, None).await
+    };
+
+    assert!(matches!(sign_in("admin@example.com", "wrong").await, Err(Error::Unauthenticated)));
+    assert!(matches!(sign_in("nobody@example.com", PASSWORD).await, Err(Error::Unauthenticated)));
+    assert!(matches!(sign_in("system@bifrost.invalid", "").await, Err(Error::Unauthenticated)));
+    assert!(sign_in("ADMIN@example.com", PASSWORD).await.is_ok());
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn fifty_racing_refreshes_leave_at_most_one_successor() {
+    let fixture = Fixture::embedded().await;
+    fixture.register("admin@example.com").await.expect("registers");
+    let started = fixture.sign_in("admin@example.com").await;
+
+    let racers = (0..50).map(|_| sessions::refresh(&fixture.platform.db, &started.refresh_token, 7, None));
+    let successors = futures::future::join_all(racers).await.into_iter().filter(Result::is_ok).count();
+
+    println!("refresh: 50 racers, successors {successors}");
+    assert!(successors <= 1);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_reused_refresh_token_ends_the_session() {
+    let fixture = Fixture::embedded().await;
+    fixture.register("admin@example.com").await.expect("registers");
+    let first = fixture.sign_in("admin@example.com").await;
+    let db = &fixture.platform.db;
+
+    let second = sessions::refresh(db, &first.refresh_token, 7, None).await.expect("rotates");
+    assert_eq!(second.principal.session_id, first.principal.session_id);
+    assert!(sessions::refresh(db, &first.refresh_token, 7, None).await.is_err(), "spent");
+
+    assert!(sessions::find(db, first.principal.session_id).await.expect("asks").is_none(), "the family is revoked");
+    assert!(sessions::refresh(db, &second.refresh_token, 7, None).await.is_err(), "its last token too");
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_revoked_session_is_nobody() {
+    let fixture = Fixture::embedded().await;
+    fixture.register("admin@example.com").await.expect("registers");
+    let principal = fixture.principal("admin@example.com").await;
+    let db = &fixture.platform.db;
+
+    assert_eq!(sessions::find(db, principal.session_id).await.expect("asks"), Some(principal.clone()));
+    sessions::revoke(db, principal.session_id, "test", None).await.expect("revokes");
+    assert_eq!(sessions::find(db, principal.session_id).await.expect("asks"), None);
+    fixture.close().await;
+}

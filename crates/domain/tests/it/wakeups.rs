@@ -1,0 +1,144 @@
+//! Conformance of the two arms of wake-ups and of the cache: what holds for one holds for the other.
+
+use std::time::Duration;
+
+use domain::cache::Cache;
+use domain::id::ExecutionId;
+use domain::wakeup::{Wakeup, Wakeups};
+use testkit::TestEnv;
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn wakeup() -> Wakeup {
+    Wakeup::new(ExecutionId::generate(), None, 5, None)
+}
+
+async fn within<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what} within {PATIENCE:?}"))
+}
+
+/// Runs one check against both arms.
+async fn against_both(check: impl AsyncFn(Wakeups)) {
+    check(Wakeups::in_process()).await;
+    let test = TestEnv::create().await;
+    let settings = test.settings();
+    let url = settings.rabbitmq_url.clone().expect("the services are up");
+    let rabbit = Wakeups::rabbit(&url, &settings.queue_prefix).expect("the URL is read");
+    check(rabbit.clone()).await;
+    rabbit.remove_topology().await.expect("cleans up");
+    test.close().await;
+}
+
+#[tokio::test]
+async fn what_is_published_is_delivered_in_order_once_acknowledged() {
+    against_both(async |wakeups| {
+        let sent: Vec<Wakeup> = (0..50).map(|_| wakeup()).collect();
+        within("publish", wakeups.publish_confirmed(sent.clone())).await.expect("confirmed");
+        let mut consumer = wakeups.consume(64);
+        let mut received = Vec::new();
+        while received.len() < sent.len() {
+            let deliveries = within("delivery", consumer.next(16)).await;
+            received.extend(deliveries.iter().map(|delivery| delivery.wakeup().clone()));
+            consumer.ack(deliveries).await;
+        }
+        assert_eq!(received, sent);
+        assert_eq!(wakeups.depth().await.expect("counts"), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_dead_consumer_held_is_delivered_again() {
+    against_both(async |wakeups| {
+        let sent = wakeup();
+        within("publish", wakeups.publish_confirmed(vec![sent.clone()])).await.expect("confirmed");
+        let mut first = wakeups.consume(1);
+        let held = within("delivery", first.next(1)).await;
+        assert_eq!(held[0].wakeup(), &sent);
+        drop(held);
+        drop(first);
+
+        let mut second = wakeups.consume(1);
+        let again = within("redelivery", second.next(1)).await;
+        assert_eq!(again[0].wakeup(), &sent);
+        second.ack(again).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn poison_goes_to_the_dead_letters_and_others_flow() {
+    against_both(async |wakeups| {
+        let mut consumer = wakeups.consume(8);
+        let poison: [&[u8]; 3] = [b"not json", br#"{"v": 2}"#, &[b'x'; 20_000]];
+        for message in poison {
+            within("publish", wakeups.publish_raw(message.to_vec())).await.expect("confirmed");
+        }
+        let healthy = wakeup();
+        within("publish", wakeups.publish_confirmed(vec![healthy.clone()])).await.expect("confirmed");
+
+        let delivered = within("delivery", consumer.next(1)).await;
+        assert_eq!(delivered[0].wakeup(), &healthy);
+        consumer.ack(delivered).await;
+        let letters = within("dead letters", async {
+            loop {
+                let letters = wakeups.dead_letters(10).await.expect("reads");
+                if letters.len() == poison.len() {
+                    return letters;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        for (letter, message) in letters.iter().zip(poison) {
+            assert_eq!((letter.reason.as_str(), letter.payload.as_slice()), ("rejected", message));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_depth_counts_what_waits() {
+    against_both(async |wakeups| {
+        within("publish", wakeups.publish_confirmed((0..7).map(|_| wakeup()).collect())).await.expect("confirmed");
+        within("the count", async {
+            while wakeups.depth().await.expect("counts") != 7 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn counters_count_within_their_window_and_apart() {
+    let test = TestEnv::create().await;
+    let settings = test.settings();
+    let url = settings.redis_url.clone().expect("the services are up");
+    for cache in [Cache::in_process(), Cache::redis(&url, &settings.redis_prefix).expect("the URL is read")] {
+        cache.ping().await.expect("answers");
+        let minute = Duration::from_secs(60);
+        let counts = futures::future::join_all((0..10).map(|_| cache.count("login:a", minute))).await;
+        assert_eq!(counts.into_iter().max(), Some(10));
+        assert_eq!(cache.count("login:b", minute).await, 1, "another key");
+
+        cache.count("short", Duration::from_millis(50)).await;
+        let starts_again = async {
+            while cache.count("short", Duration::from_millis(50)).await != 1 {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+            }
+        };
+        within("the end of a window", starts_again).await;
+    }
+    test.close().await;
+}
+
+#[tokio::test]
+async fn throttling_goes_on_without_redis() {
+    let cache = Cache::redis(&"redis://127.0.0.1:1/0".into(), "test").expect("the URL is read");
+    assert!(cache.ping().await.is_err());
+    let minute = Duration::from_secs(60);
+    assert_eq!((cache.count("k", minute).await, cache.count("k", minute).await), (1, 2));
+}

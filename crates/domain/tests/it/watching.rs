@@ -1,0 +1,87 @@
+//! Conformance of the two arms of live events.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use domain::events::{Event, Events, Lines, LiveLine, Update};
+use domain::executions::Status;
+use domain::id::{ExecutionId, UserId};
+use testkit::TestEnv;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn update(execution_id: ExecutionId, status: Status) -> Event {
+    Event::Update(Update {
+        execution_id,
+        org_id: None,
+        workflow_name: "w".into(),
+        executed_by: UserId::SYSTEM,
+        executed_by_name: "System".into(),
+        status,
+        attempt: 1,
+        started_at: None,
+        completed_at: None,
+        duration_ms: None,
+        result: Some(serde_json::value::RawValue::from_string(r#"{"a":  1}"#.into()).expect("JSON")),
+        result_type: Some("json".into()),
+        result_omitted: false,
+        error_message: None,
+        error_type: None,
+        is_user_error: false,
+        last_sequence: Some(1),
+    })
+}
+
+fn line(execution_id: ExecutionId, sequence: i64) -> Event {
+    let line = LiveLine {
+        sequence,
+        user_sequence: None,
+        attempt: 1,
+        level: "INFO".into(),
+        message: "hello".into(),
+        data: None,
+        logged_at: Utc::now(),
+    };
+    Event::Lines(Lines { execution_id, lines: vec![line] })
+}
+
+#[tokio::test]
+async fn a_watcher_hears_of_its_own_execution_only() {
+    let test = TestEnv::create().await;
+    let settings = test.settings();
+    let url = settings.redis_url.clone().expect("the services are up");
+    let redis = Events::redis(&url, &settings.redis_prefix).expect("the URL is read");
+    for events in [Events::in_process(), redis] {
+        let (mine, other) = (ExecutionId::generate(), ExecutionId::generate());
+        let mut watch = events.watch(mine, true);
+        // A subscription takes a moment to reach Redis: repeat until the first line is heard.
+        let first = tokio::time::timeout(PATIENCE, async {
+            loop {
+                events.publish(line(other, 1));
+                events.publish(line(mine, 1));
+                if let Ok(event) = tokio::time::timeout(Duration::from_millis(100), watch.next()).await {
+                    return event;
+                }
+            }
+        })
+        .await
+        .expect("hears");
+        assert!(matches!(&*first, Event::Lines(lines) if lines.execution_id == mine));
+
+        events.publish(update(other, Status::Failed));
+        events.publish(update(mine, Status::Running));
+        events.publish(update(mine, Status::Success));
+        let end = watch.terminal(PATIENCE).await.expect("hears the end");
+        assert_eq!((end.execution_id, end.status), (mine, Status::Success));
+        assert_eq!(end.result.map(|result| result.get().to_owned()).as_deref(), Some(r#"{"a":  1}"#), "passed through untouched");
+    }
+    test.close().await;
+}
+
+#[tokio::test]
+async fn a_large_result_is_left_to_the_row() {
+    let Event::Update(update) = update(ExecutionId::generate(), Status::Success) else { unreachable!() };
+    let large = serde_json::value::to_raw_value(&"x".repeat(100_000)).expect("JSON");
+    let update = update.with_result(Some(large));
+    assert!(update.result.is_none() && update.result_omitted);
+}

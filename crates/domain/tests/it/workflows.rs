@@ -1,0 +1,68 @@
+//! Rows of workflows follow the index: ids survive, broken files keep their rows, names may be ambiguous.
+
+use domain::workflows::{self, Index};
+use domain::{Error, OrgScope};
+use serde_json::{Value, json};
+
+use crate::support::{Fixture, actor};
+
+fn file(path: &str, workflows: Value, problems: Value) -> Value {
+    json!({ "path": path, "sha256": format!("{path}{workflows}"), "workflows": workflows, "data_providers": [], "problems": problems })
+}
+
+fn workflow(function: &str, name: &str) -> Value {
+    json!({ "function": function, "name": name, "id": null, "description": null, "category": "General", "parameters": [],
+            "retry_policy": null, "tags": ["t"], "line": 1 })
+}
+
+fn index(files: &[Value]) -> Index {
+    serde_json::from_value(json!({ "files": files })).expect("an index")
+}
+
+#[tokio::test]
+async fn a_row_keeps_its_id_through_edits_breakage_and_absence() {
+    let fixture = Fixture::embedded().await;
+    let db = &fixture.platform.db;
+    let scope = OrgScope::for_run(None, actor("admin", true));
+    let listed = async || {
+        let mut tx = db.begin(&scope).await.expect("begins");
+        workflows::list(&mut tx).await.expect("lists")
+    };
+    let good = file("a.py", json!([workflow("f", "one")]), json!([]));
+
+    workflows::sync(db, &index(std::slice::from_ref(&good))).await.expect("syncs");
+    let id = listed().await[0].id;
+    let edited = file("a.py", json!([workflow("f", "renamed")]), json!([]));
+    workflows::sync(db, &index(&[edited])).await.expect("syncs");
+    assert_eq!((listed().await[0].id, listed().await[0].name.as_str()), (id, "renamed"));
+
+    let problem = json!([{ "severity": "error", "line": 3, "message": "invalid syntax", "hint": null }]);
+    let broken = file("a.py", json!([]), problem);
+    let other = file("b.py", json!([workflow("g", "two")]), json!([]));
+    let synced = workflows::sync(db, &index(&[broken, other])).await.expect("syncs");
+    assert_eq!((synced.active, synced.problems), (2, 1), "a broken file keeps its rows and hides no other");
+    assert_eq!(workflows::list_problems(db).await.expect("lists")[0].1.message, "invalid syntax");
+
+    workflows::sync(db, &index(&[])).await.expect("syncs");
+    assert!(listed().await.is_empty());
+    workflows::sync(db, &index(&[good])).await.expect("syncs");
+    assert_eq!(listed().await[0].id, id, "it comes back with its id");
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn an_ambiguous_name_is_refused_and_an_id_is_not() {
+    let fixture = Fixture::embedded().await;
+    let (db, catalog) = (&fixture.platform.db, &fixture.platform.catalog);
+    let scope = OrgScope::for_run(None, actor("admin", true));
+    let files = [file("a.py", json!([workflow("f", "same")]), json!([])), file("b.py", json!([workflow("f", "same")]), json!([]))];
+    workflows::sync(db, &index(&files)).await.expect("syncs");
+    let mut tx = db.begin(&scope).await.expect("begins");
+    let id = workflows::list(&mut tx).await.expect("lists")[0].id;
+    drop(tx);
+
+    assert!(matches!(catalog.get(db, &scope, "same").await, Err(Error::Conflict(_))));
+    assert_eq!(catalog.get(db, &scope, &id.to_string()).await.expect("finds").id, id);
+    assert!(matches!(catalog.get(db, &scope, "unknown").await, Err(Error::NotFound("workflow"))));
+    fixture.close().await;
+}

@@ -1,0 +1,440 @@
+//! What the SDK asks for: answered in the execution's own scope, over the run's private socket.
+//!
+//! Python never sees a connection string or a key. An organization other than the run's own is for platform
+//! administrators.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::events::Update;
+use domain::executions::claim::Claimed;
+use domain::executions::list::{self, Filters};
+use domain::executions::logs::Line;
+use domain::executions::submit::{NewExecution, Work};
+use domain::executions::{Execution, Status, logs};
+use domain::id::{ExecutionId, OrgId};
+use domain::{Error, OrgScope, OrgTx, Platform, config, organizations, secrets, workflows};
+use runner::{Call, Replier};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::value::to_raw_value;
+use serde_json::{Map, Value, json};
+
+use crate::mask::Mask;
+use crate::slots::Slot;
+
+/// How often a waiting parent looks at the row of its child, should an event be lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const MAX_LISTED: i64 = 1_000;
+const MAX_LINES: i64 = 20_000;
+
+/// Who asks: one run.
+pub(crate) struct Caller {
+    platform: Platform,
+    scope: OrgScope,
+    execution_id: ExecutionId,
+    slot: Slot,
+    mask: Mutex<Mask>,
+}
+
+/// A refusal, as the SDK raises it.
+struct Refusal {
+    kind: &'static str,
+    message: String,
+}
+
+type Answer = Result<Value, Refusal>;
+
+impl Caller {
+    pub(crate) fn new(platform: Platform, claimed: &Claimed, slot: Slot) -> Self {
+        Self { platform, scope: claimed.scope(), execution_id: claimed.id, slot, mask: Mutex::default() }
+    }
+
+    /// Works with the secrets this run has read so far.
+    pub(crate) fn with_mask<T>(&self, work: impl FnOnce(&Mask) -> T) -> T {
+        work(&self.mask.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn remember_secret(&self, value: &str) {
+        self.mask.lock().unwrap_or_else(PoisonError::into_inner).add(value);
+    }
+
+    /// The run's own scope, or another organization's for a platform administrator.
+    fn scope(&self, org_id: Option<&str>) -> Result<OrgScope, Refusal> {
+        let Some(wanted) = org_id else { return Ok(self.scope.clone()) };
+        let own = self.scope.owner()?;
+        let org = match wanted {
+            "GLOBAL" => None,
+            id => Some(id.parse::<OrgId>().map_err(|_| Refusal::value("org_id is not an organization id"))?),
+        };
+        if org == own {
+            return Ok(self.scope.clone());
+        }
+        if !self.scope.actor().is_platform_admin {
+            return Err(Refusal { kind: "PermissionError", message: "only a platform admin may name another organization".into() });
+        }
+        Ok(OrgScope::for_run(org, self.scope.actor().clone()))
+    }
+
+    async fn begin(&self, org_id: Option<&str>) -> Result<OrgTx, Refusal> {
+        let scope = self.scope(org_id)?;
+        Ok(self.platform.db.begin(&scope).await?)
+    }
+}
+
+/// Answers a call; a run that is gone by then needs no answer.
+pub(crate) async fn answer(caller: &Caller, replier: &Replier, call: Call) {
+    let answered = match dispatch(caller, &call).await {
+        Ok(value) => replier.reply(call.id, &value).await,
+        Err(refusal) => replier.refuse(call.id, refusal.kind, &refusal.message).await,
+    };
+    if let Err(error) = answered {
+        tracing::debug!(%error, method = call.method, "a run ended before it was answered");
+    }
+}
+
+async fn dispatch(caller: &Caller, call: &Call) -> Answer {
+    let args = call.args.get();
+    match call.method.as_str() {
+        "config.get" => config_get(caller, read(args)?).await,
+        "config.set" => config_set(caller, read(args)?).await,
+        "config.list" => config_list(caller, read(args)?).await,
+        "config.delete" => config_delete(caller, read(args)?).await,
+        "secrets.get" => secrets_get(caller, read(args)?).await,
+        "secrets.set" => secrets_set(caller, read(args)?).await,
+        "secrets.list" => secrets_list(caller, read(args)?).await,
+        "secrets.delete" => secrets_delete(caller, read(args)?).await,
+        "workflows.list" => workflows_list(caller).await,
+        "workflows.execute" => workflows_execute(caller, read(args)?).await,
+        "workflows.get" | "executions.get" => executions_get(caller, read(args)?).await,
+        "executions.list" => executions_list(caller, read(args)?).await,
+        "organizations.get" => organizations_get(caller, read(args)?).await,
+        "organizations.list" => organizations_list(caller).await,
+        other => Err(Refusal { kind: "RuntimeError", message: format!("the worker knows no call {other}") }),
+    }
+}
+
+#[derive(Deserialize)]
+struct Key {
+    key: String,
+    org_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Org {
+    org_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SetConfig {
+    key: String,
+    value: Value,
+    #[serde(default)]
+    is_secret: bool,
+    org_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SetSecret {
+    key: String,
+    value: SecretString,
+    org_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Execute {
+    workflow: String,
+    #[serde(default)]
+    params: Option<Map<String, Value>>,
+    #[serde(default = "yes")]
+    wait: bool,
+}
+
+#[derive(Deserialize)]
+struct Get {
+    execution_id: String,
+}
+
+#[derive(Deserialize)]
+struct List {
+    workflow_name: Option<String>,
+    status: Option<String>,
+    start_date: Option<DateTime<Utc>>,
+    end_date: Option<DateTime<Utc>>,
+    limit: Option<i64>,
+}
+
+async fn config_get(caller: &Caller, args: Key) -> Answer {
+    let mut tx = caller.begin(args.org_id.as_deref()).await?;
+    let found = config::find(&mut tx, &caller.platform.vault, &args.key).await?;
+    tx.commit().await?;
+    Ok(match found {
+        Some(found) => json!({ "found": true, "value": caller.shown(found) }),
+        None => json!({ "found": false, "value": null }),
+    })
+}
+
+async fn config_set(caller: &Caller, args: SetConfig) -> Answer {
+    if args.is_secret {
+        caller.remember_secret(args.value.as_str().unwrap_or_default());
+    }
+    let mut tx = caller.begin(args.org_id.as_deref()).await?;
+    config::set(&mut tx, &caller.platform.vault, &args.key, &args.value, args.is_secret).await?;
+    tx.commit().await?;
+    Ok(Value::Null)
+}
+
+async fn config_list(caller: &Caller, args: Org) -> Answer {
+    let mut tx = caller.begin(args.org_id.as_deref()).await?;
+    let values = config::list(&mut tx, &caller.platform.vault).await?;
+    tx.commit().await?;
+    Ok(values.into_iter().map(|(key, found)| (key, caller.shown(found))).collect::<Map<_, _>>().into())
+}
+
+async fn config_delete(caller: &Caller, args: Key) -> Answer {
+    let mut tx = caller.begin(args.org_id.as_deref()).await?;
+    let deleted = config::delete(&mut tx, &args.key).await?;
+    tx.commit().await?;
+    Ok(deleted.into())
+}
+
+async fn secrets_get(caller: &Caller, args: Key) -> Answer {
+    let mut tx = caller.begin(args.org_id.as_deref()).await?;
+    let found = secrets::find(&mut tx, &caller.platform.vault, &args.key).await?;
+    tx.commit().await?;
+    let Some(secret) = found else { return Ok(Value::Null) };
+    caller.remember_secret(secret.expose_secret());
+    Ok(secret.expose_secret().into())
+}
+
+async fn secrets_set(caller: &Caller, args: SetSecret) -> Answer {
+    caller.remember_secret(args.value.expose_secret());
+    let mut tx = caller.begin(args.org_id.as_deref()).await?;
+    secrets::set(&mut tx, &caller.platform.vault, &args.key, &args.value).await?;
+    tx.commit().await?;
+    Ok(Value::Null)
+}
+
+async fn secrets_list(caller: &Caller, args: Org) -> Answer {
+    let mut tx = caller.begin(args.org_id.as_deref()).await?;
+    let names = secrets::list(&mut tx).await?;
+    tx.commit().await?;
+    Ok(names.into())
+}
+
+async fn secrets_delete(caller: &Caller, args: Key) -> Answer {
+    let mut tx = caller.begin(args.org_id.as_deref()).await?;
+    let deleted = secrets::delete(&mut tx, &args.key).await?;
+    tx.commit().await?;
+    Ok(deleted.into())
+}
+
+async fn workflows_list(caller: &Caller) -> Answer {
+    let mut tx = caller.begin(None).await?;
+    let found = workflows::list(&mut tx).await?;
+    tx.commit().await?;
+    let shown = found.into_iter().map(|workflow| {
+        json!({
+            "name": workflow.name,
+            "description": workflow.description,
+            "parameters": workflow.parameters.0,
+            "executionMode": workflow.execution_mode,
+            "endpointEnabled": workflow.definition.get("endpoint_enabled").cloned().unwrap_or(Value::Bool(false)),
+        })
+    });
+    Ok(shown.collect())
+}
+
+/// A child run as the same caller. While it is waited for, the parent lends its slot.
+async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
+    let platform = &caller.platform;
+    let workflow = platform.catalog.get(&platform.db, &caller.scope, &args.workflow).await?;
+    let parameters = workflows::check_parameters(&workflow.parameters, args.params.unwrap_or_default())?;
+    let parameters = to_raw_value(&parameters).map_err(Error::internal)?;
+    let child = NewExecution {
+        parent_id: Some(caller.execution_id),
+        ..NewExecution::new(Work::Workflow(workflow), parameters)
+    };
+    let mut watch = platform.events.watch(child.id, false);
+    let submitted = platform.submitter.submit(&caller.scope, child).await?;
+    if !args.wait {
+        return Ok(json!({ "execution_id": submitted.id, "status": submitted.status }));
+    }
+    let wait = async {
+        loop {
+            if let Some(update) = watch.terminal(LOOK_AGAIN).await {
+                if !update.result_omitted {
+                    return Ok(outcome_of(update));
+                }
+            }
+            let child = get(caller, submitted.id).await?;
+            if child.status.is_terminal() {
+                return Ok(outcome_of_row(child));
+            }
+        }
+    };
+    caller.slot.lend(wait).await
+}
+
+async fn executions_get(caller: &Caller, args: Get) -> Answer {
+    let id = args.execution_id.parse().map_err(|_| Refusal::value("execution_id is not an id"))?;
+    let mut tx = caller.begin(None).await?;
+    let execution = list::get(&mut tx, id).await?;
+    let all_levels = caller.scope.actor().is_platform_admin;
+    let lines = logs::list(&mut tx, id, 0, MAX_LINES, all_levels).await?;
+    tx.commit().await?;
+    let mut shown = show(execution);
+    shown["logs"] = lines.into_iter().map(show_line).collect();
+    Ok(shown)
+}
+
+async fn executions_list(caller: &Caller, args: List) -> Answer {
+    let status = match args.status {
+        Some(name) => Some(name.parse::<Status>().map_err(|()| Refusal::value(&format!("no status is called {name}")))?),
+        None => None,
+    };
+    let actor = caller.scope.actor();
+    let filters = Filters {
+        workflow_name: args.workflow_name,
+        status,
+        since: args.start_date,
+        until: args.end_date,
+        executed_by: (!actor.is_platform_admin).then_some(actor.id),
+    };
+    let mut tx = caller.begin(None).await?;
+    let found = list::list(&mut tx, &filters, args.limit.unwrap_or(50).clamp(1, MAX_LISTED), None).await?;
+    tx.commit().await?;
+    Ok(found.into_iter().map(show).collect())
+}
+
+async fn organizations_get(caller: &Caller, args: Org) -> Answer {
+    let scope = caller.scope(args.org_id.as_deref())?;
+    let Some(id) = scope.owner()? else { return Ok(Value::Null) };
+    let mut tx = caller.platform.db.begin(&scope).await?;
+    let found = organizations::get(&mut tx, id).await;
+    tx.commit().await?;
+    match found {
+        Ok(organization) => Ok(show_organization(&organization)),
+        Err(Error::NotFound(_)) => Ok(Value::Null),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn organizations_list(caller: &Caller) -> Answer {
+    if !caller.scope.actor().is_platform_admin {
+        return Err(Refusal { kind: "PermissionError", message: "only a platform admin may list organizations".into() });
+    }
+    let mut tx = caller.platform.db.begin(&caller.scope.clone().widened()).await?;
+    let found = organizations::list(&mut tx).await?;
+    tx.commit().await?;
+    Ok(found.iter().map(show_organization).collect())
+}
+
+impl Caller {
+    /// The value for the run; a secret is remembered, so that it can be masked.
+    fn shown(&self, found: config::Effective) -> Value {
+        if found.is_secret {
+            self.remember_secret(found.value.as_str().unwrap_or_default());
+        }
+        found.value
+    }
+}
+
+async fn get(caller: &Caller, id: ExecutionId) -> Result<Execution, Refusal> {
+    let mut tx = caller.begin(None).await?;
+    let execution = list::get(&mut tx, id).await?;
+    tx.commit().await?;
+    Ok(execution)
+}
+
+fn outcome_of(update: Update) -> Value {
+    json!({
+        "execution_id": update.execution_id,
+        "status": update.status,
+        "result": update.result,
+        "error": update.error_message,
+        "error_type": update.error_type,
+        "duration_ms": update.duration_ms,
+    })
+}
+
+fn outcome_of_row(execution: Execution) -> Value {
+    json!({
+        "execution_id": execution.id,
+        "status": execution.status,
+        "result": execution.result,
+        "error": execution.error_message,
+        "error_type": execution.error_type,
+        "duration_ms": execution.duration_ms,
+    })
+}
+
+fn show(execution: Execution) -> Value {
+    json!({
+        "id": execution.id,
+        "workflow_name": execution.workflow_name,
+        "workflow_version": null,
+        "status": execution.status,
+        "executed_by": execution.executed_by,
+        "executed_by_name": execution.executed_by_name,
+        "parameters": execution.parameters,
+        "result": execution.result,
+        "error_message": execution.error_message,
+        "created_at": execution.created_at,
+        "started_at": execution.started_at,
+        "completed_at": execution.completed_at,
+        "duration_ms": execution.duration_ms,
+    })
+}
+
+fn show_line(line: Line) -> Value {
+    json!({ "level": line.level, "message": line.message, "metadata": line.data, "timestamp": line.logged_at })
+}
+
+fn show_organization(organization: &organizations::Organization) -> Value {
+    json!({
+        "id": organization.id,
+        "name": organization.name,
+        "domain": organization.domain,
+        "is_active": organization.is_active,
+        "created_by": organization.created_by,
+        "created_at": organization.created_at,
+        "updated_at": organization.updated_at,
+    })
+}
+
+fn read<'a, T: Deserialize<'a>>(args: &'a str) -> Result<T, Refusal> {
+    serde_json::from_str(args).map_err(|error| Refusal { kind: "TypeError", message: error.to_string() })
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Refusal {
+    fn value(message: &str) -> Self {
+        Self { kind: "ValueError", message: message.into() }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::NotFound(_) | Error::Invalid(_) | Error::Conflict(_) | Error::Impossible(_) => "ValueError",
+            Error::Forbidden(_) | Error::Unauthenticated => "PermissionError",
+            Error::TooMany { .. } | Error::Unavailable { .. } | Error::Internal(_) => "RuntimeError",
+        };
+        let message = match &error {
+            Error::Invalid(faults) => {
+                faults.iter().map(|fault| format!("{}: {}", fault.pointer, fault.detail)).collect::<Vec<_>>().join("; ")
+            }
+            Error::Internal(source) => {
+                tracing::error!(%source, "a call of a run failed");
+                "the platform could not answer this call".into()
+            }
+            other => other.to_string(),
+        };
+        Self { kind, message }
+    }
+}

@@ -1,0 +1,112 @@
+//! The clockwork: idempotent ticks, safe on every replica at once.
+
+use std::time::{Duration, Instant};
+
+use domain::events::{Event, Update};
+use domain::executions::reap::{self, Reaped};
+use domain::executions::{Status, housekeep, sweep};
+use domain::wakeup::Wakeup;
+use domain::{Platform, Result};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const REAP_PERIOD: Duration = Duration::from_secs(2);
+const SWEEP_PERIOD: Duration = Duration::from_secs(2);
+const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
+/// Rows younger than this are left to the publisher that is still at it.
+const SWEEP_GRACE_SECONDS: f64 = 3.0;
+/// After PostgreSQL was away, workers get this long to extend their leases before any is taken for dead.
+const REAP_GRACE: Duration = Duration::from_secs(5);
+
+/// Starts all ticks; they end with `stop`.
+pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle<()> {
+    let platform = platform.clone();
+    let work = async move {
+        tokio::join!(
+            reap_forever(&platform),
+            every(SWEEP_PERIOD, "sweep", || sweep_once(&platform)),
+            every(HOUSEKEEPING_PERIOD, "housekeeping", || housekeep::housekeep(&platform.db)),
+        );
+    };
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            stop.run_until_cancelled(work).await;
+        }
+    })
+}
+
+async fn every<F: Future<Output = Result<()>>>(period: Duration, name: &'static str, tick: impl Fn() -> F) {
+    let mut clock = tokio::time::interval(period);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        clock.tick().await;
+        if let Err(error) = tick().await {
+            tracing::warn!(%error, tick = name, "a tick failed, the next one tries again");
+        }
+    }
+}
+
+async fn sweep_once(platform: &Platform) -> Result<()> {
+    let published = sweep::sweep(&platform.db, &platform.wakeups, SWEEP_GRACE_SECONDS).await?;
+    if published > 0 {
+        tracing::info!(published, "woke executions that nobody had woken");
+    }
+    Ok(())
+}
+
+async fn reap_forever(platform: &Platform) {
+    let mut clock = tokio::time::interval(REAP_PERIOD);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reachable_since = Instant::now();
+    loop {
+        clock.tick().await;
+        let reaped = if reachable_since.elapsed() < REAP_GRACE {
+            platform.db.ping().await.map(|()| Vec::new())
+        } else {
+            reap::reap(&platform.db).await
+        };
+        match reaped {
+            Ok(reaped) => announce(platform, reaped),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for lost executions");
+                reachable_since = Instant::now();
+            }
+        }
+    }
+}
+
+fn announce(platform: &Platform, reaped: Vec<Reaped>) {
+    let mut wakeups = Vec::new();
+    for lost in reaped {
+        tracing::warn!(
+            execution.id = %lost.id,
+            attempt = lost.attempt,
+            status = %lost.status,
+            "ended an attempt that nobody runs any more"
+        );
+        if lost.status == Status::Pending {
+            wakeups.push(Wakeup::new(lost.id, lost.organization_id, lost.priority, None));
+        }
+        platform.events.publish(Event::Update(Update {
+            execution_id: lost.id,
+            org_id: lost.organization_id,
+            workflow_name: lost.workflow_name,
+            executed_by: lost.executed_by,
+            executed_by_name: lost.executed_by_name,
+            status: lost.status,
+            attempt: lost.attempt,
+            started_at: lost.started_at,
+            completed_at: lost.completed_at,
+            duration_ms: None,
+            result: None,
+            result_type: None,
+            result_omitted: false,
+            error_message: lost.error_message,
+            error_type: lost.error_type,
+            is_user_error: false,
+            last_sequence: None,
+        }));
+    }
+    platform.wakeups.publish(wakeups);
+}

@@ -1,0 +1,58 @@
+//! The working side: consumes wake-ups, claims, runs, records; indexes the workspace; keeps the clockwork.
+//!
+//! SQL is in `domain`, Python behind `runner`. The invariant: from the claim on the row's lease owns an
+//! execution, so whatever dies here, the reaper finds it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::Platform;
+use tokio_util::sync::CancellationToken;
+
+mod calls;
+mod cron;
+mod execute;
+mod mask;
+mod record;
+mod slots;
+mod transcript;
+mod worker;
+mod workspace;
+
+pub use workspace::{Indexer, index_once};
+
+/// Name of the file in `TEMP_PATH` that a living jobs process touches.
+pub const ALIVE_FILE: &str = "jobs.alive";
+const ALIVE_PERIOD: Duration = Duration::from_secs(5);
+
+/// Runs the worker, the indexer and the clockwork until `stop`, then drains: nothing new is claimed, runs end
+/// within `SHUTDOWN_GRACE_SECONDS` or are ended and recorded.
+///
+/// # Errors
+/// When the private directory cannot be made.
+pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&platform.settings.temp_path)?;
+    // A run that reads /proc/<ppid>/environ must find nothing.
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "this process stays readable for others of its user");
+    }
+    let (indexer, templates) = Indexer::start(platform.clone(), stop.clone());
+    let clockwork = cron::start(&platform, &stop);
+    let alive = tokio::spawn(stop.clone().run_until_cancelled_owned(stay_alive(platform.settings.temp_path.join(ALIVE_FILE))));
+
+    let worker = Arc::new(worker::Worker::new(platform, templates));
+    worker.run(stop).await;
+
+    let _ = tokio::join!(indexer, clockwork, alive);
+    Ok(())
+}
+
+async fn stay_alive(file: PathBuf) {
+    loop {
+        if let Err(error) = tokio::fs::write(&file, b"").await {
+            tracing::warn!(%error, "cannot touch the file that says this process lives");
+        }
+        tokio::time::sleep(ALIVE_PERIOD).await;
+    }
+}

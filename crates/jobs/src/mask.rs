@@ -1,0 +1,119 @@
+//! Masking: values of secrets a run has read do not leave it, in whatever form they are written.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use domain::executions::RawJson;
+use serde_json::value::RawValue;
+
+/// What stands in the place of a secret.
+const MASK: &str = "***";
+/// Shorter values are no secrets, and masking them would make any text unreadable.
+const SHORTEST: usize = 4;
+
+/// The secrets a run has read, in all their forms.
+#[derive(Debug, Default)]
+pub(crate) struct Mask {
+    forms: Vec<String>,
+}
+
+impl Mask {
+    /// Adds a value that was handed to the run.
+    pub(crate) fn add(&mut self, value: &str) {
+        if value.len() < SHORTEST {
+            return;
+        }
+        let json = serde_json::to_string(value).unwrap_or_default();
+        let escaped_slashes = json.replace('/', "\\/");
+        let ascii: String = value.encode_utf16().map(|unit| ascii_json(unit)).collect();
+        let url: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+        let forms = [
+            value.to_owned(),
+            json.trim_matches('"').to_owned(),
+            escaped_slashes.trim_matches('"').to_owned(),
+            ascii,
+            url.replace('+', "%20"),
+            url,
+            STANDARD.encode(value),
+            STANDARD_NO_PAD.encode(value),
+            URL_SAFE.encode(value),
+            URL_SAFE_NO_PAD.encode(value),
+        ];
+        for form in forms {
+            if !self.forms.contains(&form) {
+                self.forms.push(form);
+            }
+        }
+        // The longest first: a form that contains another must go as a whole.
+        self.forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+    }
+
+    /// The text without secrets.
+    pub(crate) fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut masked = Cow::Borrowed(text);
+        for form in &self.forms {
+            if masked.contains(form.as_str()) {
+                masked = Cow::Owned(masked.replace(form.as_str(), MASK));
+            }
+        }
+        masked
+    }
+
+    /// The JSON without secrets; it stays JSON, since the forms never hold a bare quote.
+    pub(crate) fn json(&self, json: RawJson) -> RawJson {
+        match self.text(json.get()) {
+            Cow::Borrowed(_) => json,
+            Cow::Owned(masked) => RawValue::from_string(masked).unwrap_or_else(|_| {
+                // A secret made of digits or punctuation can be part of the syntax itself.
+                RawValue::from_string(format!("\"{MASK}\"")).expect("a masked string is JSON")
+            }),
+        }
+    }
+}
+
+fn ascii_json(unit: u16) -> String {
+    match u8::try_from(unit) {
+        Ok(b'"') => "\\\"".into(),
+        Ok(b'\\') => "\\\\".into(),
+        Ok(byte @ 0x20..=0x7e) => char::from(byte).to_string(),
+        _ => format!("\\u{unit:04x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_masked_in_every_form() {
+        let secret = "p/ß \"w+d?&";
+        let mut mask = Mask::default();
+        mask.add(secret);
+        let url: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        let forms = [
+            secret.to_owned(),
+            serde_json::to_string(secret).expect("JSON"),
+            "p/\\u00df \\\"w+d?&".to_owned(),
+            url,
+            STANDARD.encode(secret),
+            URL_SAFE_NO_PAD.encode(secret),
+        ];
+        for form in forms {
+            let masked = mask.text(&form).into_owned();
+            assert!(masked.contains(MASK) && !masked.contains(form.trim_matches('"')), "{form} became {masked}");
+        }
+        assert_eq!(mask.text("nothing to hide"), "nothing to hide");
+    }
+
+    #[test]
+    fn masked_json_is_still_json() {
+        let mut mask = Mask::default();
+        mask.add("12345");
+        mask.add("quo\"ted");
+        let json = RawValue::from_string(r#"{"pin": "12345", "text": "a quo\"ted b"}"#.into()).expect("JSON");
+        assert_eq!(mask.json(json).get(), r#"{"pin": "***", "text": "a *** b"}"#);
+        let number = RawValue::from_string(r#"{"pin": 12345}"#.into()).expect("JSON");
+        assert_eq!(mask.json(number).get(), r#""***""#);
+    }
+}

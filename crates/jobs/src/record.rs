@@ -1,0 +1,196 @@
+//! Recording: log lines and outcomes of all runs, in batches, one transaction each.
+//!
+//! A lane per hash of the execution id keeps the order within an execution. While PostgreSQL is away the
+//! batch is kept and tried again; the fence decides whether it still counts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::events::{Event, Update};
+use domain::executions::finish::{self, Outcome, Recorded};
+use domain::executions::{Status, logs};
+use domain::id::ExecutionId;
+use domain::wakeup::Wakeup;
+use domain::{Platform, SystemScope, SystemTx};
+use tokio::sync::{mpsc, oneshot};
+
+const LANES: usize = 2;
+/// Entries of one transaction.
+const BATCH: usize = 256;
+/// Entries that may wait; more makes runs wait, which slows their processes down.
+const BACKLOG: usize = 512;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const SCOPE: SystemScope = SystemScope::because("a batch holds outcomes of many organizations");
+
+/// Where outcomes go. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    lanes: Arc<[mpsc::Sender<Entry>]>,
+}
+
+/// The outcome of an attempt, with what its last event says.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) outcome: Outcome,
+    /// The terminal update but for what the database decides.
+    pub(crate) update: Update,
+    pub(crate) priority: i16,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Lines(logs::Batch),
+    Finished(Box<Finished>, oneshot::Sender<()>),
+}
+
+impl Recorder {
+    pub(crate) fn start(platform: &Platform) -> Self {
+        let lanes = (0..LANES).map(|_| {
+            let (sender, entries) = mpsc::channel(BACKLOG);
+            tokio::spawn(run_lane(platform.clone(), entries));
+            sender
+        });
+        Self { lanes: lanes.collect() }
+    }
+
+    /// Stores lines of a run that goes on.
+    pub(crate) async fn lines(&self, batch: logs::Batch) {
+        let lane = self.lane(batch.execution_id);
+        // The lanes end only with the process.
+        let _ = lane.send(Entry::Lines(batch)).await;
+    }
+
+    /// Stores an outcome; returns when it is durable or its fence was lost.
+    pub(crate) async fn finish(&self, finished: Finished) {
+        let (done, recorded) = oneshot::channel();
+        let lane = self.lane(finished.outcome.id);
+        let _ = lane.send(Entry::Finished(Box::new(finished), done)).await;
+        let _ = recorded.await;
+    }
+
+    fn lane(&self, id: ExecutionId) -> &mpsc::Sender<Entry> {
+        // The last bytes of a UUIDv7 are random.
+        &self.lanes[usize::from(id.0.as_bytes()[15]) % LANES]
+    }
+}
+
+async fn run_lane(platform: Platform, mut entries: mpsc::Receiver<Entry>) {
+    let mut batch = Vec::new();
+    while entries.recv_many(&mut batch, BATCH).await > 0 {
+        let (mut lines, mut finished, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        for entry in batch.drain(..) {
+            match entry {
+                Entry::Lines(batch) => lines.push(batch),
+                Entry::Finished(outcome, done) => {
+                    finished.push(*outcome);
+                    waiting.push(done);
+                }
+            }
+        }
+        let recorded = write_until_durable(&platform, &lines, &mut finished).await;
+        announce(&platform, finished, &recorded);
+        for done in waiting {
+            let _ = done.send(());
+        }
+    }
+}
+
+async fn write_until_durable(platform: &Platform, lines: &[logs::Batch], finished: &mut [Finished]) -> Vec<Recorded> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match write(platform, lines, finished).await {
+            Ok(recorded) => return recorded,
+            Err(error) => error,
+        };
+        if !error.is_unavailable() {
+            tracing::error!(?error, "a batch of outcomes was refused, writing them one by one");
+            return write_one_by_one(platform, lines, finished).await;
+        }
+        tracing::warn!(%error, outcomes = finished.len(), retry_in = ?pause, "outcomes wait for PostgreSQL");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn write(platform: &Platform, lines: &[logs::Batch], finished: &[Finished]) -> domain::Result<Vec<Recorded>> {
+    let mut tx = platform.db.begin_system(&SCOPE).await?;
+    append(&mut tx, lines).await?;
+    let outcomes: Vec<Outcome> = finished.iter().map(|finished| finished.outcome.clone()).collect();
+    let recorded = if outcomes.is_empty() { Vec::new() } else { finish::finish(&mut tx, &outcomes).await? };
+    tx.commit().await?;
+    let lost = finished.len() - recorded.len();
+    if lost > 0 {
+        tracing::warn!(lost, "outcomes of attempts that had lost their fence were dropped");
+    }
+    Ok(recorded)
+}
+
+async fn append(tx: &mut SystemTx, lines: &[logs::Batch]) -> domain::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let dropped = logs::append(tx, lines).await?;
+    if dropped > 0 {
+        tracing::warn!(dropped, "log lines of attempts that had lost their fence were dropped");
+    }
+    Ok(())
+}
+
+/// One bad value must not hold the others up: what PostgreSQL refuses becomes a failure that says so.
+async fn write_one_by_one(platform: &Platform, lines: &[logs::Batch], finished: &mut [Finished]) -> Vec<Recorded> {
+    for batch in lines {
+        if let Err(error) = Box::pin(write(platform, std::slice::from_ref(batch), &[])).await {
+            tracing::error!(?error, execution.id = %batch.execution_id, "log lines were refused");
+        }
+    }
+    let mut recorded = Vec::new();
+    for one in finished {
+        match write(platform, &[], std::slice::from_ref(one)).await {
+            Ok(written) => recorded.extend(written),
+            Err(error) => {
+                tracing::error!(?error, execution.id = %one.outcome.id, "an outcome was refused");
+                refuse(one);
+                recorded.extend(write(platform, &[], std::slice::from_ref(one)).await.unwrap_or_default());
+            }
+        }
+    }
+    recorded
+}
+
+fn refuse(finished: &mut Finished) {
+    let outcome = &mut finished.outcome;
+    outcome.status = Status::Failed;
+    (outcome.result, outcome.result_type, outcome.variables, outcome.lines) = (None, None, None, None);
+    outcome.error_type = Some("ResultNotSerializable".into());
+    outcome.error_message = Some("the result cannot be stored".into());
+}
+
+fn announce(platform: &Platform, finished: Vec<Finished>, recorded: &[Recorded]) {
+    for Finished { outcome, mut update, priority } in finished {
+        let Some(recorded) = recorded.iter().find(|recorded| recorded.id == outcome.id) else { continue };
+        update.status = recorded.status;
+        update.completed_at = recorded.completed_at;
+        if recorded.status == Status::Pending {
+            wake_later(platform, Wakeup::new(outcome.id, update.org_id, priority, None), outcome.retry_in);
+        }
+        if recorded.status != Status::Cancelled {
+            update.duration_ms = Some(outcome.duration_ms);
+            update.result_type = outcome.result_type;
+            update.error_message = outcome.error_message;
+            update.error_type = outcome.error_type;
+            update.is_user_error = outcome.is_user_error;
+            update = update.with_result(outcome.result);
+        }
+        platform.events.publish(Event::Update(update));
+    }
+}
+
+/// The sweeper would find the row as well; this is in time.
+fn wake_later(platform: &Platform, wakeup: Wakeup, pause: Duration) {
+    let wakeups = platform.wakeups.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(pause).await;
+        wakeups.publish(vec![wakeup]);
+    });
+}

@@ -1,0 +1,210 @@
+//! The worker: takes wake-ups when slots are free, claims that many rows in one statement, acknowledges, runs.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::Platform;
+use domain::events::Event;
+use domain::executions::claim::{self, Claimed};
+use domain::id::{ExecutionId, WorkerId};
+use runner::Template;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::execute;
+use crate::record::Recorder;
+use crate::slots::Slot;
+
+/// Deliveries held beyond the slots, so that a slot that becomes free does not wait for the broker.
+const PREFETCH_AHEAD: usize = 16;
+const HEARTBEAT: Duration = Duration::from_secs(3);
+const PAUSE_WITHOUT_DATABASE: Duration = Duration::from_millis(300);
+
+/// The template in use; `None` until the first one is ready.
+pub(crate) type Templates = watch::Receiver<Option<Arc<Template>>>;
+
+/// One worker of one process.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) platform: Platform,
+    pub(crate) templates: Templates,
+    pub(crate) recorder: Recorder,
+    slots: Arc<Semaphore>,
+    running: Mutex<HashMap<ExecutionId, Running>>,
+}
+
+/// An attempt under way, as others of the process see it.
+#[derive(Debug, Clone)]
+struct Running {
+    attempt: i32,
+    stop: Stop,
+}
+
+/// Why and how a run is to be stopped from outside.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop {
+    /// Somebody asked for it: end it gently.
+    pub(crate) cancelled: CancellationToken,
+    /// The fence is lost: kill it, nothing of it counts.
+    pub(crate) fenced: CancellationToken,
+    /// The process stops and its patience is over.
+    pub(crate) shut_down: CancellationToken,
+}
+
+impl Worker {
+    pub(crate) fn new(platform: Platform, templates: Templates) -> Self {
+        Self {
+            id: WorkerId::generate(),
+            recorder: Recorder::start(&platform),
+            slots: Arc::new(Semaphore::new(platform.settings.worker_slots)),
+            running: Mutex::default(),
+            platform,
+            templates,
+        }
+    }
+
+    /// Works until `stop`, then drains.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let runs = TaskTracker::new();
+        let watching = CancellationToken::new();
+        tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().keep_leases()));
+        tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().hear_cancels()));
+        stop.run_until_cancelled(self.clone().take_work(&runs)).await;
+        self.drain(runs).await;
+        watching.cancel();
+    }
+
+    async fn take_work(self: Arc<Self>, runs: &TaskTracker) {
+        let mut templates = self.templates.clone();
+        // Without an interpreter nothing can run, so nothing is taken.
+        if templates.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let slots = self.platform.settings.worker_slots;
+        let prefetch = u16::try_from(slots + PREFETCH_AHEAD).unwrap_or(u16::MAX);
+        let mut consumer = self.platform.wakeups.consume(prefetch);
+        loop {
+            let first = self.slots.clone().acquire_owned().await.expect("the slots are never closed");
+            let free = self.slots.available_permits() + 1;
+            let deliveries = consumer.next(free).await;
+            let permits = self.permits(first, deliveries.len());
+            let claimed = self.claim(permits.len()).await;
+            consumer.ack(deliveries).await;
+            for (claimed, permit) in claimed.into_iter().zip(permits) {
+                let slot = Slot::new(self.slots.clone(), permit);
+                self.begin(runs, claimed, slot);
+            }
+        }
+    }
+
+    /// As many permits as deliveries, or as many as are still free.
+    fn permits(&self, first: OwnedSemaphorePermit, wanted: usize) -> Vec<OwnedSemaphorePermit> {
+        let mut permits = vec![first];
+        while permits.len() < wanted
+            && let Ok(permit) = self.slots.clone().try_acquire_owned()
+        {
+            permits.push(permit);
+        }
+        permits
+    }
+
+    /// Claims; while PostgreSQL is away it waits, and the deliveries stay unacknowledged.
+    async fn claim(&self, limit: usize) -> Vec<Claimed> {
+        loop {
+            match claim::claim(&self.platform.db, self.id, limit).await {
+                Ok(claimed) => return claimed,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot claim, trying again");
+                    tokio::time::sleep(PAUSE_WITHOUT_DATABASE).await;
+                }
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, runs: &TaskTracker, claimed: Claimed, slot: Slot) {
+        let stop = Stop::default();
+        let (id, attempt) = (claimed.id, claimed.attempt);
+        self.running().insert(id, Running { attempt, stop: stop.clone() });
+        let worker = self.clone();
+        runs.spawn(async move {
+            execute::execute(&worker, claimed, slot, stop).await;
+            // A retry may have been claimed by this worker already; that entry stays.
+            let mut running = worker.running();
+            if running.get(&id).is_some_and(|running| running.attempt == attempt) {
+                running.remove(&id);
+            }
+        });
+    }
+
+    /// Extends the leases of what runs, and stops what is cancelled or no longer ours.
+    async fn keep_leases(self: Arc<Self>) {
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            let before = self.running().clone();
+            if before.is_empty() {
+                continue;
+            }
+            let ids: Vec<ExecutionId> = before.keys().copied().collect();
+            let held = match claim::heartbeat(&self.platform.db, self.id, &ids).await {
+                Ok(held) => held,
+                Err(error) => {
+                    tracing::warn!(%error, running = ids.len(), "cannot extend leases");
+                    continue;
+                }
+            };
+            for (id, running) in before {
+                match held.iter().find(|held| held.id == id && held.attempt == running.attempt) {
+                    Some(held) if held.cancelling => running.stop.cancelled.cancel(),
+                    Some(_) => {}
+                    // It may just have been recorded; then there is nothing left to kill.
+                    None => running.stop.fenced.cancel(),
+                }
+            }
+        }
+    }
+
+    /// Stops runs as soon as somebody asks; the heartbeat finds what is missed here.
+    async fn hear_cancels(self: Arc<Self>) {
+        let mut events = self.platform.events.everything();
+        loop {
+            match events.recv().await {
+                Ok(event) => {
+                    if let Event::Cancel { execution_id, attempt } = &*event
+                        && let Some(running) = self.running().get(execution_id)
+                        && running.attempt == *attempt
+                    {
+                        running.stop.cancelled.cancel();
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Lets runs end within the grace, then ends and records them.
+    async fn drain(&self, runs: TaskTracker) {
+        runs.close();
+        let grace = Duration::from_secs(self.platform.settings.shutdown_grace_seconds);
+        if !runs.is_empty() {
+            tracing::info!(running = runs.len(), ?grace, "waiting for runs to end");
+        }
+        if tokio::time::timeout(grace, runs.wait()).await.is_err() {
+            tracing::warn!(running = runs.len(), "ending runs that did not end in time");
+            for running in self.running().values() {
+                running.stop.shut_down.cancel();
+            }
+            runs.wait().await;
+        }
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<ExecutionId, Running>> {
+        // The map is consistent after every statement, so a panic elsewhere does not spoil it.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

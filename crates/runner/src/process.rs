@@ -1,0 +1,85 @@
+//! One forked process: its connection, its pid, and the pipe that its standard output and error lead to.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use bytes::BytesMut;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+
+use crate::protocol::{self, Exit, Forked};
+
+/// A process that waits for its start frame, or runs.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// `None` while a run has it.
+    pub(crate) stream: Option<UnixStream>,
+    pub(crate) output: pipe::Receiver,
+    pub(crate) exit: oneshot::Receiver<Exit>,
+    handle: OwnedFd,
+    /// Runs it has served.
+    pub(crate) served: u32,
+}
+
+impl Process {
+    /// Connects to the template, which forks, and takes what the template says of the child.
+    pub(crate) async fn fork(socket: &Path, expect_exit: impl FnOnce(i32) -> oneshot::Receiver<Exit>) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket).await?;
+        let (forked, output) = loop {
+            stream.readable().await?;
+            match stream.try_io(Interest::READABLE, || receive(&stream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => break received?,
+            }
+        };
+        let pid = Pid::from_raw(forked.pid).ok_or_else(|| io::Error::other("the template sent no pid"))?;
+        // A descriptor names this very process, whatever becomes of the number.
+        let handle = pidfd_open(pid, PidfdFlags::empty())?;
+        let exit = expect_exit(forked.pid);
+        Ok(Self { stream: Some(stream), output: pipe::Receiver::from_owned_fd(output)?, exit, handle, served: 0 })
+    }
+
+    /// Asks the process to end; it has a handler that lets `finally` blocks run.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Ends the process and, with its namespace or through the template, all it has started.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It may have ended already, which is what we want.
+        let _ = pidfd_send_signal(self.handle.as_fd(), signal);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Receives the template's frame and the read end of the output pipe, which comes with its first byte.
+fn receive(stream: &UnixStream) -> io::Result<(Forked, OwnedFd)> {
+    let mut bytes = [0; 256];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let output = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    let broken = || io::Error::other("the template closed the connection");
+    let mut buffer = BytesMut::from(&bytes[..received.bytes]);
+    let frame = protocol::take(&mut buffer).map_err(io::Error::other)?.ok_or_else(broken)?;
+    let forked = serde_json::from_slice(&frame).map_err(io::Error::other)?;
+    Ok((forked, output.ok_or_else(broken)?))
+}

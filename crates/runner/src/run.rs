@@ -1,0 +1,262 @@
+//! One run over one process: send the start, read what it says, answer its calls, end it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe};
+use tokio::sync::Mutex;
+
+use crate::process::Process;
+use crate::protocol::{self, Exit, Frame, Log, Start, Usage};
+use crate::{Error, Template};
+
+/// Longest captured line; a longer one is cut into several.
+const MAX_LINE: usize = 64 * 1024;
+/// How long the kernel may take to tell of an end that the connection already showed.
+const EXIT_PATIENCE: Duration = Duration::from_secs(2);
+const READ_CHUNK: usize = 64 * 1024;
+
+/// A run under way. Dropping it kills the process and all it has started.
+#[derive(Debug)]
+pub struct Run {
+    process: Option<Process>,
+    incoming: BytesMut,
+    captured: BytesMut,
+    output_open: bool,
+    template: Arc<Template>,
+    tenant: Option<String>,
+    writer: Option<Replier>,
+    reader: Option<OwnedReadHalf>,
+}
+
+/// Answers calls; may be used from many tasks.
+#[derive(Debug, Clone)]
+pub struct Replier {
+    writer: Arc<Mutex<OwnedWriteHalf>>,
+}
+
+/// A process that ended without a result.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Exit code, if it exited.
+    pub code: Option<i32>,
+    /// Signal, if it was killed.
+    pub signal: Option<i32>,
+    /// What it took.
+    pub usage: Usage,
+}
+
+impl Run {
+    pub(crate) fn new(process: Process, template: Arc<Template>, tenant: Option<String>) -> Self {
+        Self {
+            process: Some(process),
+            incoming: BytesMut::new(),
+            captured: BytesMut::new(),
+            output_open: true,
+            template,
+            tenant,
+            writer: None,
+            reader: None,
+        }
+    }
+
+    /// Whether the process serves other runs afterwards; belongs into the start frame.
+    pub fn is_pooled(&self) -> bool {
+        self.tenant.is_some()
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`Error::Fork`] when the process is gone, [`Error::Frame`] for a start that is too large.
+    pub async fn start(&mut self, start: &Start<'_>) -> Result<Replier, Error> {
+        let frame = protocol::encode(start)?;
+        let process = self.process.as_mut().expect("a run has its process until it ends");
+        let (reader, writer) = take_stream(process)?.into_split();
+        let replier = Replier { writer: Arc::new(Mutex::new(writer)) };
+        self.reader = Some(reader);
+        self.writer = Some(replier.clone());
+        replier.writer.lock().await.write_all(&frame).await?;
+        Ok(replier)
+    }
+
+    /// What it says next: whole frames, and captured output as DEBUG lines. `Err` is the end without a
+    /// result. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Ended`] when the process ended or broke the protocol.
+    pub async fn next(&mut self) -> Result<Vec<Frame>, Ended> {
+        let mut frames = Vec::new();
+        loop {
+            let Ok(alive) = self.read(&mut frames).await else {
+                self.kill();
+                return Err(self.ended().await);
+            };
+            if !frames.is_empty() {
+                if matches!(frames.last(), Some(Frame::Result(_))) {
+                    // What was written before the result belongs before it.
+                    let at = frames.len() - 1;
+                    let rest = self.drain_output();
+                    frames.splice(at..at, rest);
+                }
+                return Ok(frames);
+            }
+            if !alive {
+                let rest = self.drain_output();
+                if !rest.is_empty() {
+                    return Ok(rest);
+                }
+                return Err(self.ended().await);
+            }
+        }
+    }
+
+    /// Asks it to end; `finally` blocks run.
+    pub fn terminate(&self) {
+        if let Some(process) = &self.process {
+            process.terminate();
+        }
+    }
+
+    /// Ends it and all it has started.
+    pub fn kill(&self) {
+        if let Some(process) = &self.process {
+            process.kill();
+        }
+    }
+
+    /// After a result: a pooled process may serve again, any other is ended.
+    pub fn finish(mut self) {
+        let (Some(mut process), Some(tenant)) = (self.process.take(), self.tenant.take()) else { return };
+        let writer = self.writer.take().and_then(|replier| Arc::into_inner(replier.writer));
+        if let (Some(reader), Some(writer)) = (self.reader.take(), writer)
+            && let Ok(stream) = reader.reunite(writer.into_inner())
+            && self.incoming.is_empty()
+        {
+            process.stream = Some(stream);
+            self.template.give_back(tenant, process);
+        }
+    }
+
+    /// Reads once from the connection or the output; false at the end of the connection.
+    async fn read(&mut self, frames: &mut Vec<Frame>) -> Result<bool, Error> {
+        let process = self.process.as_mut().expect("a run has its process until it ends");
+        let reader = self.reader.as_mut().expect("a run is read after it was started");
+        self.incoming.reserve(READ_CHUNK);
+        tokio::select! {
+            biased;
+            read = process.output.read_buf(&mut self.captured), if self.output_open => {
+                self.output_open = read? > 0;
+                take_lines(&mut self.captured, !self.output_open, frames);
+            }
+            read = reader.read_buf(&mut self.incoming) => {
+                if read? == 0 {
+                    return Ok(false);
+                }
+                while let Some(frame) = protocol::take(&mut self.incoming)? {
+                    frames.push(protocol::decode(&frame)?);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn drain_output(&mut self) -> Vec<Frame> {
+        let mut lines = Vec::new();
+        let Some(process) = &self.process else { return lines };
+        drain(&process.output, &mut self.captured);
+        take_lines(&mut self.captured, true, &mut lines);
+        lines
+    }
+
+    async fn ended(&mut self) -> Ended {
+        let process = self.process.as_mut().expect("a run has its process until it ends");
+        // A process that closed its connection but lives on has no business left.
+        process.kill();
+        match tokio::time::timeout(EXIT_PATIENCE, &mut process.exit).await {
+            Ok(Ok(Exit { code, signal, peak_memory_bytes, cpu_seconds, .. })) => {
+                Ended { code, signal, usage: Usage { cpu_seconds, peak_memory_bytes } }
+            }
+            _ => Ended { code: None, signal: None, usage: Usage::default() },
+        }
+    }
+}
+
+impl Replier {
+    /// Answers a call.
+    ///
+    /// # Errors
+    /// [`Error::Fork`] when the process is gone, [`Error::Frame`] for an answer that is too large.
+    pub async fn reply(&self, id: u64, ok: &impl Serialize) -> Result<(), Error> {
+        #[derive(Serialize)]
+        struct Reply<'a, T> {
+            t: &'static str,
+            id: u64,
+            ok: &'a T,
+        }
+        self.send(&Reply { t: "reply", id, ok }).await
+    }
+
+    /// Refuses a call; `kind` is the class of the exception that the SDK raises.
+    ///
+    /// # Errors
+    /// As [`Self::reply`].
+    pub async fn refuse(&self, id: u64, kind: &str, message: &str) -> Result<(), Error> {
+        self.send(&serde_json::json!({ "t": "reply", "id": id, "error": { "type": kind, "message": message } })).await
+    }
+
+    async fn send(&self, frame: &impl Serialize) -> Result<(), Error> {
+        let frame = protocol::encode(frame)?;
+        Ok(self.writer.lock().await.write_all(&frame).await?)
+    }
+}
+
+fn take_stream(process: &mut Process) -> Result<tokio::net::UnixStream, Error> {
+    process.stream.take().ok_or_else(|| std::io::Error::other("the process runs already").into())
+}
+
+fn drain(output: &pipe::Receiver, captured: &mut BytesMut) {
+    captured.reserve(READ_CHUNK);
+    while matches!(output.try_read_buf(captured), Ok(read) if read > 0) {
+        captured.reserve(READ_CHUNK);
+    }
+}
+
+/// Moves whole lines, and at the end the rest, out of the buffer. What is no UTF-8 is replaced.
+fn take_lines(captured: &mut BytesMut, all: bool, frames: &mut Vec<Frame>) {
+    let at = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_micros()).unwrap_or(i64::MAX);
+    loop {
+        let (line, ending) = match captured.iter().position(|byte| *byte == b'\n') {
+            Some(end) => (end.min(MAX_LINE), usize::from(end <= MAX_LINE)),
+            None if captured.len() >= MAX_LINE => (MAX_LINE, 0),
+            None if all && !captured.is_empty() => (captured.len(), 0),
+            None => return,
+        };
+        let taken = captured.split_to(line + ending);
+        let message = String::from_utf8_lossy(&taken[..line]).into_owned();
+        frames.push(Frame::Log(Log { level: "DEBUG".into(), message, data: None, at }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(bytes: &[u8], all: bool) -> Vec<String> {
+        let (mut captured, mut frames) = (BytesMut::from(bytes), Vec::new());
+        take_lines(&mut captured, all, &mut frames);
+        frames.into_iter().map(|frame| if let Frame::Log(log) = frame { log.message } else { String::new() }).collect()
+    }
+
+    #[test]
+    fn captured_output_becomes_lines() {
+        assert_eq!(lines(b"one\ntwo\nthr", false), ["one", "two"]);
+        assert_eq!(lines(b"one\n\nthr", true), ["one", "", "thr"]);
+        assert_eq!(lines(b"caf\xff\n", false), ["caf\u{fffd}"]);
+        let long = vec![b'x'; MAX_LINE * 2 + 5];
+        assert_eq!(lines(&long, true).iter().map(String::len).collect::<Vec<_>>(), [MAX_LINE, MAX_LINE, 5]);
+    }
+}

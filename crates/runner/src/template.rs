@@ -1,0 +1,319 @@
+//! The warm template: started once per state of the workspace, forked for every process.
+//!
+//! Processes that stand ready are forked ahead of time, so that a run does not wait for its fork. Warm ones
+//! that serve many runs are kept per organization and never serve two.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use serde::Deserialize;
+use tokio::io::AsyncReadExt;
+use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::process::Process;
+use crate::protocol::{self, Control, Exit};
+use crate::{Error, Run};
+
+/// How long an interpreter may take to import what runs need.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Runs after which a pooled process is replaced, so that what it leaks is bounded.
+const MAX_SERVED: u32 = 2_000;
+
+/// How a template is started.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The interpreter.
+    pub python: PathBuf,
+    /// Folder of the Python package `bifrost`.
+    pub platform: PathBuf,
+    /// The workflow files.
+    pub workspace: PathBuf,
+    /// Private folder for the socket; made with mode 0700.
+    pub socket_dir: PathBuf,
+    /// `auto` or `off`.
+    pub sandbox: String,
+    /// Names the state of the workspace.
+    pub generation: String,
+    /// Processes that stand ready.
+    pub standby: usize,
+    /// Pooled processes kept warm, over all organizations.
+    pub warm: usize,
+    /// User and group to run as, when we are root.
+    pub run_as: Option<(u32, u32)>,
+}
+
+/// What the template says when it is ready.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Ready {
+    /// Process id.
+    pub pid: i32,
+    /// Version of Python.
+    pub python: String,
+    /// `pid_namespace`, `reaper` or `session`.
+    pub isolation: String,
+    /// Modules it has loaded.
+    pub modules: u32,
+    /// Time it took.
+    pub startup_ms: u32,
+}
+
+/// How a run is isolated from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// A process of its own.
+    Process,
+    /// A warm process of the same organization.
+    Pooled,
+}
+
+/// A template that is ready. Dropping the last handle ends it, with all its processes.
+#[derive(Debug)]
+pub struct Template {
+    config: Config,
+    ready: Ready,
+    exits: Arc<Exits>,
+    standby: tokio::sync::Mutex<mpsc::Receiver<Process>>,
+    warm: Mutex<Vec<(String, Process)>>,
+    gone: CancellationToken,
+    /// Held open: the template ends when it closes.
+    _lifeline: ChildStdin,
+}
+
+/// Ends of processes, by pid: told before or after somebody asks.
+#[derive(Debug, Default)]
+struct Exits {
+    by_pid: Mutex<HashMap<i32, Expected>>,
+}
+
+#[derive(Debug)]
+enum Expected {
+    Awaited(oneshot::Sender<Exit>),
+    Happened(Exit),
+}
+
+impl Template {
+    /// Starts a template and waits until it listens.
+    ///
+    /// # Errors
+    /// [`Error::Spawn`] or [`Error::Template`], with what the interpreter said on standard error in the log.
+    pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
+        let socket = config.socket_dir.join("template.sock");
+        prepare_folder(&config)?;
+        let mut child = command(&config, &socket)
+            .spawn()
+            .map_err(|source| Error::Spawn { python: config.python.display().to_string(), source })?;
+        let lifeline = child.stdin.take().ok_or_else(|| Error::Template("it has no standard input".into()))?;
+        let mut control = child.stdout.take().ok_or_else(|| Error::Template("it has no standard output".into()))?;
+        let mut buffer = BytesMut::new();
+        let ready = tokio::time::timeout(START_TIMEOUT, first_frame(&mut control, &mut buffer))
+            .await
+            .map_err(|_| Error::Template(format!("not ready after {} s", START_TIMEOUT.as_secs())))??;
+        let exits = Arc::<Exits>::default();
+        tokio::spawn(follow(control, buffer, exits.clone()));
+        let gone = CancellationToken::new();
+        tokio::spawn({
+            let gone = gone.clone().drop_guard();
+            async move {
+                let status = child.wait().await;
+                tracing::debug!(?status, "a Python template ended");
+                drop(gone);
+            }
+        });
+        let (sender, standby) = mpsc::channel(config.standby.max(1));
+        tokio::spawn(keep_ready(socket, exits.clone(), sender));
+        Ok(Arc::new(Self { config, ready, exits, standby: standby.into(), warm: Mutex::default(), gone, _lifeline: lifeline }))
+    }
+
+    /// What it said when it was ready.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Whether the interpreter has ended.
+    pub fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
+    /// The state of the workspace it was started for.
+    pub fn generation(&self) -> &str {
+        &self.config.generation
+    }
+
+    /// A process for one run. `tenant` keeps pooled processes of organizations apart.
+    ///
+    /// # Errors
+    /// [`Error::Fork`] when the template is gone.
+    pub async fn run(self: &Arc<Self>, isolation: Isolation, tenant: &str) -> Result<Run, Error> {
+        let process = match (isolation, self.take_warm(isolation, tenant)) {
+            (_, Some(warm)) => warm,
+            (_, None) => self.take_standby().await?,
+        };
+        let tenant = (isolation == Isolation::Pooled).then(|| tenant.to_owned());
+        Ok(Run::new(process, self.clone(), tenant))
+    }
+
+    /// Takes a process back that may serve its organization again.
+    pub(crate) fn give_back(&self, tenant: String, mut process: Process) {
+        process.served += 1;
+        if process.served >= MAX_SERVED {
+            return;
+        }
+        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        warm.push((tenant, process));
+        if warm.len() > self.config.warm {
+            // The one unused for longest is first.
+            drop(warm.remove(0));
+        }
+    }
+
+    fn take_warm(&self, isolation: Isolation, tenant: &str) -> Option<Process> {
+        if isolation == Isolation::Process {
+            return None;
+        }
+        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = warm.iter().rposition(|(owner, _)| owner == tenant)?;
+        Some(warm.remove(newest).1)
+    }
+
+    async fn take_standby(&self) -> Result<Process, Error> {
+        let mut standby = self.standby.lock().await;
+        loop {
+            let gone = || std::io::Error::other("the template ended");
+            let mut process = standby.recv().await.ok_or_else(gone)?;
+            // One that stood ready for long may have been killed from outside.
+            if process.exit.try_recv().is_err() {
+                return Ok(process);
+            }
+        }
+    }
+}
+
+impl Drop for Template {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.config.socket_dir);
+        self.exits.by_pid.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Exits {
+    fn expect(&self, pid: i32) -> oneshot::Receiver<Exit> {
+        let (sender, receiver) = oneshot::channel();
+        let mut by_pid = self.by_pid.lock().unwrap_or_else(PoisonError::into_inner);
+        match by_pid.remove(&pid) {
+            Some(Expected::Happened(exit)) => {
+                let _ = sender.send(exit);
+            }
+            _ => {
+                by_pid.insert(pid, Expected::Awaited(sender));
+            }
+        }
+        receiver
+    }
+
+    fn happened(&self, exit: Exit) {
+        let mut by_pid = self.by_pid.lock().unwrap_or_else(PoisonError::into_inner);
+        match by_pid.remove(&exit.pid) {
+            Some(Expected::Awaited(sender)) => {
+                let _ = sender.send(exit);
+            }
+            _ => {
+                by_pid.insert(exit.pid, Expected::Happened(exit));
+            }
+        }
+    }
+}
+
+fn prepare_folder(config: &Config) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.socket_dir)?;
+    if let Some((uid, gid)) = config.run_as {
+        std::os::unix::fs::chown(&config.socket_dir, Some(uid), Some(gid))?;
+    }
+    Ok(())
+}
+
+/// The interpreter with an environment of its own: nothing of ours is inherited.
+fn command(config: &Config, socket: &std::path::Path) -> Command {
+    let mut command = Command::new(&config.python);
+    command
+        .args(["-s", "-P", "-m", "bifrost._host.template", "--socket"])
+        .arg(socket)
+        .arg("--workspace")
+        .arg(&config.workspace)
+        .args(["--sandbox", &config.sandbox])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()))
+        .env("HOME", &config.socket_dir)
+        .env("LANG", "C.UTF-8")
+        .env("TZ", "UTC")
+        .env("PYTHONPATH", &config.platform)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONUNBUFFERED", "1")
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .process_group(0);
+    if let Some((uid, gid)) = config.run_as {
+        command.uid(uid).gid(gid);
+    }
+    command
+}
+
+async fn first_frame(control: &mut ChildStdout, buffer: &mut BytesMut) -> Result<Ready, Error> {
+    loop {
+        if let Some(frame) = protocol::take(buffer)? {
+            return match serde_json::from_slice(&frame) {
+                Ok(Control::Ready(ready)) => Ok(ready),
+                Ok(Control::Exit(_)) | Err(_) => Err(Error::Template("its first word was not `ready`".into())),
+            };
+        }
+        if control.read_buf(buffer).await? == 0 {
+            return Err(Error::Template("the interpreter ended; its last words are above".into()));
+        }
+    }
+}
+
+async fn follow(mut control: ChildStdout, mut buffer: BytesMut, exits: Arc<Exits>) {
+    loop {
+        while let Ok(Some(frame)) = protocol::take(&mut buffer) {
+            match serde_json::from_slice(&frame) {
+                Ok(Control::Exit(exit)) => exits.happened(exit),
+                Ok(Control::Ready(_)) => {}
+                Err(error) => tracing::error!(%error, "the template said something unexpected"),
+            }
+        }
+        match control.read_buf(&mut buffer).await {
+            Ok(read) if read > 0 => {}
+            _ => return,
+        }
+    }
+}
+
+/// Forks ahead, until nobody takes the processes any more or the template is gone.
+async fn keep_ready(socket: PathBuf, exits: Arc<Exits>, ready: mpsc::Sender<Process>) {
+    let mut failures = 0;
+    while let Ok(place) = ready.reserve().await {
+        match Process::fork(&socket, |pid| exits.expect(pid)).await {
+            Ok(process) => {
+                failures = 0;
+                place.send(process);
+            }
+            Err(error) => {
+                failures += 1;
+                tracing::warn!(%error, failures, "the template gave no process");
+                if failures > 20 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50) * failures).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What tests stand on: services, a database each, settings, clients, and the real binaries as processes.
+//!
+//! Never shipped. The invariant: whatever a test makes has a name of its own and is gone when the test is,
+//! so tests run side by side and in any order.
+
+mod client;
+mod database;
+mod env;
+mod process;
+mod services;
+mod socket;
+
+pub use client::{Client, Reply};
+pub use database::TestDb;
+pub use env::TestEnv;
+pub use process::{Process, free_port};
+pub use services::Services;
+pub use socket::Socket;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that should be there in a moment.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks until there is an answer, or fails the test, naming what it waited for.
+///
+/// # Panics
+/// When there is none within [`PATIENCE`].
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited {} s in vain for {what}", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,1 @@
+"""The process side of the worker: template, child, index. Workflow files never import from here."""

@@ -1,0 +1,447 @@
+"""One run: from the start frame to the result frame.
+
+Forked from the warm template, so everything imported here is already in memory. A `process` run ends with the
+process; a `pooled` one goes on to the next start frame of the same organization.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import logging
+import os
+import resource
+import signal
+import tempfile
+import traceback
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from types import CodeType, CoroutineType, FrameType, FunctionType, TracebackType
+from typing import Any, NoReturn
+
+from .. import _runtime, errors
+from .._context import ExecutionContext, Organization, context
+from . import logs, script, variables
+from .connection import Connection
+from .convert import ResultTooLarge, encode_result
+from .frames import FrameTooLarge, pack, quote
+from .importer import WorkspaceFinder
+from .limits import Interrupted, Limits
+
+_HOST = os.path.dirname(__file__) + os.sep
+_CONTEXT_TYPES = ("ExecutionContext", "OrganizationContext")
+_DEFAULT_RESULT_BYTES = 16 * 1024 * 1024
+_SCRIPT_RESULT = {"status": "completed", "message": "Script executed successfully"}
+
+
+class Terminated(Interrupted):
+    """SIGTERM: the run was cancelled or timed out, and has a moment to clean up."""
+
+
+class WorkflowNotFound(Exception):
+    """The file or the function is not there."""
+
+
+class WorkflowLoadError(Exception):
+    """The file could not be executed to define its functions."""
+
+
+class NoResult(Exception):
+    """The run ended without returning."""
+
+
+class ResourceLimit(Exception):
+    """The run hit one of its limits."""
+
+
+_running = False
+
+
+def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+    """Installed by the template, so that a child has it from its first instruction."""
+    global _running
+    if not _running:
+        os._exit(143)
+    _running = False  # a second SIGTERM must not disturb the clean-up, it only shortens it
+    raise Terminated
+
+
+class Child:
+    """A process that runs workflows for one connection.
+
+    Made in the template, before the fork: every object a run need not make itself is a page it need not copy.
+    """
+
+    def __init__(self, finder: WorkspaceFinder, base_address_space: int) -> None:
+        self.connection = Connection()
+        self.finder = finder
+        self.limits = Limits(base_address_space)
+        self.loop: AbstractEventLoop | None = None
+        self.generation: str | None = None
+        self.temp_dir: str | None = None
+        self.script_runs = 0
+        self.handler = logs.WorkspaceHandler(self.connection, finder.root)
+        self.out, self.err = logs.PrintStream(self.connection, 1), logs.PrintStream(self.connection, 2)
+
+    def serve(self, fd: int) -> NoReturn:
+        """Take start frames from `fd` until there are no more."""
+        self.connection.fd = fd
+        logs.activate(self.handler, self.out, self.err)
+        global _running
+        os.register_at_fork(after_in_child=self._forget_connection)
+        owner = os.getpid()
+        code = 70
+        try:
+            while True:
+                start = self.connection.next_start()
+                frame = Execution(self, start).perform()
+                _running = False
+                if os.getpid() != owner:
+                    break  # user code forked, and the copy came back from the workflow: it has no say here
+                self._flush()
+                self.connection.send(frame)
+                if not start.get("pooled"):
+                    break
+            code = 0
+        except Terminated:
+            self._flush()
+            code = 143
+        except BaseException:
+            os.write(2, traceback.format_exc().encode("utf-8", "replace"))
+        finally:
+            os._exit(code)
+
+    def _flush(self) -> None:
+        self.out.finish()
+        self.err.finish()
+
+    def _forget_connection(self) -> None:
+        global _running
+        _running = False
+        self.connection.detach()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def use_temp_dir(self, path: str | None) -> None:
+        if path != self.temp_dir:
+            self.temp_dir = path
+            if path:
+                os.makedirs(path, 0o700, exist_ok=True)
+                os.environ["TMPDIR"] = path
+            else:
+                os.environ.pop("TMPDIR", None)
+            tempfile.tempdir = None
+
+    def use_generation(self, generation: str | None) -> None:
+        """Modules of another state of the workspace are not reused; without a hash none are."""
+        if self.generation is not None and generation != self.generation:
+            self.finder.forget_modules()
+        self.generation = generation or ""
+
+
+class Execution:
+    """One attempt of one execution in this process."""
+
+    def __init__(self, child: Child, start: dict[str, Any]) -> None:
+        self.child = child
+        self.start = start
+        self.connection = child.connection
+        self.limits = child.limits
+        self.function: Callable[..., Any] | None = None
+        self.variables: Callable[[], str] = lambda: "{}"
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        # A process run pays for its own start, a pooled one only for what it does itself.
+        self.cpu_before = before.ru_utime + before.ru_stime if start.get("pooled") else 0.0
+
+    def perform(self) -> bytes:
+        """Run it and give the result frame."""
+        global _running
+        _running = True
+        try:
+            self._prepare()
+            value = self._call_script() if self.start.get("code") is not None else self._call_function()
+            self.connection.settle()
+            _running = False
+            self.limits.lift_cpu()
+            return self._succeeded(value)
+        except Terminated:
+            raise
+        except BaseException as error:
+            _running = False
+            self.limits.lift_cpu()
+            return self._failed(error)
+        finally:
+            self.connection.forget_calls()
+            _runtime.current = None
+
+    # -- before ------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        start, child = self.start, self.child
+        told = start["context"]
+        organization = told.get("organization")
+        self.context = ExecutionContext(
+            user_id=told.get("user_id") or "",
+            email=told.get("email") or "",
+            name=told.get("name") or "",
+            scope=told.get("scope") or "GLOBAL",
+            organization=Organization(
+                organization["id"], organization.get("name") or "", organization.get("is_active", True)
+            )
+            if organization
+            else None,
+            is_platform_admin=bool(told.get("is_platform_admin")),
+            is_function_key=bool(told.get("is_function_key")),
+            execution_id=start.get("execution_id") or "",
+            startup=start.get("startup"),
+        )
+        child.use_generation(start.get("generation"))
+        child.use_temp_dir(start.get("temp_dir"))
+        _runtime.current = _runtime.Run(
+            self.context, self.connection, child.finder.root, start.get("temp_dir")
+        )
+        if limits := start.get("limits"):
+            self.limits.apply(limits)
+        gc.enable()
+
+    def _load(self) -> Callable[..., Any]:
+        workflow = self.start["workflow"]
+        finder = self.child.finder
+        path = os.path.normpath(os.path.join(finder.root, workflow["path"]))
+        finder.enter_folder(os.path.dirname(path))
+        try:
+            module = finder.load_file(path)
+        except (FileNotFoundError, NotADirectoryError) as problem:
+            if problem.filename == path:
+                raise WorkflowNotFound(f"there is no file {workflow['path']}") from None
+            raise self._load_error(problem) from problem
+        except (Interrupted, MemoryError, errors.UserError):
+            raise
+        except BaseException as problem:
+            raise self._load_error(problem) from problem
+        function = getattr(module, workflow["function"], None)
+        if not callable(function):
+            raise WorkflowNotFound(f"{workflow['path']} has no function {workflow['function']}")
+        return function  # type: ignore[no-any-return]
+
+    def _load_error(self, problem: BaseException) -> WorkflowLoadError:
+        path = self.start["workflow"]["path"]
+        return WorkflowLoadError(f"cannot load {path}: {type(problem).__name__}: {problem}")
+
+    # -- calling -----------------------------------------------------------------------------------------
+
+    def _call_function(self) -> Any:
+        self.function = function = self._load()
+        target = inspect.unwrap(function)
+        args, kwargs, extra = bind(target, self.context, self.start.get("parameters") or {})
+        self.context.parameters = extra
+        code = getattr(target, "__code__", None)
+        if not self.start.get("capture_variables") or code is None:
+            return self._finish(function(*args, **kwargs))
+        begin, end = variables.capture_frame(code)
+        frame: FrameType | None = None
+
+        def collect() -> str:
+            found = frame.f_locals.items() if frame is not None else ()
+            return variables.encode_variables([*extra.items(), *found], variables.parameters_of(code))
+
+        self.variables = collect
+        begin()
+        try:
+            value = function(*args, **kwargs)
+            if isinstance(value, CoroutineType) and value.cr_code is code:
+                # Calling it has only made the coroutine; its frame stays the same from here to its end.
+                frame = value.cr_frame
+        finally:
+            # An async function that hides in a plain one starts later; then there is nothing to show.
+            frame = end() or frame
+        return self._finish(value)
+
+    def _call_script(self) -> Any:
+        start = self.start
+        name = start.get("script_name") or "inline_script"
+        self.child.script_runs += 1
+        filename = f"<{name}>"
+        self.child.handler.script = filename
+        self.child.finder.enter_folder(self.child.finder.root)
+        parameters = start.get("parameters") or {}
+        self.context.parameters = dict(parameters)
+        # The names of logging and context are the ones scripts have always been given.
+        namespace: dict[str, Any] = {
+            "__name__": "__main__",
+            "__file__": filename,
+            "__builtins__": __builtins__,
+            "context": context,
+            "logger": logging.getLogger(name),
+            "logging": logging,
+            **parameters,
+        }
+        hidden = frozenset(namespace)
+        if start.get("capture_variables"):
+            self.variables = lambda: variables.encode_variables(list(namespace.items()), hidden)
+        try:
+            code, is_function = script.compile_script(start["code"], filename)
+        except (SyntaxError, ValueError, RecursionError) as problem:
+            raise WorkflowLoadError(f"cannot load {name}: {type(problem).__name__}: {problem}") from problem
+        if is_function:
+            exec(code, namespace)
+            self._finish(script.function_of(namespace)())
+        elif code.co_flags & inspect.CO_COROUTINE:
+            self._finish(FunctionType(code, namespace)())
+        else:
+            exec(code, namespace)
+        return _SCRIPT_RESULT
+
+    def _finish(self, value: Any) -> Any:
+        """Drive a coroutine to its end; anything else is the result already."""
+        if isinstance(value, CoroutineType):
+            return self._run(value)
+        if inspect.isawaitable(value) and not isinstance(value, str | bytes | list | Mapping):
+            return self._run(_await(value))
+        return value
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        loop = self.child.loop
+        if loop is None or loop.is_closed():
+            self.child.loop = loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+        task = loop.create_task(coroutine)
+        try:
+            return loop.run_until_complete(task)
+        finally:
+            self._wind_up(loop)
+
+    def _wind_up(self, loop: AbstractEventLoop) -> None:
+        """What `asyncio.run` does at its end: no task, generator or pool thread outlives the run."""
+        left = asyncio.all_tasks(loop)
+        if left:
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        if getattr(loop, "_asyncgens", None):
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        if getattr(loop, "_default_executor", None) is not None:
+            # A loop has only one default executor in its life, so a pooled process takes a new loop.
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+    # -- after -------------------------------------------------------------------------------------------
+
+    def _succeeded(self, value: Any) -> bytes:
+        if self.start.get("kind") == "data_provider":
+            value = options_of(value)
+        limit = (self.start.get("limits") or {}).get("result_bytes") or _DEFAULT_RESULT_BYTES
+        text, kind = encode_result(value, limit)
+        partial = isinstance(value, dict) and value.get("success") is False
+        outcome = "completed_with_errors" if partial else "success"
+        return self._frame(outcome, text, kind, "null")
+
+    def _failed(self, error: BaseException) -> bytes:
+        shown: BaseException = error
+        if isinstance(error, SystemExit):
+            shown = NoResult(f"the run called sys.exit({'' if error.code is None else repr(error.code)})")
+        elif (limit := self.limits.explain(error)) is not None:
+            shown = ResourceLimit(limit)
+        kind = type(shown)
+        message = _message(shown)
+        is_user_error = isinstance(shown, errors.UserError)
+        if is_user_error:
+            logs.send_line(self.connection, "ERROR", message)
+        else:
+            logs.send_line(self.connection, "ERROR", "An error occurred during execution")
+            logs.send_line(self.connection, "TRACEBACK", _traceback(error))
+        names = [quote(c.__name__) for c in kind.__mro__ if c not in (BaseException, object)]
+        described = (
+            f'{{"type":{quote(kind.__name__)},"message":{quote(message)},'
+            f'"user_error":{"true" if is_user_error else "false"},"mro":[{",".join(names)}]}}'
+        )
+        return self._frame("failed", "null", None, described)
+
+    def _frame(self, outcome: str, result: str, result_type: str | None, error: str) -> bytes:
+        try:
+            shown = self.variables()
+        except Exception as problem:  # user types may misbehave; a debugging aid must not fail the run
+            logs.send_line(self.connection, "DEBUG", f"variables could not be captured: {problem!r}")
+            shown = "{}"
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = used.ru_utime + used.ru_stime - self.cpu_before
+        kind = f'"{result_type}"' if result_type else "null"
+        try:
+            return pack(
+                f'{{"t":"result","outcome":"{outcome}","result":{result},"result_type":{kind},"error":{error},'
+                f'"variables":{shown},'
+                f'"usage":{{"cpu_seconds":{cpu:.6f},"peak_memory_bytes":{used.ru_maxrss * 1024}}}}}'
+            )
+        except FrameTooLarge as problem:
+            raise ResultTooLarge(str(problem)) from None
+
+
+def bind(
+    function: Callable[..., Any], context: ExecutionContext, given: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Positional and keyword arguments for a call, and what the signature has no place for."""
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return [], dict(given), {}
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if isinstance(function, FunctionType) is False and inspect.ismethod(function):
+        names = names[1:]
+    args: list[Any] = []
+    positional_only = list(code.co_varnames[: code.co_posonlyargcount])
+    if code.co_argcount and _wants_context(function, names[0]):
+        args.append(context)
+        names = names[1:]
+        positional_only = positional_only[1:]
+    rest = dict(given)
+    for name in positional_only:
+        if name not in rest:
+            break
+        args.append(rest.pop(name))
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        return args, rest, {}
+    kwargs = {name: rest.pop(name) for name in names if name in rest and name not in positional_only}
+    return args, kwargs, rest
+
+
+def _wants_context(function: Callable[..., Any], first: str) -> bool:
+    if first == "context":
+        return True
+    annotation = getattr(function, "__annotations__", {}).get(first)
+    if isinstance(annotation, str):
+        return annotation.strip("'\" ").rpartition(".")[2] in _CONTEXT_TYPES
+    return annotation is ExecutionContext
+
+
+def options_of(value: Any) -> list[Any]:
+    """The answer of a data provider: a list, in which plain strings become options."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"a data provider must return a list, not {type(value).__name__}")
+    return [{"label": item, "value": item} if isinstance(item, str) else item for item in value]
+
+
+async def _await(value: Any) -> Any:
+    return await value
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        text = f"<{type(error).__name__} without readable text>"
+    return text if len(text) <= logs.MAX_MESSAGE else text[: logs.MAX_MESSAGE] + "… [truncated]"
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from the first frame that is not ours."""
+    error = error.__cause__ if isinstance(error, WorkflowLoadError) and error.__cause__ else error
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HOST):
+        trace = trace.tb_next
+    try:
+        return "".join(_lines(error, trace)).rstrip()
+    except Exception as problem:
+        return f"{type(error).__name__} (its traceback cannot be shown: {problem!r})"
+
+
+def _lines(error: BaseException, trace: TracebackType | None) -> Iterable[str]:
+    return traceback.format_exception(type(error), error, trace)

@@ -1,0 +1,166 @@
+"""Workspace code: compiled once in the template, executed afresh in the processes forked from it.
+
+Workspace modules are never imported in the template: their top level is user code, which must run with the
+rights, limits and descriptors of a run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
+from typing import Any
+
+PROTECTED = sys.stdlib_module_names | {"bifrost", "shared", "src"}
+
+
+class CodeCache:
+    """Code objects by path, valid as long as time and size of the file stay the same."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[int, int, CodeType]] = {}
+
+    def load(self, path: str) -> CodeType:
+        status = os.stat(path)
+        entry = self._entries.get(path)
+        if entry is not None and entry[0] == status.st_mtime_ns and entry[1] == status.st_size:
+            return entry[2]
+        with open(path, "rb") as file:
+            source = file.read()
+        code: CodeType = compile(source, path, "exec", dont_inherit=True)
+        self._entries[path] = (status.st_mtime_ns, status.st_size, code)
+        return code
+
+
+class WorkspaceLoader(Loader):
+    def __init__(self, cache: CodeCache, path: str) -> None:
+        self._cache = cache
+        self._path = path
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(self._cache.load(self._path), module.__dict__)
+
+    def get_source(self, _name: str) -> str:
+        with open(self._path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+
+class WorkspaceFinder(MetaPathFinder):
+    """Finds workspace modules, relative to the workspace and to the folder of the file that runs.
+
+    It stands before the path finder, so that a workspace file wins over an installed package of the same
+    name, but never over the standard library or the SDK. Plain folders are left to `FolderFinder`.
+    """
+
+    def __init__(self, root: str, cache: CodeCache) -> None:
+        self.root = root
+        self.cache = cache
+        self.folder = root
+        self._beside: set[str] = set()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is None:
+            if fullname in PROTECTED:
+                return None
+            for place in (self.folder, self.root) if self.folder != self.root else (self.root,):
+                spec = self._spec(fullname, f"{place}/{fullname}")
+                if spec is not None:
+                    if place != self.root:
+                        self._beside.add(fullname)
+                    return spec
+            return None
+        for place in path:
+            if place.startswith(self.root):
+                spec = self._spec(fullname, f"{place}/{fullname.rpartition('.')[2]}")
+                if spec is not None:
+                    return spec
+        return None
+
+    def _spec(self, fullname: str, base: str) -> ModuleSpec | None:
+        if os.path.isfile(base + ".py"):
+            return self.spec_of(fullname, base + ".py")
+        if os.path.isfile(base + "/__init__.py"):
+            spec = self.spec_of(fullname, base + "/__init__.py")
+            spec.submodule_search_locations = [base]
+            return spec
+        return None
+
+    def spec_of(self, name: str, path: str) -> ModuleSpec:
+        spec = ModuleSpec(name, WorkspaceLoader(self.cache, path), origin=path)
+        spec.has_location = True
+        return spec
+
+    def enter_folder(self, folder: str) -> None:
+        """Resolve bare imports in `folder` from now on, forgetting what another folder had resolved."""
+        if folder == self.folder:
+            return
+        self.folder = folder
+        for beside in self._beside:
+            for name in [n for n in sys.modules if n == beside or n.startswith(beside + ".")]:
+                del sys.modules[name]
+        self._beside.clear()
+
+    def forget_modules(self) -> None:
+        """Drop every workspace module of this process, because the workspace changed."""
+        inside = self.root + os.sep
+        for name, module in list(sys.modules.items()):
+            origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+            if isinstance(origin, str) and (origin.startswith(inside) or origin == self.root):
+                del sys.modules[name]
+        self._beside.clear()
+
+    def load_file(self, path: str) -> ModuleType:
+        """Execute the file of a workflow as the module an import of it would give."""
+        name = os.path.relpath(path, self.root)[:-3].replace(os.sep, ".")
+        if name.partition(".")[0] in PROTECTED or name.startswith("."):
+            name = f"_workspace_{name.replace('.', '_')}"
+        known = sys.modules.get(name)
+        if known is not None and getattr(known, "__file__", None) == path:
+            return known
+        module = ModuleType(name)
+        module.__file__ = path
+        module.__package__ = name.rpartition(".")[0]
+        module.__spec__ = self.spec_of(name, path)
+        module.__loader__ = module.__spec__.loader
+        sys.modules[name] = module
+        try:
+            exec(self.cache.load(path), module.__dict__)
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+        return module
+
+
+class FolderFinder(MetaPathFinder):
+    """Lets workspace folders without `__init__.py` be packages; last in line, as namespace packages are."""
+
+    def __init__(self, finder: WorkspaceFinder) -> None:
+        self._finder = finder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is not None or fullname in PROTECTED:
+            return None
+        folders = [f"{place}/{fullname}" for place in dict.fromkeys((self._finder.root, self._finder.folder))]
+        found = [folder for folder in folders if os.path.isdir(folder)]
+        if not found:
+            return None
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = found
+        return spec
+
+
+def install(root: str, cache: CodeCache) -> WorkspaceFinder:
+    """Make the workspace importable in this process and its children."""
+    finder = WorkspaceFinder(root, cache)
+    path_finder: Any = next((f for f in sys.meta_path if getattr(f, "__name__", "") == "PathFinder"), None)
+    at = sys.meta_path.index(path_finder) if path_finder else len(sys.meta_path)
+    sys.meta_path.insert(at, finder)
+    sys.meta_path.append(FolderFinder(finder))
+    return finder

@@ -1,0 +1,88 @@
+"""Resource limits of a run, and how running into one is told apart from an ordinary exception."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import signal
+from types import FrameType
+from typing import Any
+
+_PAGE = resource.getpagesize()
+
+
+class Interrupted(KeyboardInterrupt):
+    """Base of what the host raises into user code.
+
+    A `KeyboardInterrupt`, because `except Exception` must not swallow it and asyncio lets it end the loop.
+    """
+
+
+class CpuLimit(Interrupted):
+    """The CPU time of the run is used up."""
+
+
+def address_space() -> int:
+    """Bytes of address space this process has mapped."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * _PAGE
+
+
+class Limits:
+    """Applies the limits of a start frame; those of a pooled process are set once and only ever move up."""
+
+    def __init__(self, base_address_space: int) -> None:
+        self._base = base_address_space
+        self._wanted: dict[str, Any] = {}
+
+    def apply(self, wanted: dict[str, Any]) -> None:
+        self._wanted = wanted
+        if memory := wanted.get("memory_bytes"):
+            # What the warm template has mapped already is not the run's.
+            _lower(resource.RLIMIT_AS, self._base + memory)
+        if seconds := wanted.get("cpu_seconds"):
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            soft = max(1, int(used.ru_utime + used.ru_stime + seconds + 0.999))
+            signal.signal(signal.SIGXCPU, _out_of_cpu)
+            # Soft only: the limit moves on for the next run of a pooled process. The kernel repeats the
+            # signal every second, so a run that swallows it is stopped by the next one.
+            _lower(resource.RLIMIT_CPU, soft)
+        if processes := wanted.get("processes"):
+            _lower(resource.RLIMIT_NPROC, processes)
+        if size := wanted.get("file_size_bytes"):
+            _lower(resource.RLIMIT_FSIZE, size)
+        if files := wanted.get("open_files"):
+            _lower(resource.RLIMIT_NOFILE, files)
+
+    def lift_cpu(self) -> None:
+        """Let the host finish: report the result of a run that has used up its CPU time."""
+        if self._wanted.get("cpu_seconds"):
+            signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+
+    def explain(self, error: BaseException) -> str | None:
+        """Which limit `error` is the consequence of, if any."""
+        if isinstance(error, CpuLimit):
+            return f"the run used more than {self._wanted['cpu_seconds']} s of CPU time"
+        if isinstance(error, MemoryError):
+            allowed = self._wanted.get("memory_bytes")
+            return f"the run needs more than {allowed} bytes of memory" if allowed else "out of memory"
+        if isinstance(error, OSError):
+            if error.errno == errno.EFBIG and self._wanted.get("file_size_bytes"):
+                return f"a file grew beyond {self._wanted['file_size_bytes']} bytes"
+            if error.errno == errno.EMFILE and self._wanted.get("open_files"):
+                return f"more than {self._wanted['open_files']} files are open"
+            if error.errno == errno.EAGAIN and self._wanted.get("processes"):
+                return f"more than {self._wanted['processes']} processes are running"
+        if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+            return "the run cannot start another thread"
+        return None
+
+
+def _lower(which: int, soft: int) -> None:
+    """Set the soft limit, within the hard one that is in force."""
+    hard = resource.getrlimit(which)[1]
+    resource.setrlimit(which, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _out_of_cpu(_signal: int, _frame: FrameType | None) -> None:
+    raise CpuLimit

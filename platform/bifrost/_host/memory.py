@@ -1,0 +1,37 @@
+"""The template's heap in huge pages, which makes every fork cheaper.
+
+A fork copies one table entry per page it shares, and its end drops each of them again. Most of the heap is
+never written by a run, so one entry for 2 MiB instead of 512 saves more than half of what a fork costs, on
+both sides; what a run does write is still copied in pages of 4 KiB. Kernels before 6.1 cannot do this on
+request; there, forks cost what they cost.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from .isolation import LIBC
+
+_HUGE = 2 << 20
+_MADV_COLLAPSE = 25
+
+
+def use_huge_pages() -> None:
+    """Gather the memory this process has written so far; call it once, when all is loaded."""
+    madvise = LIBC.madvise
+    madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+    for start, end in _writable_memory():
+        for at in range(-(-start // _HUGE) * _HUGE, end - _HUGE + 1, _HUGE):
+            madvise(at, _HUGE, _MADV_COLLAPSE)
+
+
+def _writable_memory() -> list[tuple[int, int]]:
+    """Address ranges of the heap and of other anonymous memory."""
+    found = []
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            addresses, rights, _offset, _device, inode, *name = line.split()
+            if rights == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
+                start, _, end = addresses.partition("-")
+                found.append((int(start, 16), int(end, 16)))
+    return found

@@ -1,0 +1,1 @@
+"""Names under which older workflow files import the SDK."""

@@ -1,0 +1,235 @@
+"""A small worker: starts the real template, connects as the Rust side does, and talks in frames."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLATFORM = Path(__file__).resolve().parent.parent
+PATIENCE = 10.0
+
+Frame = dict[str, Any]
+Answer = Callable[[Frame], Frame | None]
+
+
+def pack(frame: Frame) -> bytes:
+    body = json.dumps(frame).encode()
+    return struct.pack(">I", len(body)) + body
+
+
+def read_frame(read: Callable[[int], bytes]) -> Frame | None:
+    head = _exactly(read, 4)
+    if head is None:
+        return None
+    body = _exactly(read, struct.unpack(">I", head)[0])
+    return None if body is None else json.loads(body)
+
+
+def _exactly(read: Callable[[int], bytes], size: int) -> bytes | None:
+    data = b""
+    while len(data) < size:
+        part = read(size - len(data))
+        if not part:
+            return None
+        data += part
+    return data
+
+
+@dataclass
+class Outcome:
+    """What the worker has seen of one run."""
+
+    frames: list[Frame] = field(default_factory=list)
+    output: bytes = b""
+    exit: Frame | None = None
+
+    @property
+    def result(self) -> Frame:
+        return next(frame for frame in self.frames if frame["t"] == "result")
+
+    @property
+    def has_result(self) -> bool:
+        return any(frame["t"] == "result" for frame in self.frames)
+
+    @property
+    def logs(self) -> list[tuple[str, str]]:
+        return [(frame["level"], frame["message"]) for frame in self.frames if frame["t"] == "log"]
+
+    def messages(self, level: str) -> list[str]:
+        return [message for found, message in self.logs if found == level]
+
+
+class RunConnection:
+    """The worker's end of one connection; `pid` names the process to kill."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(path)
+        fds = array.array("i")
+        data, ancillary, _, _ = self.socket.recvmsg(4, socket.CMSG_LEN(fds.itemsize))
+        for level, kind, body in ancillary:
+            assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+            fds.frombytes(body)
+        frame = json.loads(_exactly(self.socket.recv, struct.unpack(">I", data)[0]) or b"")
+        assert frame["t"] == "pid"
+        self.pid = int(frame["pid"])
+        self.output_fd = fds[0]
+
+    def send(self, frame: Frame) -> None:
+        self.socket.sendall(pack(frame))
+
+    def receive(self) -> Frame | None:
+        return read_frame(self.socket.recv)
+
+    def until(self, predicate: Callable[[Frame], bool], outcome: Outcome | None = None) -> Frame:
+        while (frame := self.receive()) is not None:
+            if outcome is not None:
+                outcome.frames.append(frame)
+            if predicate(frame):
+                return frame
+        raise AssertionError("the run ended before the awaited frame")
+
+    def output(self) -> bytes:
+        """Everything written to descriptor 1 and 2; call it when the run is over."""
+        data = b""
+        while part := os.read(self.output_fd, 65536):
+            data += part
+        return data
+
+    def close(self) -> None:
+        self.socket.close()
+        os.close(self.output_fd)
+
+
+class Template:
+    """A running template over a workspace."""
+
+    def __init__(self, workspace: Path, folder: Path, *, sandbox: str = "auto", extra_path: str = "") -> None:
+        self.workspace = workspace
+        self.path = str(folder / "t.sock")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-s", "-P", "-m", "bifrost._host.template"),
+                *("--socket", self.path, "--workspace", str(workspace), "--sandbox", sandbox),
+            ],
+            cwd="/",
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(folder),
+                "LANG": "C.UTF-8",
+                "TZ": "UTC",
+                "PYTHONPATH": f"{PLATFORM}:{extra_path}" if extra_path else str(PLATFORM),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONUNBUFFERED": "1",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+        self.exits: dict[int, Frame] = {}
+        self.ready = self._control()
+
+    def _control(self) -> Frame:
+        assert self.process.stdout is not None
+        frame = read_frame(self.process.stdout.read)
+        assert frame is not None, "the template ended"
+        return frame
+
+    def connect(self) -> RunConnection:
+        return RunConnection(self.path)
+
+    def exit_of(self, pid: int) -> Frame:
+        while pid not in self.exits:
+            frame = self._control()
+            self.exits[frame["pid"]] = frame
+        return self.exits.pop(pid)
+
+    def start_frame(self, function: str = "run", path: str = "flow.py", **more: Any) -> Frame:
+        organization = more.pop("organization", None)
+        frame = {
+            "t": "start",
+            "execution_id": "0190aaaa-0000-7000-8000-000000000001",
+            "attempt": 1,
+            "workflow": {"path": path, "function": function, "name": function},
+            "code": None,
+            "script_name": None,
+            "kind": "workflow",
+            "parameters": {},
+            "startup": None,
+            "context": {
+                "user_id": "u1",
+                "email": "ann@example.com",
+                "name": "Ann",
+                "scope": organization["id"] if organization else "GLOBAL",
+                "organization": organization,
+                "is_platform_admin": False,
+                "is_function_key": False,
+            },
+            "limits": {"result_bytes": 16777216},
+            "temp_dir": None,
+            "capture_variables": True,
+            "pooled": False,
+            "generation": "g1",
+        }
+        frame.update(more)
+        return frame
+
+    def run(self, function: str = "run", *, answer: Answer | None = None, **more: Any) -> Outcome:
+        """One process run from connection to exit; `answer` replies to its calls."""
+        connection = self.connect()
+        connection.send(self.start_frame(function, **more))
+        outcome = Outcome()
+        while (frame := connection.receive()) is not None:
+            outcome.frames.append(frame)
+            if frame["t"] == "call" and answer is not None and (reply := answer(frame)) is not None:
+                connection.send({"t": "reply", "id": frame["id"], **reply})
+        outcome.output = connection.output()
+        outcome.exit = self.exit_of(connection.pid)
+        connection.close()
+        return outcome
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(PATIENCE)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="session")
+def template(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
+    """One template for the whole suite; files written later are compiled by the run."""
+    running = Template(workspace, tmp_path_factory.mktemp("template"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def flow(workspace: Path, request: pytest.FixtureRequest) -> Callable[..., str]:
+    """Writes a workflow file of this test's own, and gives its path."""
+
+    def write(source: str, name: str | None = None) -> str:
+        path = name or f"{request.node.name.split('[')[0]}.py"
+        target = workspace / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source)
+        return path
+
+    return write

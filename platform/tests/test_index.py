@@ -1,0 +1,196 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PLATFORM
+
+from bifrost._host.index import index_source, index_workspace
+
+
+def index(source: str) -> dict[str, Any]:
+    return index_source(source.encode(), "a.py")
+
+
+def workflow(source: str) -> dict[str, Any]:
+    found = index(source)
+    assert len(found["workflows"]) == 1, found["problems"]
+    return dict(found["workflows"][0])
+
+
+def parameters(signature: str, decorators: str = "") -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = workflow(f"@workflow\n{decorators}\ndef f({signature}): pass")["parameters"]
+    return rows
+
+
+def test_a_bare_workflow_has_the_documented_defaults() -> None:
+    found = workflow('@workflow\ndef nightly():\n    """Clean up.\n\n    More."""\n')
+    assert found == {
+        "function": "nightly",
+        "name": "nightly",
+        "id": None,
+        "description": "Clean up.",
+        "category": "General",
+        "line": 2,
+        "tags": [],
+        "execution_mode": "async",
+        "timeout_seconds": 1800,
+        "retry_policy": None,
+        "schedule": None,
+        "schedule_timezone": "UTC",
+        "schedule_overlap": "skip",
+        "schedule_misfire": "latest",
+        "endpoint_enabled": False,
+        "allowed_methods": ["POST"],
+        "disable_global_key": False,
+        "public_endpoint": False,
+        "isolation": "process",
+        "parameters": [],
+        "accepts_extra": False,
+    }
+
+
+def test_arguments_are_read_by_name_and_by_position() -> None:
+    found = workflow(
+        '@bifrost.workflow("other", "What it does", "Ops", tags=["a"], endpoint_enabled=True, '
+        'allowed_methods=["get", "POST"], schedule="0 6 * * 1-5", isolation="pooled", '
+        'id="0190AAAA-0000-7000-8000-000000000001")\nasync def f(): ...'
+    )
+    assert (found["name"], found["description"], found["category"]) == ("other", "What it does", "Ops")
+    assert found["execution_mode"] == "sync"  # because it is an endpoint
+    assert found["allowed_methods"] == ["GET", "POST"]
+    assert found["id"] == "0190aaaa-0000-7000-8000-000000000001"
+    assert (found["schedule"], found["isolation"]) == ("0 6 * * 1-5", "pooled")
+
+
+def test_the_retry_policy_takes_both_spellings() -> None:
+    for key in ("backoff", "backoff_seconds"):
+        found = workflow(
+            f'@workflow(retry_policy={{"max_attempts": 3, "{key}": 5, "retry_on": ["OSError"]}})\n'
+            "def f(): ..."
+        )
+        assert found["retry_policy"] == {
+            "max_attempts": 3,
+            "backoff_seconds": 5,
+            "max_backoff_seconds": 60,
+            "retry_on": ["OSError"],
+        }
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind", "required"),
+    [
+        ("", "string", True),
+        (": str", "string", True),
+        (": int", "int", True),
+        (": 'float'", "float", True),
+        (": bool = False", "bool", False),
+        (": list[str]", "list", True),
+        (": dict[str, Any]", "json", True),
+        (": Optional[int]", "int", False),
+        (": int | None", "int", False),
+        (": typing.Union[None, list]", "list", False),
+        (": datetime", "json", True),
+        (": int | str", "json", True),
+    ],
+)
+def test_types_and_required_come_from_the_signature(annotation: str, kind: str, required: bool) -> None:
+    (found,) = parameters(f"firstName{annotation}")
+    assert (found["type"], found["required"], found["label"]) == (kind, required, "First Name")
+
+
+def test_context_and_star_arguments_are_no_parameters() -> None:
+    found = workflow("@workflow\ndef f(ctx: 'ExecutionContext', a, *rest, b=1, **more): ...")
+    assert [p["name"] for p in found["parameters"]] == ["a", "b"]
+    assert found["accepts_extra"] is True
+
+
+def test_param_wins_where_it_says_something_and_the_signature_fills_in_the_rest() -> None:
+    a, b, extra = parameters(
+        "a: int = 5, b: str = 'x'",
+        '@param("extra", type="email", help_text="Who")\n'
+        '@param("a", label="Amount", required=True, options=[1, 2])',
+    )
+    assert a == {
+        "name": "a",
+        "type": "int",
+        "required": True,
+        "label": "Amount",
+        "default_value": 5,
+        "description": None,
+        "validation": None,
+        "data_provider": None,
+        "options": [1, 2],
+    }
+    assert (b["default_value"], b["required"]) == ("x", False)
+    assert (extra["name"], extra["type"], extra["description"], extra["required"]) == (
+        "extra",
+        "email",
+        "Who",
+        False,
+    )
+
+
+def test_a_false_default_survives() -> None:
+    (a,) = parameters("a", '@param("a", type="bool", default_value=False)')
+    assert a["default_value"] is False
+
+
+@pytest.mark.parametrize(
+    ("source", "severity", "message", "hint"),
+    [
+        ("@workflow(category=NAME)\ndef f(): ...", "warning", "not a literal", "literal|value itself"),
+        ("@workflow(catgory='x')\ndef f(): ...", "warning", "does not know the argument catgory", "category"),
+        ("@workflow(timeout_seconds=9000)\ndef f(): ...", "warning", "7200 is used", "1 to 7200"),
+        ("@workflow(id='nope')\ndef f(): ...", "error", "not a UUID", "UUID"),
+        ("@workflow\ndef camelCase(): ...", "error", "not a valid name", "lower-case"),
+        ("@workflow\n@param(type='int')\ndef f(): ...", "error", "no name", "literal name"),
+        ("@workflow\n@param('a', type='integer')\ndef f(a): ...", "warning", "type", "string, int"),
+        ("def f(:\n", "error", "syntax error", "def f"),
+        ("x = '\0'", "error", "", ""),
+    ],
+)
+def test_problems_say_where_what_and_what_to_do(source: str, severity: str, message: str, hint: str) -> None:
+    (problem,) = index(source)["problems"]
+    assert problem["severity"] == severity
+    assert problem["line"] >= 1
+    assert message in problem["message"]
+    assert any(part in problem["hint"] for part in hint.split("|"))
+
+
+def test_an_aliased_import_is_recognised_and_a_nested_function_is_not() -> None:
+    source = "from bifrost import workflow as wf\n@wf\ndef a():\n    @wf\n    def inner(): ...\n"
+    assert [w["name"] for w in index(source)["workflows"]] == ["a"]
+
+
+def test_a_broken_file_hides_no_other_and_ids_are_not_shared(tmp_path: Path) -> None:
+    marked = "@workflow(id='0190aaaa-0000-7000-8000-000000000001')\ndef f(): ..."
+    (tmp_path / "broken.py").write_text("def (")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.py").write_text(marked)
+    (tmp_path / "deep" / "b.py").write_text(
+        marked + "\n@data_provider(cache_ttl_seconds=0)\ndef sites(): ..."
+    )
+    (tmp_path / "_private.py").write_text(marked)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "c.py").write_text(marked)
+    files = {entry["path"]: entry for entry in index_workspace([str(tmp_path)])["files"]}
+    assert sorted(files) == ["broken.py", "deep/a.py", "deep/b.py"]
+    assert files["broken.py"]["problems"][0]["line"] == 1
+    assert files["deep/a.py"]["workflows"][0]["id"] is not None
+    assert files["deep/b.py"]["workflows"][0]["id"] is None
+    assert "deep/a.py" in files["deep/b.py"]["problems"][0]["message"]
+    assert files["deep/b.py"]["data_providers"][0]["cache_ttl_seconds"] == 0
+
+
+def test_the_command_prints_one_json_object_and_runs_no_user_code(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("print('executed')\nfrom bifrost import *\n@workflow\ndef f(): ...")
+    done = subprocess.run(
+        [sys.executable, "-s", "-P", "-m", "bifrost._host.index", str(tmp_path)],
+        env={"PYTHONPATH": str(PLATFORM), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["files"][0]["workflows"][0]["name"] == "f"

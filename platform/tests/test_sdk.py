@@ -1,0 +1,224 @@
+"""The SDK against a worker that answers from a table."""
+
+import http.server
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Frame, Template
+
+import bifrost
+from bifrost import UserError, WorkflowError, context, param
+
+Flow = Callable[..., str]
+ORGANIZATION = {"id": "0190bbbb-0000-7000-8000-000000000002", "name": "Acme", "is_active": True}
+
+
+def answers(**table: Any) -> tuple[Callable[[Frame], Frame], list[tuple[str, Any]]]:
+    """A worker that answers each method with what the table says, and what it was asked."""
+    asked: list[tuple[str, Any]] = []
+
+    def answer(frame: Frame) -> Frame:
+        asked.append((frame["method"], frame["args"]))
+        reply = table[frame["method"].replace(".", "_")]
+        return {"error": reply} if isinstance(reply, dict) and "type" in reply else {"ok": reply}
+
+    return answer, asked
+
+
+def test_config_and_secrets_ask_the_worker(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from bifrost import config, context, secrets\n"
+        "async def run():\n"
+        "    await config.set('b', None)\n"
+        "    missing = ''\n"
+        "    try: await context.get_config('absent')\n"
+        "    except KeyError as e: missing = str(e)\n"
+        "    return [await config.get('a', default=7), await context.get_config('a', 8), missing,\n"
+        "            await config.list(), await config.delete('b'),\n"
+        "            await secrets.get('k', org_id='o'), await secrets.list()]\n"
+    )
+    answer, asked = answers(
+        config_set=None,
+        config_get={"found": False, "value": None},
+        config_list={"x": 1},
+        config_delete=True,
+        secrets_get="s3",
+        secrets_list=["k"],
+    )
+    result = template.run(path=path, answer=answer).result
+    assert result["result"] == [7, 8, "'absent'", {"x": 1}, True, "s3", ["k"]]
+    assert asked[0] == ("config.set", {"key": "b", "value": None, "is_secret": False})
+    assert asked[-2] == ("secrets.get", {"key": "k", "org_id": "o"})
+
+
+def test_errors_of_the_worker_are_exceptions(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from bifrost import secrets\nasync def run(): return await secrets.get('k', org_id='other')\n"
+    )
+    answer, _ = answers(secrets_get={"type": "PermissionError", "message": "another organization"})
+    error = template.run(path=path, answer=answer).result["error"]
+    assert error["type"] == "PermissionError"
+    assert "OSError" in error["mro"]
+
+
+def test_gathered_child_runs_are_in_flight_together(template: Template, flow: Flow) -> None:
+    path = flow(
+        "import asyncio\nfrom bifrost import workflows\n"
+        "async def run():\n"
+        "    first = asyncio.create_task(workflows.execute('child', {'n': 0}))\n"
+        "    others = [workflows.execute('child', {'n': n}) for n in (1, 2)]\n"
+        "    runs = await asyncio.gather(first, *others)\n"
+        "    return [r['result'] for r in runs]\n"
+    )
+    held: list[Frame] = []
+    connection = template.connect()
+    connection.send(template.start_frame(path=path))
+    # Nothing is answered before all three have been asked; then in reverse order.
+    for _ in range(3):
+        held.append(connection.until(lambda frame: frame["t"] == "call"))
+    for call in reversed(held):
+        number = call["args"]["params"]["n"]
+        connection.send({"t": "reply", "id": call["id"], "ok": {"result": number * 10}})
+    assert connection.until(lambda frame: frame["t"] == "result")["result"] == [0, 10, 20]
+    connection.close()
+
+
+def test_calls_work_without_await_in_plain_and_async_functions(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from bifrost import workflows\n"
+        "def run():\n    r = workflows.execute('child')\n    return r['status']\n"
+        "async def later():\n    r = workflows.execute('child')\n    return r\n"
+        "async def forgotten():\n    workflows.execute('child')\n"
+    )
+    answer, asked = answers(workflows_execute={"status": "Success"})
+    assert template.run(path=path, answer=answer).result["result"] == "Success"
+    assert template.run("later", path=path, answer=answer).result["result"] == {"status": "Success"}
+    assert template.run("forgotten", path=path, answer=answer).result["outcome"] == "success"
+    assert asked == [("workflows.execute", {"workflow": "child", "params": {}, "wait": True})] * 3
+
+
+def test_calls_from_threads_are_matched(template: Template, flow: Flow) -> None:
+    path = flow(
+        "import asyncio\nfrom bifrost import workflows\n"
+        "async def run():\n"
+        "    def one(n): return workflows.execute('child', {'n': n})['n']\n"
+        "    return await asyncio.gather(*(asyncio.to_thread(one, n) for n in range(8)))\n"
+    )
+    result = template.run(path=path, answer=lambda frame: {"ok": frame["args"]["params"]}).result
+    assert result["result"] == list(range(8))
+
+
+def test_files_use_the_overlay_of_the_organization(template: Template, flow: Flow, workspace: Path) -> None:
+    (workspace / "data").mkdir()
+    (workspace / "data" / "a.txt").write_text("shared")
+    path = flow(
+        "from bifrost import files\n"
+        "async def run():\n"
+        "    first = files.read('data/a.txt')\n"
+        "    await files.write('data/a.txt', 'private')\n"
+        "    files.write_bytes('data/b.bin', b'\\x00')\n"
+        "    listed = await files.list('data')\n"
+        "    seen = [first + '!', await files.read('data/a.txt'), listed, files.exists('data/none.txt')]\n"
+        "    files.delete('data/a.txt')\n"
+        "    return [*seen, files.read('data/a.txt')]\n"
+    )
+    result = template.run(path=path, organization=ORGANIZATION).result
+    assert result["result"] == ["shared!", "private", ["a.txt", "b.bin"], False, "shared"]
+    assert (workspace / "data" / "a.txt").read_text() == "shared"
+    assert (workspace / ".overlays" / str(ORGANIZATION["id"]) / "data" / "b.bin").read_bytes() == b"\0"
+
+
+@pytest.mark.parametrize(
+    ("expression", "error"),
+    [
+        ("files.read('../etc/passwd')", "ValueError"),
+        ("files.read('/etc/passwd')", "ValueError"),
+        ("files.read('.overlays/x/a.txt')", "ValueError"),
+        ("files.read('link/passwd')", "ValueError"),
+        ("files.read('absent.txt')", "FileNotFoundError"),
+        ("files.write('new.py', '')", "PermissionError"),
+        ("files.write('a.txt', '', 'uploads')", "PermissionError"),
+        ("files.read('a.txt', 'elsewhere')", "ValueError"),
+    ],
+)
+def test_files_stay_inside(
+    template: Template, flow: Flow, workspace: Path, expression: str, error: str
+) -> None:
+    if not (workspace / "link").is_symlink():
+        (workspace / "link").symlink_to("/etc")
+    path = flow(f"from bifrost import files\ndef run(): return {expression}\n")
+    assert template.run(path=path).result["error"]["type"] == error
+
+
+def test_temporary_files_land_in_the_folder_of_the_execution(
+    template: Template, flow: Flow, tmp_path: Path
+) -> None:
+    path = flow(
+        "import tempfile\nfrom bifrost import files\n"
+        "def run():\n    files.write('a.txt', 'x', 'temp')\n"
+        "    return [tempfile.gettempdir(), files.list(location='temp')]\n"
+    )
+    folder = str(tmp_path / "run")
+    assert template.run(path=path, temp_dir=folder).result["result"] == [folder, ["a.txt"]]
+
+
+def test_outside_an_execution_there_is_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BIFROST_URL", raising=False)
+    with pytest.raises(AttributeError):
+        _ = context.org_id
+    with pytest.raises(RuntimeError):
+        _ = context.org_id
+    with pytest.raises(RuntimeError, match="BIFROST_URL"):
+        bifrost.files.read("a.txt")
+
+
+def test_outside_an_execution_config_speaks_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str | None, Any]] = []
+
+    class Api(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((self.path, self.headers["Authorization"], body))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"key": "a", "value": 5, "config_type": "int"}')
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.handle_request).start()
+        monkeypatch.setenv("BIFROST_URL", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setenv("BIFROST_TOKEN", "bfsk_x")
+        with pytest.raises(StopIteration) as answer:
+            bifrost.config.get("a").send(None)
+    assert answer.value.value == 5
+    assert seen == [("/api/sdk/config/get", "Bearer bfsk_x", {"key": "a"})]
+
+
+def test_errors_take_both_ways_of_being_made() -> None:
+    assert str(UserError("no")) == "no"
+    assert WorkflowError("only text").message == "only text"
+    assert WorkflowError("Kind", "text", {"a": 1}).to_dict() == {
+        "error_type": "Kind",
+        "message": "text",
+        "details": {"a": 1},
+    }
+    assert bifrost.IntegrationError("psa", "down", 503).details == {"integration": "psa", "status_code": 503}
+    assert isinstance(bifrost.PermissionError("no"), PermissionError)
+    assert isinstance(bifrost.TimeoutError("slow"), TimeoutError)
+
+
+def test_decorators_change_nothing() -> None:
+    def f(a: int) -> int:
+        return a
+
+    assert bifrost.workflow(f) is f
+    assert bifrost.workflow("n", "d", unknown=1)(f) is f
+    assert bifrost.data_provider(cache_ttl_seconds=0)(f) is f
+    assert param("a", "int", label="A")(f) is f
+    with pytest.raises(ValueError, match="integer"):
+        param("a", type="integer")
