@@ -47,6 +47,8 @@ pub struct Ended {
     pub signal: Option<i32>,
     /// What it took.
     pub usage: Usage,
+    /// Whether it was ended because what it sent was no frame.
+    pub broke_protocol: bool,
 }
 
 impl Run {
@@ -91,9 +93,12 @@ impl Run {
     pub async fn next(&mut self) -> Result<Vec<Frame>, Ended> {
         let mut frames = Vec::new();
         loop {
-            let Ok(alive) = self.read(&mut frames).await else {
-                self.kill();
-                return Err(self.ended().await);
+            let alive = match self.read(&mut frames).await {
+                Ok(alive) => alive,
+                Err(error) => {
+                    let broke_protocol = matches!(error, Error::Frame(_));
+                    return Err(Ended { broke_protocol, ..self.ended().await });
+                }
             };
             if !frames.is_empty() {
                 if matches!(frames.last(), Some(Frame::Result(_))) {
@@ -178,9 +183,10 @@ impl Run {
         process.kill();
         match tokio::time::timeout(EXIT_PATIENCE, &mut process.exit).await {
             Ok(Ok(Exit { code, signal, peak_memory_bytes, cpu_seconds, .. })) => {
-                Ended { code, signal, usage: Usage { cpu_seconds, peak_memory_bytes } }
+                let usage = Usage { cpu_seconds, peak_memory_bytes };
+                Ended { code, signal, usage, broke_protocol: false }
             }
-            _ => Ended { code: None, signal: None, usage: Usage::default() },
+            _ => Ended { code: None, signal: None, usage: Usage::default(), broke_protocol: false },
         }
     }
 }

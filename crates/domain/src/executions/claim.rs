@@ -45,8 +45,7 @@ pub struct Claimed {
     pub is_function_key: bool,
     pub retry_policy: Option<Json<RetryPolicy>>,
     pub timeout_seconds: i32,
-    pub transient: bool,
-    pub created_at: DateTime<Utc>,
+    pub priority: i16,
     pub started_at: Option<DateTime<Utc>>,
     /// Last sequence that earlier attempts logged.
     pub last_sequence: i64,
@@ -103,7 +102,7 @@ pub async fn claim(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Claime
                e.executed_by_email AS "executed_by_email!", e.is_platform_admin AS "is_platform_admin!",
                e.is_function_key AS "is_function_key!",
                e.retry_policy AS "retry_policy?: Json<RetryPolicy>", e.timeout_seconds AS "timeout_seconds!",
-               e.transient AS "transient!", e.created_at AS "created_at!", e.started_at,
+               e.priority AS "priority!", e.started_at,
                CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
                    (SELECT max(l.sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_sequence!",
                CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
@@ -150,23 +149,4 @@ pub async fn heartbeat(db: &Db, worker: WorkerId, running: &[ExecutionId]) -> Re
     .fetch_all(&mut *conn)
     .await?;
     Ok(rows.into_iter().map(|row| Held { id: row.id, attempt: row.attempt, cancelling: row.cancelling }).collect())
-}
-
-/// Hands claimed rows back unrun, for a worker that stops: pending again, the attempt not consumed.
-///
-/// # Errors
-/// [`crate::Error::Unavailable`] when PostgreSQL is away; then the reaper finds them.
-pub async fn hand_back(db: &Db, worker: WorkerId, ids: &[ExecutionId]) -> Result<u64> {
-    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    let mut conn = db.system(&SCOPE).await?;
-    let handed = sqlx::query!(
-        "UPDATE executions
-         SET status = 'Pending', max_attempts = max_attempts + 1, lease_owner = NULL, lease_expires_at = NULL
-         WHERE id = ANY ($1) AND lease_owner = $2 AND status = 'Running'",
-        &ids,
-        worker as _,
-    )
-    .execute(&mut *conn)
-    .await?;
-    Ok(handed.rows_affected())
 }
