@@ -65,7 +65,7 @@ pub(crate) async fn execute(worker: &Arc<Worker>, claimed: Claimed, slot: Slot, 
     let finished = Finished {
         update: Update { last_sequence: Some(attempt.transcript.last_sequence()), ..update },
         outcome,
-        priority: 5,
+        priority: claimed.priority,
     };
     // The slot is free before the outcome is durable: the next run need not wait for the disk.
     drop(attempt);
@@ -367,6 +367,9 @@ fn why_it_died(ended: &Ended) -> (&'static str, String) {
     const SIGKILL: i32 = 9;
     const SIGXCPU: i32 = 24;
     const SIGXFSZ: i32 = 25;
+    if ended.broke_protocol {
+        return ("WorkerCrash", "the run wrote to its connection to the worker".into());
+    }
     match (ended.code, ended.signal) {
         (Some(code), _) => ("NoResult", format!("the process ended with exit code {code} before the workflow returned")),
         (_, Some(SIGXCPU)) => ("ResourceLimit", "the run used more CPU time than it may".into()),

@@ -26,15 +26,18 @@ impl Mask {
         }
         let json = serde_json::to_string(value).unwrap_or_default();
         let escaped_slashes = json.replace('/', "\\/");
-        let ascii: String = value.encode_utf16().map(|unit| ascii_json(unit)).collect();
-        let url: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+        let ascii: String = value.encode_utf16().map(ascii_json).collect();
         let forms = [
             value.to_owned(),
             json.trim_matches('"').to_owned(),
             escaped_slashes.trim_matches('"').to_owned(),
             ascii,
-            url.replace('+', "%20"),
-            url,
+            // As browsers' forms, Python's `quote`, `quote(safe="")`, `quote_plus`, and `encodeURIComponent` write it.
+            url::form_urlencoded::byte_serialize(value.as_bytes()).collect(),
+            percent_encoded(value, "-._~/"),
+            percent_encoded(value, "-._~"),
+            percent_encoded(value, "-._~").replace("%20", "+"),
+            percent_encoded(value, "-._~!*'()"),
             STANDARD.encode(value),
             STANDARD_NO_PAD.encode(value),
             URL_SAFE.encode(value),
@@ -72,6 +75,14 @@ impl Mask {
     }
 }
 
+fn percent_encoded(value: &str, kept: &str) -> String {
+    let encode = |byte: u8| match char::from(byte) {
+        plain if plain.is_ascii_alphanumeric() || kept.contains(plain) => plain.to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    value.bytes().map(encode).collect()
+}
+
 fn ascii_json(unit: u16) -> String {
     match u8::try_from(unit) {
         Ok(b'"') => "\\\"".into(),
@@ -96,6 +107,7 @@ mod tests {
             serde_json::to_string(secret).expect("JSON"),
             "p/\\u00df \\\"w+d?&".to_owned(),
             url,
+            "p/%C3%9F%20%22w%2Bd%3F%26".to_owned(),
             STANDARD.encode(secret),
             URL_SAFE_NO_PAD.encode(secret),
         ];

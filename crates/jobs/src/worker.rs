@@ -86,13 +86,16 @@ impl Worker {
         let slots = self.platform.settings.worker_slots;
         let prefetch = u16::try_from(slots + PREFETCH_AHEAD).unwrap_or(u16::MAX);
         let mut consumer = self.platform.wakeups.consume(prefetch);
+        let mut waiting = Vec::new();
         loop {
-            let first = self.slots.clone().acquire_owned().await.expect("the slots are never closed");
-            let free = self.slots.available_permits() + 1;
-            let deliveries = consumer.next(free).await;
-            let permits = self.permits(first, deliveries.len());
+            if waiting.is_empty() {
+                waiting = consumer.next(slots).await;
+            }
+            // No slot is held while nothing waits: a parent that takes its own back could need it.
+            let permits = self.permits(waiting.len()).await;
             let claimed = self.claim(permits.len()).await;
-            consumer.ack(deliveries).await;
+            let later = waiting.split_off(permits.len());
+            consumer.ack(std::mem::replace(&mut waiting, later)).await;
             for (claimed, permit) in claimed.into_iter().zip(permits) {
                 let slot = Slot::new(self.slots.clone(), permit);
                 self.begin(runs, claimed, slot);
@@ -100,11 +103,12 @@ impl Worker {
         }
     }
 
-    /// As many permits as deliveries, or as many as are still free.
-    fn permits(&self, first: OwnedSemaphorePermit, wanted: usize) -> Vec<OwnedSemaphorePermit> {
-        let mut permits = vec![first];
+    /// Waits for a free slot, then takes what else is free, up to `wanted`.
+    async fn permits(&self, wanted: usize) -> Vec<OwnedSemaphorePermit> {
+        let slots = || self.slots.clone();
+        let mut permits = vec![slots().acquire_owned().await.expect("the slots are never closed")];
         while permits.len() < wanted
-            && let Ok(permit) = self.slots.clone().try_acquire_owned()
+            && let Ok(permit) = slots().try_acquire_owned()
         {
             permits.push(permit);
         }

@@ -1,0 +1,78 @@
+//! Bad endings: each is a failure with the right reason, and never a success.
+
+use domain::executions::Status;
+use serde_json::json;
+
+use crate::support::{Engine, result};
+
+/// Function, body, error type, part of the message.
+const ENDINGS: [(&str, &str, &str, &str); 13] = [
+    ("raises", "raise ValueError('seven is right out')", "ValueError", "seven is right out"),
+    ("exits", "import sys; sys.exit(0)", "NoResult", ""),
+    ("exits_hard", "import os; os._exit(0)", "NoResult", "exit code 0"),
+    ("segfaults", "import ctypes; ctypes.string_at(0)", "WorkerCrash", "signal"),
+    ("kills_itself", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "WorkerCrash", "signal 9"),
+    ("eats_memory", "x = bytearray(4 << 30); return len(x)", "ResourceLimit", ""),
+    ("recurses", "return raises_never()", "RecursionError", ""),
+    ("returns_a_socket", "import socket; return {'s': socket.socket()}", "ResultNotSerializable", ""),
+    ("returns_nan", "return {'n': float('nan')}", "ResultNotSerializable", ""),
+    ("returns_too_much", "return 'x' * (200 << 20)", "ResultTooLarge", ""),
+    ("closes_stdout_and_dies", "import os; os.close(1); os.close(2); os._exit(3)", "NoResult", "exit code 3"),
+    ("forges_a_frame", "import os; os.write(1, b'\\x00\\x00\\x00\\x10{\"t\":\"result\"}xx'); raise KeyError('real')", "KeyError", "real"),
+    ("breaks_the_protocol", "import os\n    for fd in range(200, 220):\n        try:\n            os.write(fd, b'\\xff' * 64)\n        except OSError:\n            pass\n    return 1", "WorkerCrash", ""),
+];
+
+#[tokio::test]
+async fn every_bad_ending_is_a_failure_with_its_reason() {
+    let mut source = String::from("from bifrost import workflow\n\ndef raises_never():\n    return raises_never()\n");
+    for (name, body, ..) in ENDINGS {
+        source.push_str(&format!("\n@workflow()\ndef {name}():\n    {body}\n"));
+    }
+    let engine = Engine::on_files(&[("endings.py", &source)]).await;
+
+    let scope = Engine::admin();
+    let runs = ENDINGS.map(|(name, ..)| engine.run(&scope, name, json!({})));
+    let mut right = 0;
+    for (run, (name, _, kind, message)) in futures::future::join_all(runs).await.into_iter().zip(ENDINGS) {
+        let said = run.error_message.clone().unwrap_or_default();
+        assert_eq!(run.status, Status::Failed, "{name}: {said}");
+        assert_eq!(run.error_type.as_deref(), Some(kind), "{name}: {said}");
+        assert!(said.contains(message), "{name}: {said}");
+        assert!(run.result.is_none(), "{name}");
+        right += 1;
+    }
+    println!("bad endings: {right}/{}", ENDINGS.len());
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn what_is_no_utf8_or_no_log_is_captured_as_debug() {
+    let source = "import os, subprocess\nfrom bifrost import workflow\n\n@workflow()\ndef talks():\n    print('from print')\n    os.write(1, b'caf\\xff\\n')\n    subprocess.run(['sh', '-c', 'echo from a child; echo to stderr >&2'])\n    return {'success': False}\n";
+    let engine = Engine::on_files(&[("talks.py", source)]).await;
+
+    let run = engine.run(&Engine::admin(), "talks", json!({})).await;
+
+    assert_eq!((run.status, &result(&run)), (Status::CompletedWithErrors, &json!({ "success": false })));
+    let lines = engine.lines(run.id).await;
+    for expected in ["from print", "caf\u{fffd}", "from a child", "to stderr"] {
+        let line = lines.iter().find(|line| line.message == expected).unwrap_or_else(|| panic!("{expected:?} in {lines:?}"));
+        assert_eq!((line.level.as_str(), line.user_sequence), ("DEBUG", None), "not for users");
+    }
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn failed_attempts_are_retried_as_the_policy_says() {
+    let source = "from bifrost import workflow, context\n\n@workflow(retry_policy={'max_attempts': 3, 'backoff': 0})\ndef unlucky():\n    import logging\n    logging.getLogger(__name__).info('trying')\n    raise ConnectionError('down')\n\n@workflow(retry_policy={'max_attempts': 3, 'backoff': 0, 'retry_on': ['ConnectionError']})\ndef wrong():\n    raise ValueError('no use')\n";
+    let engine = Engine::on_files(&[("retries.py", source)]).await;
+
+    let unlucky = engine.run(&Engine::admin(), "unlucky", json!({})).await;
+    assert_eq!((unlucky.status, unlucky.attempt), (Status::Failed, 3));
+    let lines = engine.lines(unlucky.id).await;
+    let tried: Vec<i32> = lines.iter().filter(|line| line.message == "trying").map(|line| line.attempt).collect();
+    assert_eq!(tried, [1, 2, 3]);
+    assert!(lines.iter().zip(1..).all(|(line, sequence)| line.sequence == sequence), "one sequence over all attempts");
+    let wrong = engine.run(&Engine::admin(), "wrong", json!({})).await;
+    assert_eq!((wrong.status, wrong.attempt), (Status::Failed, 1), "not listed in retry_on");
+    engine.close().await;
+}

@@ -1,0 +1,9 @@
+//! Tests of the engine with real Python processes, PostgreSQL, RabbitMQ and Redis.
+
+mod calls;
+mod endings;
+mod examples;
+mod faults;
+mod stopping;
+mod support;
+mod workspace;

@@ -1,0 +1,189 @@
+//! Cancel, timeout and shutdown end the whole process tree, within seconds.
+
+use std::time::{Duration, Instant};
+
+use domain::executions::{Status, cancel};
+use serde_json::{Value, json};
+
+use crate::support::{Engine, PATIENCE};
+
+/// Shapes of process trees that are hard to kill. Each writes the pids of what must be gone, as the host sees them.
+const TREES: &str = r#"
+import os, signal, subprocess, sys, time, logging
+from bifrost import workflow
+
+log = logging.getLogger(__name__)
+MARK = "bifrost-survivor"
+
+def linger():
+    while True:
+        time.sleep(60)
+
+def sleeper(mark, *options):
+    return subprocess.Popen(["sh", "-c", f"exec -a {mark} sleep 600"], executable="/bin/bash", **dict(options))
+
+@workflow(timeout_seconds=2)
+def plain(mark: str):
+    sleeper(mark)
+    log.info("ready")
+    linger()
+
+@workflow(timeout_seconds=2)
+def new_session(mark: str):
+    sleeper(mark, ("start_new_session", True))
+    log.info("ready")
+    linger()
+
+@workflow(timeout_seconds=2)
+def double_fork(mark: str):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv("/bin/bash", ["bash", "-c", f"exec -a {mark} sleep 600"])
+        os._exit(0)
+    os.wait()
+    log.info("ready")
+    linger()
+
+@workflow(timeout_seconds=2)
+def ignores_sigterm(mark: str):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    subprocess.Popen(["/bin/bash", "-c", f"trap '' TERM; exec -a {mark} sleep 600"])
+    log.info("ready")
+    linger()
+
+@workflow(timeout_seconds=2)
+def many_children(mark: str):
+    for _ in range(100):
+        sleeper(mark)
+    log.info("ready")
+    linger()
+
+@workflow(timeout_seconds=2)
+def busy(mark: str):
+    sleeper(mark)
+    log.info("ready")
+    while True:
+        pass
+"#;
+const SHAPES: [&str; 6] = ["plain", "new_session", "double_fork", "ignores_sigterm", "many_children", "busy"];
+
+/// Processes whose command line bears the mark.
+fn survivors(mark: &str) -> usize {
+    let processes = std::fs::read_dir("/proc").expect("reads /proc").flatten();
+    processes.filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))).count()
+}
+
+async fn until_gone(mark: &str) -> Duration {
+    let began = Instant::now();
+    while survivors(mark) > 0 {
+        assert!(began.elapsed() < PATIENCE, "processes with the mark {mark} survive");
+        tokio::task::yield_now().await;
+    }
+    began.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_kills_the_whole_tree() {
+    let engine = Engine::on_files(&[("trees.py", TREES)]).await;
+    let scope = Engine::admin();
+    let runs = SHAPES.map(|shape| {
+        let (engine, scope) = (&engine, &scope);
+        async move {
+            let mark = format!("survivor-{shape}-{}", uuid::Uuid::now_v7().simple());
+            let run = engine.run(scope, shape, json!({ "mark": mark })).await;
+            assert_eq!((run.status, run.error_type.as_deref()), (Status::Timeout, Some("TimeoutError")), "{shape}");
+            (shape, mark)
+        }
+    });
+    let mut worst = Duration::ZERO;
+    for (shape, mark) in futures::future::join_all(runs).await {
+        let took = until_gone(&mark).await;
+        worst = worst.max(took);
+        println!("timeout, {shape}: survivors 0 after {took:?}");
+    }
+    assert!(worst < Duration::from_secs(5), "{worst:?}");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_reaches_a_running_process_and_kills_its_tree() {
+    let trees = TREES.replace("timeout_seconds=2", "timeout_seconds=600");
+    let engine = Engine::on_files(&[("trees.py", &trees)]).await;
+    let scope = Engine::admin();
+    for shape in ["double_fork", "ignores_sigterm", "busy"] {
+        let mark = format!("survivor-{shape}-{}", uuid::Uuid::now_v7().simple());
+        let id = engine.submit(&scope, shape, json!({ "mark": mark })).await;
+        engine.logged(id, "ready").await;
+        let asked = Instant::now();
+        let mut tx = engine.platform.db.begin(&scope).await.expect("begins");
+        let cancelled = cancel::cancel(&mut tx, id).await.expect("cancels");
+        tx.commit().await.expect("commits");
+        assert_eq!(cancelled.status, Status::Cancelling);
+        engine.platform.events.publish(domain::events::Event::Cancel { execution_id: id, attempt: cancelled.attempt });
+
+        let run = engine.ended(id).await;
+        assert_eq!(run.status, Status::Cancelled);
+        until_gone(&mark).await;
+        println!("cancel, {shape}: ended after {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(8));
+    }
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_cancel_that_nobody_told_is_found_by_the_heartbeat() {
+    let trees = TREES.replace("timeout_seconds=2", "timeout_seconds=600");
+    let engine = Engine::on_files(&[("trees.py", &trees)]).await;
+    let scope = Engine::admin();
+    let id = engine.submit(&scope, "plain", json!({ "mark": "unheard" })).await;
+    engine.logged(id, "ready").await;
+    let mut tx = engine.platform.db.begin(&scope).await.expect("begins");
+    cancel::cancel(&mut tx, id).await.expect("cancels");
+    tx.commit().await.expect("commits");
+
+    assert_eq!(engine.ended(id).await.status, Status::Cancelled);
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn finally_blocks_run_when_a_run_is_stopped() {
+    let source = "import time, logging\nfrom bifrost import workflow\n\n@workflow(timeout_seconds=1)\ndef careful():\n    log = logging.getLogger(__name__)\n    try:\n        time.sleep(60)\n    finally:\n        log.info('cleaned up')\n";
+    let engine = Engine::on_files(&[("careful.py", source)]).await;
+    let run = engine.run(&Engine::admin(), "careful", json!({})).await;
+    assert_eq!(run.status, Status::Timeout);
+    assert!(engine.lines(run.id).await.iter().any(|line| line.message == "cleaned up"));
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_stopping_worker_ends_and_records_what_outlives_its_grace() {
+    let trees = TREES.replace("timeout_seconds=2", "timeout_seconds=600");
+    let engine = Engine::on_files(&[("trees.py", &trees)]).await;
+    let mark = format!("survivor-shutdown-{}", uuid::Uuid::now_v7().simple());
+    let id = engine.submit(&Engine::admin(), "double_fork", json!({ "mark": mark })).await;
+    engine.logged(id, "ready").await;
+
+    engine.begin_stop();
+    let run = engine.ended(id).await;
+
+    assert_eq!((run.status, run.error_type.as_deref()), (Status::Failed, Some("WorkerLost")));
+    until_gone(&mark).await;
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_lines_is_bounded_and_does_not_stop_others() {
+    let source = "import logging\nfrom bifrost import workflow\n\n@workflow()\ndef flood():\n    log = logging.getLogger(__name__)\n    for n in range(30000):\n        log.info('line %d', n)\n    return 'done'\n\n@workflow()\ndef quick():\n    return 1\n";
+    let engine = Engine::on_files(&[("flood.py", source)]).await;
+    let scope = Engine::admin();
+    let flood = engine.submit(&scope, "flood", Value::Object(serde_json::Map::new())).await;
+
+    let quick = engine.run(&scope, "quick", json!({})).await;
+    assert_eq!(quick.status, Status::Success);
+    assert_eq!(engine.ended(flood).await.status, Status::Success);
+    let lines = engine.lines(flood).await;
+    assert_eq!(lines.len(), 20_000);
+    assert!(lines.last().expect("there are").message.contains("log limit reached"));
+    engine.close().await;
+}
