@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from . import errors
 
 if TYPE_CHECKING:
+    from urllib.error import HTTPError
+
     from ._context import ExecutionContext
 
 _TIMEOUT_SECONDS = 30
@@ -66,6 +66,10 @@ def _server() -> tuple[str, str] | None:
 
 
 def _request(method: str, route: str, body: dict[str, Any] | None, url: str, key: str) -> Any:
+    # Only here: workers never come this way, and it loads half of the standard library.
+    import urllib.error
+    import urllib.request
+
     request = urllib.request.Request(
         f"{url}/api/sdk/{route}",
         method=method,
@@ -80,7 +84,7 @@ def _request(method: str, route: str, body: dict[str, Any] | None, url: str, key
     return json.loads(text) if text else None
 
 
-def _error(problem: urllib.error.HTTPError) -> Exception:
+def _error(problem: HTTPError) -> Exception:
     try:
         detail = str(json.loads(problem.read())["detail"])
     except (ValueError, KeyError, TypeError):

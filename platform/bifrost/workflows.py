@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from typing import Any
 
@@ -31,6 +30,8 @@ def execute(name_or_id: str, params: dict[str, Any] | None = None, wait: bool = 
             "workflows.execute", {"workflow": str(name_or_id), "params": params or {}, "wait": wait}
         )
     )
+    import asyncio  # loads much, and few files start other workflows
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -116,13 +117,21 @@ class RunConnection:
 class Template:
     """A running template over a workspace."""
 
-    def __init__(self, workspace: Path, folder: Path, *, sandbox: str = "auto", extra_path: str = "") -> None:
+    def __init__(
+        self,
+        workspace: Path,
+        folder: Path,
+        *,
+        sandbox: str = "auto",
+        extra_path: str = "",
+        options: tuple[str, ...] = (),
+    ) -> None:
         self.workspace = workspace
         self.path = str(folder / "t.sock")
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-s", "-P", "-m", "bifrost._host.template"),
-                *("--socket", self.path, "--workspace", str(workspace), "--sandbox", sandbox),
+                *("--socket", self.path, "--workspace", str(workspace), "--sandbox", sandbox, *options),
             ],
             cwd="/",
             env={
@@ -206,6 +215,41 @@ class Template:
         self.process.stdin.close()
         self.process.wait(PATIENCE)
         self.process.stdout.close()
+
+
+def daemon_dies(template: Template, flow: Callable[..., str], fifo: Path, answered: bool) -> None:
+    """A run detaches a daemon, which holds `fifo` open; it must be gone when the run's end is told."""
+    os.mkfifo(fifo)
+    fifo.chmod(0o666)
+    path = flow(
+        "import os, time\n"
+        "def run(fifo, wait):\n"
+        "    read, write = os.pipe()\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        if os.fork() == 0:\n"
+        "            alive = os.open(fifo, os.O_WRONLY)\n"
+        "            os.write(write, b'x')\n"
+        "            time.sleep(600)\n"
+        "        os._exit(0)\n"
+        "    os.read(read, 1)\n"
+        "    print('daemon is up')\n"
+        "    if wait: time.sleep(600)\n"
+    )
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    connection = template.connect()
+    arguments = {"fifo": str(fifo), "wait": not answered}
+    connection.send(template.start_frame(path=path, parameters=arguments))
+    connection.until(lambda frame: frame.get("message") == "daemon is up")
+    if not answered:
+        os.kill(connection.pid, signal.SIGKILL)
+    template.exit_of(connection.pid)
+    # The exit is reported when the whole tree is gone: nobody holds the other end any more.
+    os.set_blocking(reader, False)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    connection.close()
 
 
 @pytest.fixture(scope="session")

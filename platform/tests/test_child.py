@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Outcome, Template
+from conftest import Outcome, Template, daemon_dies
 
 Flow = Callable[..., str]
 
@@ -327,9 +327,15 @@ def test_a_copy_made_by_fork_reports_nothing(template: Template, flow: Flow) -> 
     assert outcome.output == b"from the copy\n"
 
 
+def test_runs_draw_different_random_numbers(template: Template, flow: Flow) -> None:
+    path = flow("import random\ndef run(): return random.getrandbits(64)\n")
+    first, second = (template.run(path=path).result["result"] for _ in range(2))
+    assert first != second
+
+
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_daemon_dies_with_the_run(template: Template, flow: Flow, tmp_path: Path, answered: bool) -> None:
-    _daemon_dies(template, flow, tmp_path, answered)
+    daemon_dies(template, flow, tmp_path / "alive", answered)
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -349,43 +355,9 @@ def test_a_daemon_dies_with_the_run_where_namespaces_are_refused(
     template = Template(workspace, tmp_path, extra_path=str(refusing))
     try:
         assert template.ready["isolation"] == "reaper"
-        _daemon_dies(template, flow, tmp_path, answered)
+        daemon_dies(template, flow, tmp_path / "alive", answered)
     finally:
         template.stop()
-
-
-def _daemon_dies(template: Template, flow: Flow, tmp_path: Path, answered: bool) -> None:
-    fifo = tmp_path / "alive"
-    os.mkfifo(fifo)
-    path = flow(
-        "import os, time\n"
-        "def run(fifo, wait):\n"
-        "    read, write = os.pipe()\n"
-        "    if os.fork() == 0:\n"
-        "        os.setsid()\n"
-        "        if os.fork() == 0:\n"
-        "            alive = os.open(fifo, os.O_WRONLY)\n"
-        "            os.write(write, b'x')\n"
-        "            time.sleep(600)\n"
-        "        os._exit(0)\n"
-        "    os.read(read, 1)\n"
-        "    print('daemon is up')\n"
-        "    if wait: time.sleep(600)\n"
-    )
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    os.set_blocking(reader, True)
-    connection = template.connect()
-    arguments = {"fifo": str(fifo), "wait": not answered}
-    connection.send(template.start_frame(path=path, parameters=arguments))
-    connection.until(lambda frame: frame.get("message") == "daemon is up")
-    if not answered:
-        os.kill(connection.pid, signal.SIGKILL)
-    template.exit_of(connection.pid)
-    # The exit is reported when the whole tree is gone: nobody holds the other end any more.
-    os.set_blocking(reader, False)
-    assert os.read(reader, 1) == b""
-    os.close(reader)
-    connection.close()
 
 
 def test_a_pooled_process_serves_runs_in_turn_and_keeps_its_modules(template: Template, flow: Flow) -> None:

@@ -100,7 +100,10 @@ mod tests {
         assert!(check_csrf(&Method::POST, &good).is_ok());
         assert!(check_csrf(&Method::POST, &headers("csrf_token=t1", None)).is_err());
         assert!(check_csrf(&Method::DELETE, &headers("csrf_token=t1", Some("t2"))).is_err());
-        assert!(check_csrf(&Method::PATCH, &headers("csrf_token=", Some(""))).is_err(), "an empty token proves nothing");
+        assert!(
+            check_csrf(&Method::PATCH, &headers("csrf_token=", Some(""))).is_err(),
+            "an empty token proves nothing"
+        );
         assert!(check_csrf(&Method::GET, &headers("csrf_token=t1", None)).is_ok());
     }
 
@@ -109,8 +112,16 @@ mod tests {
         let mut headers = HeaderMap::new();
         set(&mut headers, true, ("access", 900), ("refresh", 604_800));
         let set: Vec<&str> = headers.get_all(SET_COOKIE).iter().map(|v| v.to_str().expect("ASCII")).collect();
-        assert!(set[0].starts_with("__Host-access_token=access") && set[0].contains("HttpOnly") && set[0].contains("Secure"));
+        assert!(
+            set[0].starts_with("__Host-access_token=access")
+                && set[0].contains("HttpOnly")
+                && set[0].contains("Secure")
+        );
         assert!(set[1].starts_with("__Host-refresh_token=refresh") && set[1].contains("Max-Age=604800"));
-        assert!(set[2].starts_with("csrf_token=") && !set[2].contains("HttpOnly") && set[2].contains("SameSite=Strict"));
+        assert!(
+            set[2].starts_with("csrf_token=")
+                && !set[2].contains("HttpOnly")
+                && set[2].contains("SameSite=Strict")
+        );
     }
 }

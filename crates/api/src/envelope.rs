@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{HeaderName, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
+use axum::http::header::{
+    HeaderName, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -25,7 +27,9 @@ pub(crate) struct RequestId(pub(crate) Arc<str>);
 impl RequestId {
     fn of(headers: &HeaderMap) -> Self {
         let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
-        match given.filter(|id| (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())) {
+        match given.filter(|id| {
+            (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+        }) {
             Some(id) => Self(id.into()),
             None => Self(Uuid::now_v7().to_string().into()),
         }
@@ -49,14 +53,20 @@ pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, 
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if app.platform.settings.is_production() {
-        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000; includeSubDomains"));
+        headers.insert(
+            STRICT_TRANSPORT_SECURITY,
+            HeaderValue::from_static("max-age=31536000; includeSubDomains"),
+        );
     }
     response
 }
 
 /// What a panic of a handler becomes.
 pub(crate) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned());
     let text = text.unwrap_or_else(|| "of unknown kind".into());
     Problem::from(domain::Error::internal(format!("a handler panicked: {text}"))).into_response()
 }
@@ -75,7 +85,8 @@ mod tests {
     use super::*;
 
     fn id_for(value: &str) -> String {
-        let headers = HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_str(value).expect("a header value"))]);
+        let headers =
+            HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_str(value).expect("a header value"))]);
         RequestId::of(&headers).0.to_string()
     }
 

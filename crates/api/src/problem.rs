@@ -78,7 +78,9 @@ impl Problem {
             StatusCode::METHOD_NOT_ALLOWED => ("method-not-allowed", "this method is not allowed here"),
             StatusCode::CONFLICT => ("conflict", "this conflicts with what is there"),
             StatusCode::PAYLOAD_TOO_LARGE => ("too-large", "the body is too large"),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported-media-type", "the media type is not supported"),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                ("unsupported-media-type", "the media type is not supported")
+            }
             StatusCode::UNPROCESSABLE_ENTITY => ("invalid", "invalid input"),
             StatusCode::UPGRADE_REQUIRED => ("upgrade-required", "this is a WebSocket"),
             StatusCode::TOO_MANY_REQUESTS => ("too-many-requests", "too many requests"),
@@ -105,11 +107,6 @@ impl Problem {
         self
     }
 
-    /// The status.
-    pub(crate) fn status(&self) -> StatusCode {
-        self.status
-    }
-
     fn retry_after(mut self, pause: Duration) -> Self {
         self.retry_after = Some(pause);
         self
@@ -132,7 +129,8 @@ impl Problem {
 
     /// The answer, keeping headers that were set already (`Allow`, for one).
     pub(crate) fn render(&self, mut headers: HeaderMap, request_id: &str) -> Response {
-        let errors = self.errors.iter().map(|e| FieldProblem { pointer: &e.pointer, detail: &e.detail }).collect();
+        let errors =
+            self.errors.iter().map(|e| FieldProblem { pointer: &e.pointer, detail: &e.detail }).collect();
         let document = ProblemDocument {
             r#type: format!("/problems/{}", self.code),
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -223,14 +221,18 @@ impl utoipa::IntoResponses for PublicProblems {
 
 fn documented(status: u16, description: &str) -> (String, RefOr<utoipa::openapi::Response>) {
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    let response = ResponseBuilder::new().description(description).content("application/problem+json", content);
+    let response =
+        ResponseBuilder::new().description(description).content("application/problem+json", content);
     (status.to_string(), response.build().into())
 }
 
 /// `input_data/site: is required` rather than a pointer's punctuation.
 fn readable(error: &FieldError) -> String {
     let pointer = error.pointer.as_str();
-    let field = pointer.strip_prefix(['/', '?']).or_else(|| pointer.split_once(':').map(|(_, name)| name)).unwrap_or(pointer);
+    let field = pointer
+        .strip_prefix(['/', '?'])
+        .or_else(|| pointer.split_once(':').map(|(_, name)| name))
+        .unwrap_or(pointer);
     if field.is_empty() { error.detail.clone() } else { format!("{field}: {}", error.detail) }
 }
 
@@ -258,7 +260,10 @@ mod tests {
             FieldError { pointer: String::new(), detail: "must be JSON".into() },
         ];
         let problem = Problem::from(domain::Error::Invalid(errors));
-        assert_eq!(problem.detail, "input_data/site: is required; limit: must be 1 to 1000; org_id: must be a UUID; must be JSON");
+        assert_eq!(
+            problem.detail,
+            "input_data/site: is required; limit: must be 1 to 1000; org_id: must be a UUID; must be JSON"
+        );
     }
 
     #[test]

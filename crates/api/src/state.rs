@@ -55,13 +55,20 @@ impl AppState {
     /// # Errors
     /// [`Error::Impossible`] when `SECRET_KEY` is not set.
     pub fn new(platform: Platform) -> Result<Self> {
-        let key = platform.settings.secret_key.as_ref().ok_or_else(|| Error::Impossible("SECRET_KEY is not set".into()))?;
+        let key = platform
+            .settings
+            .secret_key
+            .as_ref()
+            .ok_or_else(|| Error::Impossible("SECRET_KEY is not set".into()))?;
         Ok(Self(Arc::new(App {
             tokens: Tokens::new(key, platform.settings.access_token_minutes),
             draining: CancellationToken::new(),
             sockets: TaskTracker::new(),
             sessions: moka::future::Cache::builder().max_capacity(100_000).time_to_live(SESSION_TTL).build(),
-            organizations: moka::future::Cache::builder().max_capacity(10_000).time_to_live(ORGANIZATION_TTL).build(),
+            organizations: moka::future::Cache::builder()
+                .max_capacity(10_000)
+                .time_to_live(ORGANIZATION_TTL)
+                .build(),
             platform,
         })))
     }
@@ -95,7 +102,8 @@ impl App {
     /// # Errors
     /// [`Error::Unavailable`] when PostgreSQL is away and nobody remembers.
     pub(crate) async fn live_session(&self, id: SessionId) -> Result<Option<Arc<Principal>>> {
-        let find = async { sessions::find(&self.platform.db, id).await.map(|principal| principal.map(Arc::new)) };
+        let find =
+            async { sessions::find(&self.platform.db, id).await.map(|principal| principal.map(Arc::new)) };
         // One lookup at a time per session: a burst of requests asks once.
         self.sessions.try_get_with(id, find).await.map_err(shared)
     }
@@ -137,7 +145,9 @@ fn bearer(header: Option<&str>) -> Option<&str> {
 /// An error of a lookup that many waited for, as each of them gets it.
 fn shared(error: Arc<Error>) -> Error {
     match &*error {
-        Error::Unavailable { service, .. } => Error::Unavailable { service, source: error.to_string().into() },
+        Error::Unavailable { service, .. } => {
+            Error::Unavailable { service, source: error.to_string().into() }
+        }
         _ => Error::internal(error),
     }
 }

@@ -42,7 +42,9 @@ impl Reader {
 
     /// The error text this reader gets.
     pub(crate) fn error(self, message: Option<&str>, is_user_error: bool) -> Option<String> {
-        message.map(|message| if self.sees_everything() || is_user_error { message } else { NEUTRAL_ERROR }.to_owned())
+        message.map(|message| {
+            if self.sees_everything() || is_user_error { message } else { NEUTRAL_ERROR }.to_owned()
+        })
     }
 
     /// What hides the rest from a reader without platform rights.

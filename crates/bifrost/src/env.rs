@@ -13,7 +13,9 @@ pub(crate) fn settings() -> Result<Settings, Failure> {
 
 /// Whether a setting is given, under its plain name or with the prefix.
 pub(crate) fn is_set(name: &str) -> bool {
-    [name.to_owned(), format!("BIFROST_{name}")].iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+    [name.to_owned(), format!("BIFROST_{name}")]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
 /// Whether we are root.

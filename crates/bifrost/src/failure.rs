@@ -19,6 +19,11 @@ impl Failure {
         Self { message: message.to_string(), next: None, code: 1 }
     }
 
+    /// What happened, for a report that has a place of its own for the advice.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Says what to do about it; one step per line.
     pub(crate) fn next(mut self, step: impl Display) -> Self {
         self.next = Some(step.to_string());

@@ -24,18 +24,27 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
     let settings = env::settings()?;
-    if args.jobs { worker(&settings)? } else { api(&settings, args.url.as_deref()).await? }
+    if args.jobs {
+        worker(&settings)?
+    } else {
+        api(&settings, args.url.as_deref()).await?
+    }
     Ok(0)
 }
 
 fn worker(settings: &Settings) -> Result<(), Failure> {
     let file = settings.temp_path.join(jobs::ALIVE_FILE);
     let touched = std::fs::metadata(&file).and_then(|meta| meta.modified());
-    let touched = touched.map_err(|error| Failure::new(format!("no worker has touched {}: {error}", file.display())))?;
+    let touched = touched
+        .map_err(|error| Failure::new(format!("no worker has touched {}: {error}", file.display())))?;
     // A clock that was set back counts as fresh.
     let age = SystemTime::now().duration_since(touched).unwrap_or_default();
     if age > STALE {
-        return Err(Failure::new(format!("the worker has not touched {} for {} s", file.display(), age.as_secs())));
+        return Err(Failure::new(format!(
+            "the worker has not touched {} for {} s",
+            file.display(),
+            age.as_secs()
+        )));
     }
     Ok(())
 }
@@ -43,8 +52,13 @@ fn worker(settings: &Settings) -> Result<(), Failure> {
 async fn api(settings: &Settings, url: Option<&str>) -> Result<(), Failure> {
     let base = url.map_or_else(|| own_address(settings), |url| url.trim_end_matches('/').to_owned());
     let url = format!("{base}/health/ready");
-    let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().map_err(|error| Failure::new(error.to_string()))?;
-    let answer = client.get(&url).send().await.map_err(|error| Failure::new(crate::failure::chain(&error)))?;
+    let client = reqwest::Client::builder()
+        .timeout(PATIENCE)
+        .no_proxy()
+        .build()
+        .map_err(|error| Failure::new(error.to_string()))?;
+    let answer =
+        client.get(&url).send().await.map_err(|error| Failure::new(crate::failure::chain(&error)))?;
     let status = answer.status();
     if status.is_success() {
         return Ok(());

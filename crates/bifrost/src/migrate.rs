@@ -32,7 +32,8 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
 
 /// Migrates and says what it did.
 pub(crate) async fn migrate(admin: &SecretString, app: &SecretString) -> Result<String, Failure> {
-    let done = domain::db::migrate(admin, app).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
+    let done =
+        domain::db::migrate(admin, app).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
     Ok(match done.applied {
         0 => format!("Schema is up to date (version {})", done.version),
         1 => format!("Schema brought up to date: 1 migration, now version {}", done.version),
@@ -45,13 +46,17 @@ fn unusable(error: &domain::Error, variable: &str) -> Failure {
     if error.is_unavailable() {
         failure.next("start PostgreSQL, or correct the address; `bifrost doctor` looks at every part")
     } else {
-        failure.next(format!("set {variable} to a login that may create roles and tables, such as the superuser"))
+        failure.next(format!(
+            "set {variable} to a login that may create roles and tables, such as the superuser"
+        ))
     }
 }
 
 fn print_status(found: &Inspection) {
-    let row = |state: &str, version: i64, text: &str| vec![version.to_string(), state.to_owned(), text.to_owned()];
-    let mut rows: Vec<Vec<String>> = found.applied.iter().map(|(version, text)| row("applied", *version, text)).collect();
+    let row =
+        |state: &str, version: i64, text: &str| vec![version.to_string(), state.to_owned(), text.to_owned()];
+    let mut rows: Vec<Vec<String>> =
+        found.applied.iter().map(|(version, text)| row("applied", *version, text)).collect();
     rows.extend(found.pending.iter().map(|(version, text)| row("pending", *version, text)));
     output::say(&output::table(&["version", "state", "what"], &rows));
     if !found.unknown.is_empty() {

@@ -34,7 +34,9 @@ pub(crate) fn note(line: &str) {
 pub(crate) fn duration(duration: Duration) -> String {
     match duration.as_millis() {
         ms @ 0..1_000 => format!("{ms} ms"),
-        ms @ 1_000..60_000 => format!("{:.1} s", Duration::from_millis(u64::try_from(ms).unwrap_or_default()).as_secs_f64()),
+        ms @ 1_000..60_000 => {
+            format!("{:.1} s", Duration::from_millis(u64::try_from(ms).unwrap_or_default()).as_secs_f64())
+        }
         ms => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
     }
 }
@@ -110,9 +112,13 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned_and_has_no_trailing_spaces() {
-        let rows = vec![vec!["device_inventory".into(), "Success".into()], vec!["noop".into(), String::new()]];
+        let rows =
+            vec![vec!["device_inventory".into(), "Success".into()], vec!["noop".into(), String::new()]];
 
-        assert_eq!(table(&["workflow", "status"], &rows), "workflow          status\ndevice_inventory  Success\nnoop");
+        assert_eq!(
+            table(&["workflow", "status"], &rows),
+            "workflow          status\ndevice_inventory  Success\nnoop"
+        );
     }
 
     #[test]

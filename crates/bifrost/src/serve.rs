@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 
 use domain::Platform;
 use domain::settings::Settings;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +37,11 @@ pub(crate) async fn jobs() -> Result<u8, Failure> {
 }
 
 /// Serves the api and works, in this process, until `stop`; the first to fail stops the other.
-pub(crate) async fn both(listener: TcpListener, platform: Platform, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn both(
+    listener: TcpListener,
+    platform: Platform,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let api = async {
         let ended = serve_api(listener, platform.clone(), stop.clone()).await;
         stop.cancel();
@@ -66,8 +69,9 @@ async fn serve_api(listener: TcpListener, platform: Platform, stop: Cancellation
 /// Listens, or says who could be in the way.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        Failure::new(format!("cannot listen on {address}: {error}"))
-            .next("end what listens there, or choose another address: --listen 127.0.0.1:0 takes any free port")
+        Failure::new(format!("cannot listen on {address}: {error}")).next(
+            "end what listens there, or choose another address: --listen 127.0.0.1:0 takes any free port",
+        )
     })
 }
 
@@ -93,18 +97,7 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
 /// Settings of a process that shares the work with others.
 fn separate_process() -> Result<Settings, Failure> {
     let settings = env::settings()?;
-    let absent = |value: &Option<SecretString>| value.as_ref().is_none_or(|value| value.expose_secret().is_empty());
-    let required = [
-        ("DATABASE_URL", &settings.database_url),
-        ("RABBITMQ_URL", &settings.rabbitmq_url),
-        ("REDIS_URL", &settings.redis_url),
-    ];
-    let missing: Vec<&str> = required.into_iter().filter(|(_, value)| absent(value)).map(|(name, _)| name).collect();
-    if !missing.is_empty() {
-        return Err(Failure::new(format!("{} is not set", missing.join(", ")))
-            .next("separate processes share all three; `bifrost up` runs everything in one process and needs none of them")
-            .code(USAGE));
-    }
+    settings.check_distributed().map_err(|missing| Failure::new(missing).code(USAGE))?;
     settings.check().map_err(|faults| Failure::new(faults).code(USAGE))?;
     domain::telemetry::init(&settings);
     Ok(settings)

@@ -51,7 +51,12 @@ impl Action {
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn record(tx: &mut OrgTx, action: Action, resource: impl ToString, details: &impl Serialize) -> Result<()> {
+pub async fn record(
+    tx: &mut OrgTx,
+    action: Action,
+    resource: impl ToString,
+    details: &impl Serialize,
+) -> Result<()> {
     let scope = tx.scope().clone();
     let details = serde_json::to_value(details).map_err(crate::Error::internal)?;
     sqlx::query!(
@@ -75,7 +80,13 @@ pub async fn record(tx: &mut OrgTx, action: Action, resource: impl ToString, det
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn record_system(tx: &mut SystemTx, action: Action, actor: &str, resource: impl ToString, request_id: Option<&str>) -> Result<()> {
+pub async fn record_system(
+    tx: &mut SystemTx,
+    action: Action,
+    actor: &str,
+    resource: impl ToString,
+    request_id: Option<&str>,
+) -> Result<()> {
     sqlx::query!(
         "INSERT INTO audit_log (id, actor, action, resource, request_id) VALUES ($1, $2, $3, $4, $5)",
         Uuid::now_v7(),

@@ -90,7 +90,10 @@ impl Cache {
     /// [`Error::Unavailable`] when Redis is away.
     pub async fn ping(&self) -> Result<()> {
         let Self::Redis(redis) = self else { return Ok(()) };
-        let away = |source: Box<dyn std::error::Error + Send + Sync>| Error::Unavailable { service: "Redis", source };
+        let away = |source: Box<dyn std::error::Error + Send + Sync>| Error::Unavailable {
+            service: "Redis",
+            source,
+        };
         let ask = async {
             let mut conn = redis.pool.get().await.map_err(|error| away(error.into()))?;
             conn.ping::<()>().await.map_err(|error| away(error.into()))
@@ -114,7 +117,11 @@ impl InProcess {
 }
 
 impl Redis {
-    async fn count(&self, key: &str, window: Duration) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    async fn count(
+        &self,
+        key: &str,
+        window: Duration,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
         let mut conn = self.pool.get().await?;
         let key = format!("{}:count:{key}", self.prefix);
         let millis = i64::try_from(window.as_millis())?;

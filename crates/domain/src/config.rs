@@ -43,7 +43,8 @@ pub async fn find(tx: &mut OrgTx, vault: &Vault, key: &str) -> Result<Option<Eff
     let data_key = data_keys::find(tx, vault, row.organization_id)
         .await?
         .ok_or_else(|| Error::internal("a sealed value without a data key"))?;
-    let plain = data_key.open(Place { table: "config", organization: row.organization_id, name: key }, &sealed)?;
+    let plain =
+        data_key.open(Place { table: "config", organization: row.organization_id, name: key }, &sealed)?;
     audit::record(tx, Action::SecretRead, format!("config/{key}"), &()).await?;
     Ok(Some(Effective { value: Value::String(plain.expose_secret().into()), is_secret: true }))
 }
@@ -108,7 +109,8 @@ pub async fn set(tx: &mut OrgTx, vault: &Vault, key: &str, value: &Value, is_sec
     )
     .execute(tx.conn())
     .await?;
-    audit::record(tx, Action::ConfigSet, format!("config/{key}"), &serde_json::json!({ "type": value_type })).await
+    audit::record(tx, Action::ConfigSet, format!("config/{key}"), &serde_json::json!({ "type": value_type }))
+        .await
 }
 
 /// Deletes `key` from the scope's own rows; whether it was there.

@@ -7,7 +7,11 @@ use crate::vault::{DataKey, Vault};
 use crate::{OrgTx, Result};
 
 /// The data key of the rows of `organization` (`None`: global), if anything was ever sealed there.
-pub(crate) async fn find(tx: &mut OrgTx, vault: &Vault, organization: Option<OrgId>) -> Result<Option<DataKey>> {
+pub(crate) async fn find(
+    tx: &mut OrgTx,
+    vault: &Vault,
+    organization: Option<OrgId>,
+) -> Result<Option<DataKey>> {
     let row = sqlx::query!(
         "SELECT master_key_id, wrapped FROM data_keys WHERE organization_id IS NOT DISTINCT FROM $1",
         organization as _,
@@ -18,7 +22,11 @@ pub(crate) async fn find(tx: &mut OrgTx, vault: &Vault, organization: Option<Org
 }
 
 /// The data key of the rows of `organization`, made if there is none; racing writers end with the same one.
-pub(crate) async fn get_or_create(tx: &mut OrgTx, vault: &Vault, organization: Option<OrgId>) -> Result<DataKey> {
+pub(crate) async fn get_or_create(
+    tx: &mut OrgTx,
+    vault: &Vault,
+    organization: Option<OrgId>,
+) -> Result<DataKey> {
     if let Some(key) = find(tx, vault, organization).await? {
         return Ok(key);
     }
@@ -34,5 +42,7 @@ pub(crate) async fn get_or_create(tx: &mut OrgTx, vault: &Vault, organization: O
     )
     .execute(tx.conn())
     .await?;
-    find(tx, vault, organization).await?.ok_or_else(|| crate::Error::internal("a data key vanished while it was made"))
+    find(tx, vault, organization)
+        .await?
+        .ok_or_else(|| crate::Error::internal("a data key vanished while it was made"))
 }

@@ -143,7 +143,10 @@ pub async fn migrate(admin_url: &SecretString, app_url: &SecretString) -> Result
     provision_login(&mut conn, admin_url, app_url).await?;
     let after = applied(&mut conn).await?;
     conn.close().await?;
-    Ok(Migrated { applied: after - before, version: MIGRATOR.iter().map(|m| m.version).max().unwrap_or_default() })
+    Ok(Migrated {
+        applied: after - before,
+        version: MIGRATOR.iter().map(|m| m.version).max().unwrap_or_default(),
+    })
 }
 
 /// What a migration run did.
@@ -156,14 +159,20 @@ pub struct Migrated {
 }
 
 async fn applied(conn: &mut PgConnection) -> Result<i64> {
-    let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *conn).await?;
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *conn)
+        .await?;
     if !exists {
         return Ok(0);
     }
     Ok(sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations WHERE success").fetch_one(conn).await?)
 }
 
-async fn provision_login(conn: &mut PgConnection, admin_url: &SecretString, app_url: &SecretString) -> Result<()> {
+async fn provision_login(
+    conn: &mut PgConnection,
+    admin_url: &SecretString,
+    app_url: &SecretString,
+) -> Result<()> {
     let login = url::Url::parse(app_url.expose_secret()).map_err(Error::internal)?;
     let admin = url::Url::parse(admin_url.expose_secret()).map_err(Error::internal)?;
     if login.username() == admin.username() {
@@ -197,7 +206,9 @@ async fn change_role(conn: &mut PgConnection, statement: String) -> Result<()> {
     for _ in 0..20 {
         let outcome = sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut *conn).await;
         match outcome {
-            Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| CONCURRENT.contains(&code.as_ref())) => {
+            Err(sqlx::Error::Database(error))
+                if error.code().is_some_and(|code| CONCURRENT.contains(&code.as_ref())) =>
+            {
                 tokio::time::sleep(ROLE_RETRY).await;
             }
             Err(error) => return Err(error.into()),

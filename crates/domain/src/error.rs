@@ -83,9 +83,9 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::WorkerCrashed => true,
             // 57P0x: the server shuts down, crashed or starts; 53xxx: out of connections, memory or disk;
             // 08xxx: the connection broke.
-            sqlx::Error::Database(db) => db
-                .code()
-                .is_some_and(|code| code.starts_with("57P") || code.starts_with("53") || code.starts_with("08")),
+            sqlx::Error::Database(db) => db.code().is_some_and(|code| {
+                code.starts_with("57P") || code.starts_with("53") || code.starts_with("08")
+            }),
             _ => false,
         };
         if away {

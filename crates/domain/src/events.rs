@@ -229,7 +229,9 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.from.hub.remove(self.execution_id, self.id);
-        if self.with_logs && let Bus::Redis(redis) = &self.from.bus {
+        if self.with_logs
+            && let Bus::Redis(redis) = &self.from.bus
+        {
             let _ = redis.subscriptions.send(Subscription::End(self.execution_id));
         }
     }
@@ -357,7 +359,12 @@ async fn publish_forever(client: redis::Client, channels: Channels, mut events: 
     }
 }
 
-async fn subscribe_forever(client: redis::Client, channels: Channels, hub: Arc<Hub>, mut wanted: mpsc::UnboundedReceiver<Subscription>) {
+async fn subscribe_forever(
+    client: redis::Client,
+    channels: Channels,
+    hub: Arc<Hub>,
+    mut wanted: mpsc::UnboundedReceiver<Subscription>,
+) {
     let mut counts: HashMap<ExecutionId, usize> = HashMap::new();
     loop {
         match subscribe(&client, &channels, &hub, &mut wanted, &mut counts).await {

@@ -14,17 +14,20 @@ static BENCH: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(2, |n| n.get())));
 
 /// What an unknown user's password is checked against, so that the answer takes as long.
-static NOBODY: LazyLock<String> =
-    LazyLock::new(|| Argon2::default().hash_password(b"nobody").expect("the default parameters are valid").to_string());
+static NOBODY: LazyLock<String> = LazyLock::new(|| {
+    Argon2::default().hash_password(b"nobody").expect("the default parameters are valid").to_string()
+});
 
 /// Hashes a new password as an Argon2id PHC string with the parameters OWASP recommends.
 ///
 /// # Errors
 /// [`Error::Internal`] if hashing fails, which the default parameters never do.
 pub async fn hash(password: SecretString) -> Result<String> {
-    on_bench(move || Argon2::default().hash_password(password.expose_secret().as_bytes()).map(|hash| hash.to_string()))
-        .await?
-        .map_err(|error| Error::internal(error.to_string()))
+    on_bench(move || {
+        Argon2::default().hash_password(password.expose_secret().as_bytes()).map(|hash| hash.to_string())
+    })
+    .await?
+    .map_err(|error| Error::internal(error.to_string()))
 }
 
 /// Whether the password fits the hash; `None` (no such user, or none set) costs the same and never fits.
@@ -35,8 +38,9 @@ pub async fn verify(password: SecretString, hash: Option<String>) -> Result<bool
     on_bench(move || {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| NOBODY.clone());
-        let fits = PasswordHash::new(&hash)
-            .is_ok_and(|hash| Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok());
+        let fits = PasswordHash::new(&hash).is_ok_and(|hash| {
+            Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok()
+        });
         fits && known
     })
     .await

@@ -50,7 +50,9 @@ impl Platform {
             None => Wakeups::in_process(),
         };
         let (events, cache) = match &settings.redis_url {
-            Some(url) => (Events::redis(url, &settings.redis_prefix)?, Cache::redis(url, &settings.redis_prefix)?),
+            Some(url) => {
+                (Events::redis(url, &settings.redis_prefix)?, Cache::redis(url, &settings.redis_prefix)?)
+            }
             None => (Events::in_process(), Cache::in_process()),
         };
         Ok(Self {

@@ -47,7 +47,11 @@ impl OrgScope {
     ///
     /// # Errors
     /// [`Error::Forbidden`] when a user names an organization that is not theirs.
-    pub fn for_principal(principal: &Principal, requested: Option<OrgId>, request_id: Option<String>) -> Result<Self> {
+    pub fn for_principal(
+        principal: &Principal,
+        requested: Option<OrgId>,
+        request_id: Option<String>,
+    ) -> Result<Self> {
         let reach = match (principal.is_superuser, principal.organization_id, requested) {
             (true, _, Some(org)) => Reach::Org(org),
             (true, _, None) => Reach::Platform,

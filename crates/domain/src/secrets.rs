@@ -39,7 +39,8 @@ pub async fn find(tx: &mut OrgTx, vault: &Vault, key: &str) -> Result<Option<Sec
     let data_key = data_keys::find(tx, vault, row.organization_id)
         .await?
         .ok_or_else(|| Error::internal("a sealed value without a data key"))?;
-    let plain = data_key.open(Place { table: "secrets", organization: row.organization_id, name: key }, &row.sealed)?;
+    let plain = data_key
+        .open(Place { table: "secrets", organization: row.organization_id, name: key }, &row.sealed)?;
     audit::record(tx, Action::SecretRead, format!("secret/{key}"), &()).await?;
     Ok(Some(plain))
 }
@@ -65,14 +66,18 @@ pub async fn list(tx: &mut OrgTx) -> Result<Vec<String>> {
 pub async fn set(tx: &mut OrgTx, vault: &Vault, key: &str, value: &SecretString) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if key.is_empty() || key.len() > 100 || !key.chars().all(fits) {
-        return Err(Error::invalid("/secret_key", "may hold 1 to 100 letters, digits, underscores and dashes"));
+        return Err(Error::invalid(
+            "/secret_key",
+            "may hold 1 to 100 letters, digits, underscores and dashes",
+        ));
     }
     if value.expose_secret().len() > MAX_VALUE {
         return Err(Error::invalid("/value", "may have at most 64 KiB"));
     }
     let owner = tx.scope().owner()?;
     let data_key = data_keys::get_or_create(tx, vault, owner).await?;
-    let sealed = data_key.seal(Place { table: "secrets", organization: owner, name: key }, value.expose_secret())?;
+    let sealed =
+        data_key.seal(Place { table: "secrets", organization: owner, name: key }, value.expose_secret())?;
     let updated_by = tx.scope().actor().email.clone();
     sqlx::query!(
         "INSERT INTO secrets (id, organization_id, key, sealed, updated_by)

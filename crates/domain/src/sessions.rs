@@ -46,7 +46,14 @@ pub struct Started {
 ///
 /// # Errors
 /// [`Error::Unauthenticated`]; [`Error::Forbidden`] for a right password of an inactive account or organization.
-pub async fn sign_in(db: &Db, email: &str, password: SecretString, lifetime_days: i64, user_agent: Option<&str>, request_id: Option<&str>) -> Result<Started> {
+pub async fn sign_in(
+    db: &Db,
+    email: &str,
+    password: SecretString,
+    lifetime_days: i64,
+    user_agent: Option<&str>,
+    request_id: Option<&str>,
+) -> Result<Started> {
     let email = email.trim().to_lowercase();
     let found = {
         let mut conn = db.system(&SIGN_IN).await?;
@@ -106,7 +113,12 @@ pub async fn sign_in(db: &Db, email: &str, password: SecretString, lifetime_days
 /// # Errors
 /// [`Error::Unauthenticated`] for an unknown, expired or revoked token; a token that was already rotated
 /// also revokes its session.
-pub async fn refresh(db: &Db, token: &SecretString, lifetime_days: i64, request_id: Option<&str>) -> Result<Started> {
+pub async fn refresh(
+    db: &Db,
+    token: &SecretString,
+    lifetime_days: i64,
+    request_id: Option<&str>,
+) -> Result<Started> {
     let presented = hash_of(token);
     let successor = new_token();
     let mut tx = db.begin_system(&SystemScope::because("a refresh token names its session")).await?;
@@ -177,7 +189,8 @@ pub async fn find_by_refresh_token(db: &Db, user: UserId, token: &SecretString) 
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn revoke(db: &Db, id: SessionId, actor: &str, request_id: Option<&str>) -> Result<()> {
-    let mut tx = db.begin_system(&SystemScope::because("a session belongs to a user, not to an organization")).await?;
+    let mut tx =
+        db.begin_system(&SystemScope::because("a session belongs to a user, not to an organization")).await?;
     sqlx::query!(
         "UPDATE sessions SET revoked_at = now(), revoked_reason = 'logout' WHERE id = $1 AND revoked_at IS NULL",
         id as _,

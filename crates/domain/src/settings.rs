@@ -142,7 +142,9 @@ impl Settings {
     /// One line per fault, naming the variable and never its value.
     pub fn check(&self) -> Result<(), String> {
         let mut faults = Vec::new();
-        for (name, value) in [("SECRET_KEY", &self.secret_key), ("SECRETS_MASTER_KEY", &self.secrets_master_key)] {
+        for (name, value) in
+            [("SECRET_KEY", &self.secret_key), ("SECRETS_MASTER_KEY", &self.secrets_master_key)]
+        {
             let Some(value) = value else {
                 faults.push(format!("{name} is not set; generate one with `openssl rand -base64 48`"));
                 continue;
@@ -176,11 +178,17 @@ impl Settings {
     /// # Errors
     /// One line per missing variable.
     pub fn check_distributed(&self) -> Result<(), String> {
-        let parts = [("DATABASE_URL", &self.database_url), ("RABBITMQ_URL", &self.rabbitmq_url), ("REDIS_URL", &self.redis_url)];
+        let parts = [
+            ("DATABASE_URL", &self.database_url),
+            ("RABBITMQ_URL", &self.rabbitmq_url),
+            ("REDIS_URL", &self.redis_url),
+        ];
         let missing: Vec<String> = parts
             .into_iter()
             .filter(|(_, url)| url.is_none())
-            .map(|(name, _)| format!("{name} is not set; separate processes share it (`bifrost up` runs without)"))
+            .map(|(name, _)| {
+                format!("{name} is not set; separate processes share it (`bifrost up` runs without)")
+            })
             .collect();
         if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
     }

@@ -112,7 +112,14 @@ async fn any(tx: &mut SystemTx) -> Result<bool> {
         .await?)
 }
 
-async fn insert(tx: &mut SystemTx, organization: Option<OrgId>, email: &str, name: &str, hash: &str, admin: bool) -> Result<User> {
+async fn insert(
+    tx: &mut SystemTx,
+    organization: Option<OrgId>,
+    email: &str,
+    name: &str,
+    hash: &str,
+    admin: bool,
+) -> Result<User> {
     sqlx::query_as!(
         User,
         r#"INSERT INTO users (id, organization_id, email, name, password_hash, user_type, is_superuser, is_verified)
@@ -133,11 +140,15 @@ async fn insert(tx: &mut SystemTx, organization: Option<OrgId>, email: &str, nam
 }
 
 async fn join(tx: &mut SystemTx, email: &str, name: &str, hash: &str, production: bool) -> Result<User> {
-    let known = sqlx::query!("SELECT is_registered FROM users WHERE email = $1", email).fetch_optional(tx.conn()).await?;
+    let known = sqlx::query!("SELECT is_registered FROM users WHERE email = $1", email)
+        .fetch_optional(tx.conn())
+        .await?;
     match known {
         Some(user) if user.is_registered => Err(email_taken()),
         Some(_) => complete_stub(tx, email, name, hash).await,
-        None if production => Err(Error::Forbidden("registration is by invitation; ask a platform administrator".into())),
+        None if production => {
+            Err(Error::Forbidden("registration is by invitation; ask a platform administrator".into()))
+        }
         None => {
             let domain = email.split('@').nth(1).unwrap_or_default();
             let organization = sqlx::query_scalar!(
@@ -172,7 +183,12 @@ fn valid_email(email: &str) -> Result<String> {
     let email = email.trim().to_lowercase();
     let parts: Vec<&str> = email.split('@').collect();
     match parts.as_slice() {
-        [local, domain] if !local.is_empty() && domain.len() > 2 && email.len() <= 320 && !email.contains(char::is_whitespace) => {
+        [local, domain]
+            if !local.is_empty()
+                && domain.len() > 2
+                && email.len() <= 320
+                && !email.contains(char::is_whitespace) =>
+        {
             Ok(email)
         }
         _ => Err(Error::invalid("/email", "must be an e-mail address")),

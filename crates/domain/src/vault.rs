@@ -58,7 +58,11 @@ impl Vault {
             .split(',')
             .map(|entry| {
                 let (id, material) = entry.split_once(':').unwrap_or(("1", entry));
-                let key: [u8; 32] = Sha256::new().chain_update("bifrost master key 1").chain_update(material).finalize().into();
+                let key: [u8; 32] = Sha256::new()
+                    .chain_update("bifrost master key 1")
+                    .chain_update(material)
+                    .finalize()
+                    .into();
                 (id.to_owned(), Zeroizing::new(key))
             })
             .collect();
@@ -80,14 +84,18 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::Internal`] when the master key is not configured or the bytes were tampered with.
-    pub fn unwrap_data_key(&self, organization: Option<OrgId>, master_id: &str, wrapped: &[u8]) -> Result<DataKey> {
-        let (_, master) = self
-            .masters
-            .iter()
-            .find(|(id, _)| id == master_id)
-            .ok_or_else(|| Error::internal(format!("master key `{master_id}` is not in SECRETS_MASTER_KEY")))?;
+    pub fn unwrap_data_key(
+        &self,
+        organization: Option<OrgId>,
+        master_id: &str,
+        wrapped: &[u8],
+    ) -> Result<DataKey> {
+        let (_, master) = self.masters.iter().find(|(id, _)| id == master_id).ok_or_else(|| {
+            Error::internal(format!("master key `{master_id}` is not in SECRETS_MASTER_KEY"))
+        })?;
         let key = Zeroizing::new(open(master, &wrapping_data(organization), wrapped)?);
-        let key: [u8; 32] = key.as_slice().try_into().map_err(|_| Error::internal("a data key has 32 bytes"))?;
+        let key: [u8; 32] =
+            key.as_slice().try_into().map_err(|_| Error::internal("a data key has 32 bytes"))?;
         Ok(DataKey(Zeroizing::new(key)))
     }
 }

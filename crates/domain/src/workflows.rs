@@ -200,7 +200,8 @@ pub async fn sync(db: &Db, index: &Index) -> Result<Synced> {
     )
     .execute(tx.conn())
     .await?;
-    let broken: Vec<String> = index.files.iter().filter(|file| file.is_broken()).map(|file| file.path.clone()).collect();
+    let broken: Vec<String> =
+        index.files.iter().filter(|file| file.is_broken()).map(|file| file.path.clone()).collect();
     let deactivated = sqlx::query!(
         "UPDATE workflows w
          SET is_active = FALSE, updated_at = now()
@@ -215,7 +216,9 @@ pub async fn sync(db: &Db, index: &Index) -> Result<Synced> {
     .await?
     .rows_affected();
     let problems = replace_problems(&mut tx, index).await?;
-    let active = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM workflows WHERE is_active"#).fetch_one(tx.conn()).await?;
+    let active = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM workflows WHERE is_active"#)
+        .fetch_one(tx.conn())
+        .await?;
     tx.commit().await?;
     Ok(Synced { active, deactivated, problems })
 }
@@ -226,10 +229,17 @@ pub async fn sync(db: &Db, index: &Index) -> Result<Synced> {
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn list_problems(db: &Db) -> Result<Vec<(String, Problem)>> {
     let mut conn = db.system(&SystemScope::because("the workspace belongs to the platform")).await?;
-    let rows = sqlx::query!("SELECT path, line, severity, message, hint FROM workspace_problems ORDER BY path, line")
-        .fetch_all(&mut *conn)
-        .await?;
-    let problem = |row: (String, i32, String, Option<String>)| Problem { severity: row.0, line: row.1, message: row.2, hint: row.3 };
+    let rows = sqlx::query!(
+        "SELECT path, line, severity, message, hint FROM workspace_problems ORDER BY path, line"
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let problem = |row: (String, i32, String, Option<String>)| Problem {
+        severity: row.0,
+        line: row.1,
+        message: row.2,
+        hint: row.3,
+    };
     Ok(rows.into_iter().map(|r| (r.path, problem((r.severity, r.line, r.message, r.hint)))).collect())
 }
 
@@ -277,15 +287,16 @@ impl Catalog {
             Reach::Global | Reach::Platform => None,
             Reach::Nothing => return Err(Error::NotFound("workflow")),
         };
-        self.known
-            .try_get_with((id_or_name.to_owned(), org), find(db, scope, id_or_name))
-            .await
-            .map_err(|error| match &*error {
+        self.known.try_get_with((id_or_name.to_owned(), org), find(db, scope, id_or_name)).await.map_err(
+            |error| match &*error {
                 Error::NotFound(what) => Error::NotFound(what),
                 Error::Conflict(text) => Error::Conflict(text.clone()),
-                Error::Unavailable { service, .. } => Error::Unavailable { service, source: error.to_string().into() },
+                Error::Unavailable { service, .. } => {
+                    Error::Unavailable { service, source: error.to_string().into() }
+                }
                 _ => Error::internal(error.to_string()),
-            })
+            },
+        )
     }
 }
 
@@ -343,18 +354,22 @@ pub fn check_parameters(declared: &[Parameter], mut input: Map<String, Value>) -
 fn convert(kind: &str, value: &mut Value) -> Result<(), String> {
     match (kind, &*value) {
         ("int", Value::Number(number)) if number.is_i64() || number.is_u64() => {}
-        ("int", Value::Number(number)) if number.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() < 9e15) => {
+        ("int", Value::Number(number))
+            if number.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() < 9e15) =>
+        {
             #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53, checked above")]
             let whole = number.as_f64().unwrap_or_default() as i64;
             *value = Value::from(whole);
         }
         ("int", Value::String(text)) => {
-            *value = text.trim().parse::<i64>().map(Value::from).map_err(|_| "must be an integer".to_owned())?;
+            *value =
+                text.trim().parse::<i64>().map(Value::from).map_err(|_| "must be an integer".to_owned())?;
         }
         ("int", _) => return Err("must be an integer".into()),
         ("float", Value::Number(_)) => {}
         ("float", Value::String(text)) => {
-            let number = text.trim().parse::<f64>().ok().filter(|n| n.is_finite()).ok_or("must be a number")?;
+            let number =
+                text.trim().parse::<f64>().ok().filter(|n| n.is_finite()).ok_or("must be a number")?;
             *value = Value::from(number);
         }
         ("float", _) => return Err("must be a number".into()),
@@ -387,7 +402,9 @@ fn convert(kind: &str, value: &mut Value) -> Result<(), String> {
 
 impl IndexedFile {
     fn is_broken(&self) -> bool {
-        self.workflows.is_empty() && self.data_providers.is_empty() && self.problems.iter().any(|p| p.severity == "error")
+        self.workflows.is_empty()
+            && self.data_providers.is_empty()
+            && self.problems.iter().any(|p| p.severity == "error")
     }
 }
 
@@ -414,7 +431,8 @@ fn rows_of(file: &IndexedFile) -> impl Iterator<Item = Row<'_>> {
     let workflows = file.workflows.iter().map(|found| (found, "workflow"));
     workflows.chain(file.data_providers.iter().map(|found| (found, "data_provider"))).map(|(found, kind)| {
         let mut definition = found.rest.clone();
-        definition.insert("retry_policy".into(), serde_json::to_value(&found.retry_policy).unwrap_or_default());
+        definition
+            .insert("retry_policy".into(), serde_json::to_value(&found.retry_policy).unwrap_or_default());
         Row {
             id: found.id.unwrap_or_else(Uuid::now_v7),
             explicit_id: found.id.is_some(),
@@ -436,8 +454,11 @@ fn rows_of(file: &IndexedFile) -> impl Iterator<Item = Row<'_>> {
 }
 
 async fn replace_problems(tx: &mut crate::SystemTx, index: &Index) -> Result<usize> {
-    let found: Vec<(&str, &Problem)> =
-        index.files.iter().flat_map(|file| file.problems.iter().map(|problem| (file.path.as_str(), problem))).collect();
+    let found: Vec<(&str, &Problem)> = index
+        .files
+        .iter()
+        .flat_map(|file| file.problems.iter().map(|problem| (file.path.as_str(), problem)))
+        .collect();
     sqlx::query!("DELETE FROM workspace_problems").execute(tx.conn()).await?;
     let paths: Vec<String> = found.iter().map(|(path, _)| (*path).to_owned()).collect();
     let lines: Vec<i32> = found.iter().map(|(_, problem)| problem.line).collect();
@@ -521,9 +542,12 @@ mod tests {
 
     #[test]
     fn every_fault_is_reported_at_once() {
-        let declared = [parameter("a", "int", true), parameter("b/c", "bool", true), parameter("d", "int", false)];
+        let declared =
+            [parameter("a", "int", true), parameter("b/c", "bool", true), parameter("d", "int", false)];
 
-        let Err(Error::Invalid(faults)) = check_parameters(&declared, Map::new()) else { panic!("must be refused") };
+        let Err(Error::Invalid(faults)) = check_parameters(&declared, Map::new()) else {
+            panic!("must be refused")
+        };
 
         let pointers: Vec<&str> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
         assert_eq!(pointers, ["/input_data/a", "/input_data/b~1c"]);

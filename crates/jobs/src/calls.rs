@@ -72,7 +72,10 @@ impl Caller {
             return Ok(self.scope.clone());
         }
         if !self.scope.actor().is_platform_admin {
-            return Err(Refusal { kind: "PermissionError", message: "only a platform admin may name another organization".into() });
+            return Err(Refusal {
+                kind: "PermissionError",
+                message: "only a platform admin may name another organization".into(),
+            });
         }
         Ok(OrgScope::for_run(org, self.scope.actor().clone()))
     }
@@ -291,7 +294,9 @@ async fn executions_get(caller: &Caller, args: Get) -> Answer {
 
 async fn executions_list(caller: &Caller, args: List) -> Answer {
     let status = match args.status {
-        Some(name) => Some(name.parse::<Status>().map_err(|()| Refusal::value(&format!("no status is called {name}")))?),
+        Some(name) => Some(
+            name.parse::<Status>().map_err(|()| Refusal::value(&format!("no status is called {name}")))?,
+        ),
         None => None,
     };
     let actor = caller.scope.actor();
@@ -323,7 +328,10 @@ async fn organizations_get(caller: &Caller, args: Org) -> Answer {
 
 async fn organizations_list(caller: &Caller) -> Answer {
     if !caller.scope.actor().is_platform_admin {
-        return Err(Refusal { kind: "PermissionError", message: "only a platform admin may list organizations".into() });
+        return Err(Refusal {
+            kind: "PermissionError",
+            message: "only a platform admin may list organizations".into(),
+        });
     }
     let mut tx = caller.platform.db.begin(&caller.scope.clone().widened()).await?;
     let found = organizations::list(&mut tx).await?;
@@ -421,14 +429,18 @@ impl Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::NotFound(_) | Error::Invalid(_) | Error::Conflict(_) | Error::Impossible(_) => "ValueError",
+            Error::NotFound(_) | Error::Invalid(_) | Error::Conflict(_) | Error::Impossible(_) => {
+                "ValueError"
+            }
             Error::Forbidden(_) | Error::Unauthenticated => "PermissionError",
             Error::TooMany { .. } | Error::Unavailable { .. } | Error::Internal(_) => "RuntimeError",
         };
         let message = match &error {
-            Error::Invalid(faults) => {
-                faults.iter().map(|fault| format!("{}: {}", fault.pointer, fault.detail)).collect::<Vec<_>>().join("; ")
-            }
+            Error::Invalid(faults) => faults
+                .iter()
+                .map(|fault| format!("{}: {}", fault.pointer, fault.detail))
+                .collect::<Vec<_>>()
+                .join("; "),
             Error::Internal(source) => {
                 tracing::error!(%source, "a call of a run failed");
                 "the platform could not answer this call".into()

@@ -124,13 +124,20 @@ impl<'a> Attempt<'a> {
             };
             match started.await {
                 Ok(started) => return Ok(started),
-                Err(error) if tries < 3 => tracing::debug!(%error, "a process was gone before its start, taking another"),
+                Err(error) if tries < 3 => {
+                    tracing::debug!(%error, "a process was gone before its start, taking another")
+                }
                 Err(error) => return Err(failure("WorkerCrash", &error.to_string())),
             }
         }
     }
 
-    async fn send_start(&self, run: &mut Run, scope: &str, generation: &str) -> Result<runner::Replier, runner::Error> {
+    async fn send_start(
+        &self,
+        run: &mut Run,
+        scope: &str,
+        generation: &str,
+    ) -> Result<runner::Replier, runner::Error> {
         let claimed = self.claimed;
         let (id, user_id) = (claimed.id.to_string(), claimed.executed_by.to_string());
         let organization = claimed.organization_id.map(|_| runner::Organization {
@@ -142,7 +149,11 @@ impl<'a> Attempt<'a> {
         let start = Start {
             execution_id: &id,
             attempt: claimed.attempt,
-            workflow: workflow.map(|(path, function)| WorkflowRef { path, function, name: &claimed.workflow_name }),
+            workflow: workflow.map(|(path, function)| WorkflowRef {
+                path,
+                function,
+                name: &claimed.workflow_name,
+            }),
             code: claimed.code.as_deref(),
             script_name: claimed.script_name.as_deref(),
             kind: runner::Kind::Workflow,
@@ -171,7 +182,9 @@ impl<'a> Attempt<'a> {
         Limits {
             memory_bytes: Some(settings.run_memory_mb * 1024 * 1024),
             // Longer than the timeout allows on one core; the timeout itself is kept on this side.
-            cpu_seconds: u64::try_from(self.claimed.timeout_seconds).ok().map(|seconds| seconds.saturating_mul(4)),
+            cpu_seconds: u64::try_from(self.claimed.timeout_seconds)
+                .ok()
+                .map(|seconds| seconds.saturating_mul(4)),
             processes: Some(MAX_PROCESSES),
             file_size_bytes: Some(MAX_FILE_SIZE),
             open_files: Some(MAX_OPEN_FILES),
@@ -230,7 +243,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// Logs, answers calls; returns the result if it is among the frames.
-    fn take(&mut self, frames: Vec<Frame>, replier: &runner::Replier, calls: &mut JoinSet<()>) -> Option<Box<ResultFrame>> {
+    fn take(
+        &mut self,
+        frames: Vec<Frame>,
+        replier: &runner::Replier,
+        calls: &mut JoinSet<()>,
+    ) -> Option<Box<ResultFrame>> {
         let first_new = self.pending.len();
         let mut result = None;
         for frame in frames {
@@ -302,7 +320,10 @@ impl<'a> Attempt<'a> {
             }
             End::Stopped(Reason::Cancelled) => outcome.status = Status::Cancelled,
             End::Stopped(Reason::ShutDown) => {
-                self.failed(&mut outcome, failure("WorkerLost", "the worker was stopped before the run had ended"));
+                self.failed(
+                    &mut outcome,
+                    failure("WorkerLost", "the worker was stopped before the run had ended"),
+                );
             }
             End::Fenced => unreachable!("a fenced attempt has no outcome"),
         }
@@ -314,7 +335,8 @@ impl<'a> Attempt<'a> {
             outcome.peak_memory_bytes = Some(usage.peak_memory_bytes);
             outcome.cpu_total_seconds = Some(usage.cpu_seconds);
         }
-        outcome.variables = frame.variables.map(|variables| self.caller.with_mask(|mask| mask.json(variables)));
+        outcome.variables =
+            frame.variables.map(|variables| self.caller.with_mask(|mask| mask.json(variables)));
         outcome.status = match frame.outcome {
             runner::Outcome::Success => Status::Success,
             runner::Outcome::CompletedWithErrors => Status::CompletedWithErrors,
@@ -371,10 +393,14 @@ fn why_it_died(ended: &Ended) -> (&'static str, String) {
         return ("WorkerCrash", "the run wrote to its connection to the worker".into());
     }
     match (ended.code, ended.signal) {
-        (Some(code), _) => ("NoResult", format!("the process ended with exit code {code} before the workflow returned")),
+        (Some(code), _) => {
+            ("NoResult", format!("the process ended with exit code {code} before the workflow returned"))
+        }
         (_, Some(SIGXCPU)) => ("ResourceLimit", "the run used more CPU time than it may".into()),
         (_, Some(SIGXFSZ)) => ("ResourceLimit", "the run wrote a larger file than it may".into()),
-        (_, Some(SIGKILL)) => ("WorkerCrash", "the process was killed (signal 9), most likely for want of memory".into()),
+        (_, Some(SIGKILL)) => {
+            ("WorkerCrash", "the process was killed (signal 9), most likely for want of memory".into())
+        }
         (_, Some(signal)) => ("WorkerCrash", format!("the process was ended by signal {signal}")),
         (None, None) => ("WorkerCrash", "the process ended without a result".into()),
     }

@@ -34,12 +34,15 @@ const ALIVE_PERIOD: Duration = Duration::from_secs(5);
 pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<()> {
     std::fs::create_dir_all(&platform.settings.temp_path)?;
     // A run that reads /proc/<ppid>/environ must find nothing.
-    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
         tracing::warn!(%error, "this process stays readable for others of its user");
     }
     let (indexer, templates) = Indexer::start(platform.clone(), stop.clone());
     let clockwork = cron::start(&platform, &stop);
-    let alive = tokio::spawn(stop.clone().run_until_cancelled_owned(stay_alive(platform.settings.temp_path.join(ALIVE_FILE))));
+    let alive = tokio::spawn(
+        stop.clone().run_until_cancelled_owned(stay_alive(platform.settings.temp_path.join(ALIVE_FILE))),
+    );
 
     let worker = Arc::new(worker::Worker::new(platform, templates));
     worker.run(stop).await;

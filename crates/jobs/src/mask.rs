@@ -113,7 +113,10 @@ mod tests {
         ];
         for form in forms {
             let masked = mask.text(&form).into_owned();
-            assert!(masked.contains(MASK) && !masked.contains(form.trim_matches('"')), "{form} became {masked}");
+            assert!(
+                masked.contains(MASK) && !masked.contains(form.trim_matches('"')),
+                "{form} became {masked}"
+            );
         }
         assert_eq!(mask.text("nothing to hide"), "nothing to hide");
     }

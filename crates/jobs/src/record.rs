@@ -96,7 +96,11 @@ async fn run_lane(platform: Platform, mut entries: mpsc::Receiver<Entry>) {
     }
 }
 
-async fn write_until_durable(platform: &Platform, lines: &[logs::Batch], finished: &mut [Finished]) -> Vec<Recorded> {
+async fn write_until_durable(
+    platform: &Platform,
+    lines: &[logs::Batch],
+    finished: &mut [Finished],
+) -> Vec<Recorded> {
     let mut pause = FIRST_PAUSE;
     loop {
         let error = match write(platform, lines, finished).await {
@@ -113,7 +117,11 @@ async fn write_until_durable(platform: &Platform, lines: &[logs::Batch], finishe
     }
 }
 
-async fn write(platform: &Platform, lines: &[logs::Batch], finished: &[Finished]) -> domain::Result<Vec<Recorded>> {
+async fn write(
+    platform: &Platform,
+    lines: &[logs::Batch],
+    finished: &[Finished],
+) -> domain::Result<Vec<Recorded>> {
     let mut tx = platform.db.begin_system(&SCOPE).await?;
     append(&mut tx, lines).await?;
     let outcomes: Vec<Outcome> = finished.iter().map(|finished| finished.outcome.clone()).collect();
@@ -138,7 +146,11 @@ async fn append(tx: &mut SystemTx, lines: &[logs::Batch]) -> domain::Result<()> 
 }
 
 /// One bad value must not hold the others up: what PostgreSQL refuses becomes a failure that says so.
-async fn write_one_by_one(platform: &Platform, lines: &[logs::Batch], finished: &mut [Finished]) -> Vec<Recorded> {
+async fn write_one_by_one(
+    platform: &Platform,
+    lines: &[logs::Batch],
+    finished: &mut [Finished],
+) -> Vec<Recorded> {
     for batch in lines {
         if let Err(error) = Box::pin(write(platform, std::slice::from_ref(batch), &[])).await {
             tracing::error!(?error, execution.id = %batch.execution_id, "log lines were refused");

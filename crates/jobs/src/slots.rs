@@ -50,7 +50,12 @@ mod tests {
         assert_eq!(slots.available_permits(), 0);
 
         // Two waits at once: the slot is free until both are over.
-        let both = async { tokio::join!(slot.lend(async { slots.available_permits() }), slot.lend(async { slots.available_permits() })) };
+        let both = async {
+            tokio::join!(
+                slot.lend(async { slots.available_permits() }),
+                slot.lend(async { slots.available_permits() })
+            )
+        };
         assert_eq!(both.await, (1, 1));
 
         assert_eq!(slots.available_permits(), 0, "taken back");

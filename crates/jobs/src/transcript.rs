@@ -47,7 +47,12 @@ impl Transcript {
         self.bytes += message.len() + data.as_ref().map_or(0, |data| data.get().len());
         if self.sequence + 1 >= MAX_LINES || self.bytes > MAX_BYTES {
             self.full = true;
-            return Some(self.number("WARNING".into(), "log limit reached, later lines are not kept".into(), None, Utc::now()));
+            return Some(self.number(
+                "WARNING".into(),
+                "log limit reached, later lines are not kept".into(),
+                None,
+                Utc::now(),
+            ));
         }
         let level = if LEVELS.contains(&log.level.as_str()) { log.level } else { "INFO".into() };
         let at = DateTime::from_timestamp_micros(log.at).unwrap_or_else(Utc::now);
@@ -59,7 +64,13 @@ impl Transcript {
         self.sequence
     }
 
-    fn number(&mut self, level: String, message: String, data: Option<Json<RawJson>>, logged_at: DateTime<Utc>) -> logs::Line {
+    fn number(
+        &mut self,
+        level: String,
+        message: String,
+        data: Option<Json<RawJson>>,
+        logged_at: DateTime<Utc>,
+    ) -> logs::Line {
         self.sequence += 1;
         let visible = !HIDDEN.contains(&level.as_str());
         self.user_sequence += i64::from(visible);

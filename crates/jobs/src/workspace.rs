@@ -75,13 +75,20 @@ impl Indexer {
         }
         let index = index(&self.platform.settings).await?;
         let generation = generation(&index);
-        if self.template_is_gone() || self.templates.borrow().as_ref().is_none_or(|t| t.generation() != generation) {
+        if self.template_is_gone()
+            || self.templates.borrow().as_ref().is_none_or(|t| t.generation() != generation)
+        {
             let template = self.start_template(generation.clone()).await?;
             self.templates.send_replace(Some(template));
         }
         if self.synced.as_ref() != Some(&generation) {
             let synced = workflows::sync(&self.platform.db, &index).await?;
-            tracing::info!(workflows = synced.active, deactivated = synced.deactivated, problems = synced.problems, "indexed the workspace");
+            tracing::info!(
+                workflows = synced.active,
+                deactivated = synced.deactivated,
+                problems = synced.problems,
+                "indexed the workspace"
+            );
             self.platform.events.publish(Event::WorkspaceChanged);
             self.synced = Some(generation);
         }
@@ -251,5 +258,6 @@ fn open_to_all(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
 
     let Ok(path): Result<PathBuf, _> = path.canonicalize() else { return false };
-    path.ancestors().all(|folder| folder.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
+    path.ancestors()
+        .all(|folder| folder.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
 }

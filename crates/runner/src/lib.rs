@@ -9,7 +9,10 @@ mod protocol;
 mod run;
 mod template;
 
-pub use protocol::{Call, Context, Failure, Frame, Kind, Limits, Log, Organization, Outcome, ResultFrame, Start, Usage, WorkflowRef};
+pub use protocol::{
+    Call, Context, Failure, Frame, Kind, Limits, Log, Organization, Outcome, ResultFrame, Start, Usage,
+    WorkflowRef,
+};
 pub use run::{Ended, Replier, Run};
 pub use template::{Config, Isolation, Ready, Template};
 

@@ -29,7 +29,10 @@ pub(crate) struct Process {
 
 impl Process {
     /// Connects to the template, which forks, and takes what the template says of the child.
-    pub(crate) async fn fork(socket: &Path, expect_exit: impl FnOnce(i32) -> oneshot::Receiver<Exit>) -> io::Result<Self> {
+    pub(crate) async fn fork(
+        socket: &Path,
+        expect_exit: impl FnOnce(i32) -> oneshot::Receiver<Exit>,
+    ) -> io::Result<Self> {
         let stream = UnixStream::connect(socket).await?;
         let (forked, output) = loop {
             stream.readable().await?;
@@ -42,7 +45,13 @@ impl Process {
         // A descriptor names this very process, whatever becomes of the number.
         let handle = pidfd_open(pid, PidfdFlags::empty())?;
         let exit = expect_exit(forked.pid);
-        Ok(Self { stream: Some(stream), output: pipe::Receiver::from_owned_fd(output)?, exit, handle, served: 0 })
+        Ok(Self {
+            stream: Some(stream),
+            output: pipe::Receiver::from_owned_fd(output)?,
+            exit,
+            handle,
+            served: 0,
+        })
     }
 
     /// Asks the process to end; it has a handler that lets `finally` blocks run.
@@ -72,7 +81,8 @@ fn receive(stream: &UnixStream) -> io::Result<(Forked, OwnedFd)> {
     let mut bytes = [0; 256];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let received =
+        recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
     let output = ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,

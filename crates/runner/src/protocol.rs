@@ -243,7 +243,9 @@ pub(crate) fn decode(frame: &[u8]) -> Result<Frame, Error> {
     match tag.t.as_ref() {
         "log" => serde_json::from_slice(frame).map(Frame::Log).map_err(broken),
         "call" => serde_json::from_slice(frame).map(Frame::Call).map_err(broken),
-        "result" => serde_json::from_slice(frame).map(|result| Frame::Result(Box::new(result))).map_err(broken),
+        "result" => {
+            serde_json::from_slice(frame).map(|result| Frame::Result(Box::new(result))).map_err(broken)
+        }
         other => Err(Error::Frame(format!("unknown type {other:?}"))),
     }
 }
@@ -254,8 +256,11 @@ mod tests {
 
     #[test]
     fn frames_come_out_as_they_went_in_however_they_are_cut() {
-        let one = encode(&serde_json::json!({"t": "log", "level": "INFO", "message": "a\nb", "at": 1})).expect("encodes");
-        let two = encode(&serde_json::json!({"t": "call", "id": 7, "method": "config.get", "args": {"key": "k"}})).expect("encodes");
+        let one = encode(&serde_json::json!({"t": "log", "level": "INFO", "message": "a\nb", "at": 1}))
+            .expect("encodes");
+        let two =
+            encode(&serde_json::json!({"t": "call", "id": 7, "method": "config.get", "args": {"key": "k"}}))
+                .expect("encodes");
         let stream = [one, two].concat();
         for cut in 0..stream.len() {
             let mut buffer = BytesMut::from(&stream[..cut]);
@@ -267,7 +272,10 @@ mod tests {
             while let Some(frame) = take(&mut buffer).expect("no fault") {
                 frames.push(decode(&frame).expect("decodes"));
             }
-            assert!(matches!(&frames[..], [Frame::Log(log), Frame::Call(call)] if log.message == "a\nb" && call.id == 7), "cut at {cut}");
+            assert!(
+                matches!(&frames[..], [Frame::Log(log), Frame::Call(call)] if log.message == "a\nb" && call.id == 7),
+                "cut at {cut}"
+            );
         }
     }
 

@@ -211,7 +211,10 @@ impl Replier {
     /// # Errors
     /// As [`Self::reply`].
     pub async fn refuse(&self, id: u64, kind: &str, message: &str) -> Result<(), Error> {
-        self.send(&serde_json::json!({ "t": "reply", "id": id, "error": { "type": kind, "message": message } })).await
+        self.send(
+            &serde_json::json!({ "t": "reply", "id": id, "error": { "type": kind, "message": message } }),
+        )
+        .await
     }
 
     async fn send(&self, frame: &impl Serialize) -> Result<(), Error> {
@@ -233,7 +236,8 @@ fn drain(output: &pipe::Receiver, captured: &mut BytesMut) {
 
 /// Moves whole lines, and at the end the rest, out of the buffer. What is no UTF-8 is replaced.
 fn take_lines(captured: &mut BytesMut, all: bool, frames: &mut Vec<Frame>) {
-    let at = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_micros()).unwrap_or(i64::MAX);
+    let at =
+        i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_micros()).unwrap_or(i64::MAX);
     loop {
         let (line, ending) = match captured.iter().position(|byte| *byte == b'\n') {
             Some(end) => (end.min(MAX_LINE), usize::from(end <= MAX_LINE)),
@@ -254,7 +258,10 @@ mod tests {
     fn lines(bytes: &[u8], all: bool) -> Vec<String> {
         let (mut captured, mut frames) = (BytesMut::from(bytes), Vec::new());
         take_lines(&mut captured, all, &mut frames);
-        frames.into_iter().map(|frame| if let Frame::Log(log) = frame { log.message } else { String::new() }).collect()
+        frames
+            .into_iter()
+            .map(|frame| if let Frame::Log(log) = frame { log.message } else { String::new() })
+            .collect()
     }
 
     #[test]

@@ -108,8 +108,10 @@ impl Template {
         let mut child = command(&config, &socket)
             .spawn()
             .map_err(|source| Error::Spawn { python: config.python.display().to_string(), source })?;
-        let lifeline = child.stdin.take().ok_or_else(|| Error::Template("it has no standard input".into()))?;
-        let mut control = child.stdout.take().ok_or_else(|| Error::Template("it has no standard output".into()))?;
+        let lifeline =
+            child.stdin.take().ok_or_else(|| Error::Template("it has no standard input".into()))?;
+        let mut control =
+            child.stdout.take().ok_or_else(|| Error::Template("it has no standard output".into()))?;
         let mut buffer = BytesMut::new();
         let ready = tokio::time::timeout(START_TIMEOUT, first_frame(&mut control, &mut buffer))
             .await
@@ -127,7 +129,15 @@ impl Template {
         });
         let (sender, standby) = mpsc::channel(config.standby.max(1));
         tokio::spawn(keep_ready(socket, exits.clone(), sender));
-        Ok(Arc::new(Self { config, ready, exits, standby: standby.into(), warm: Mutex::default(), gone, _lifeline: lifeline }))
+        Ok(Arc::new(Self {
+            config,
+            ready,
+            exits,
+            standby: standby.into(),
+            warm: Mutex::default(),
+            gone,
+            _lifeline: lifeline,
+        }))
     }
 
     /// What it said when it was ready.
@@ -272,7 +282,9 @@ async fn first_frame(control: &mut ChildStdout, buffer: &mut BytesMut) -> Result
         if let Some(frame) = protocol::take(buffer)? {
             return match serde_json::from_slice(&frame) {
                 Ok(Control::Ready(ready)) => Ok(ready),
-                Ok(Control::Exit(_)) | Err(_) => Err(Error::Template("its first word was not `ready`".into())),
+                Ok(Control::Exit(_)) | Err(_) => {
+                    Err(Error::Template("its first word was not `ready`".into()))
+                }
             };
         }
         if control.read_buf(buffer).await? == 0 {

@@ -17,12 +17,12 @@ import tempfile
 import traceback
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from types import CodeType, CoroutineType, FrameType, FunctionType, TracebackType
+from types import CodeType, CoroutineType, FrameType, FunctionType, GeneratorType, TracebackType
 from typing import Any, NoReturn
 
 from .. import _runtime, errors
 from .._context import ExecutionContext, Organization, context
-from . import logs, script, variables
+from . import forks, logs, script, variables
 from .connection import Connection
 from .convert import ResultTooLarge, encode_result
 from .frames import FrameTooLarge, pack, quote
@@ -83,13 +83,12 @@ class Child:
         self.script_runs = 0
         self.handler = logs.WorkspaceHandler(self.connection, finder.root)
         self.out, self.err = logs.PrintStream(self.connection, 1), logs.PrintStream(self.connection, 2)
+        forks.in_copies_of_runs(self._forget_connection)
 
     def serve(self, fd: int) -> NoReturn:
         """Take start frames from `fd` until there are no more."""
-        self.connection.fd = fd
-        logs.activate(self.handler, self.out, self.err)
+        self.connection.attach(fd)
         global _running
-        os.register_at_fork(after_in_child=self._forget_connection)
         owner = os.getpid()
         code = 70
         try:
@@ -111,6 +110,18 @@ class Child:
             os.write(2, traceback.format_exc().encode("utf-8", "replace"))
         finally:
             os._exit(code)
+
+    def rehearse(self, fd: int, path: str) -> None:
+        """One run in the template, of code that is ours; leaves nothing behind."""
+        self.connection.attach(fd)
+        self.handler.script = path
+        frame = Execution(self, self.connection.next_start()).perform()
+        self._flush()
+        self.connection.send(frame)
+        self.connection.detach()
+        self.handler.script = None
+        self.generation = None
+        self.finder.forget_rehearsal()
 
     def _flush(self) -> None:
         self.out.finish()
@@ -207,12 +218,12 @@ class Execution:
     def _load(self) -> Callable[..., Any]:
         workflow = self.start["workflow"]
         finder = self.child.finder
-        path = os.path.normpath(os.path.join(finder.root, workflow["path"]))
-        finder.enter_folder(os.path.dirname(path))
+        file = finder.file(workflow["path"])
+        finder.enter_folder(file.folder)
         try:
-            module = finder.load_file(path)
+            module = finder.load_file(file)
         except (FileNotFoundError, NotADirectoryError) as problem:
-            if problem.filename == path:
+            if problem.filename == file.path:
                 raise WorkflowNotFound(f"there is no file {workflow['path']}") from None
             raise self._load_error(problem) from problem
         except (Interrupted, MemoryError, errors.UserError):
@@ -232,7 +243,7 @@ class Execution:
 
     def _call_function(self) -> Any:
         self.function = function = self._load()
-        target = inspect.unwrap(function)
+        target = inspect.unwrap(function) if hasattr(function, "__wrapped__") else function
         args, kwargs, extra = bind(target, self.context, self.start.get("parameters") or {})
         self.context.parameters = extra
         code = getattr(target, "__code__", None)
@@ -296,7 +307,7 @@ class Execution:
         """Drive a coroutine to its end; anything else is the result already."""
         if isinstance(value, CoroutineType):
             return self._run(value)
-        if inspect.isawaitable(value) and not isinstance(value, str | bytes | list | Mapping):
+        if _is_awaitable(value) and not isinstance(value, str | bytes | list | Mapping):
             return self._run(_await(value))
         return value
 
@@ -417,6 +428,13 @@ def options_of(value: Any) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise TypeError(f"a data provider must return a list, not {type(value).__name__}")
     return [{"label": item, "value": item} if isinstance(item, str) else item for item in value]
+
+
+def _is_awaitable(value: Any) -> bool:
+    """As `inspect.isawaitable`, without asking an abstract base class, which would remember the answer."""
+    if isinstance(value, GeneratorType):
+        return bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+    return hasattr(type(value), "__await__")
 
 
 async def _await(value: Any) -> Any:

@@ -25,8 +25,8 @@ class Connection:
     """The child's end of one run connection."""
 
     def __init__(self) -> None:
-        self.fd = -1  # known once the process is forked
-        self.detached = False
+        self.fd = -1
+        self.detached = True
         self._frames = FrameBuffer()
         self._calls: dict[int, Call] = {}
         self._last_id = 0
@@ -34,6 +34,11 @@ class Connection:
         self._sending = threading.Lock()
         self._receiving = threading.RLock()
         self._watchers: dict[AbstractEventLoop, int] = {}
+
+    def attach(self, fd: int) -> None:
+        """From now on this process speaks for a run."""
+        self.fd = fd
+        self.detached = False
 
     def send(self, frame: bytes) -> None:
         """Write one frame; a vanished worker ends the process, since nobody is left to report to."""
@@ -66,14 +71,14 @@ class Connection:
 
     def settle(self) -> None:
         """Wait for calls nobody awaited, so that what was asked for has happened when the run ends."""
-        while any(not call.abandoned for call in self._calls.values()):
+        while self._calls and any(not call.abandoned for call in self._calls.values()):
             self._receive()
 
     def forget_calls(self) -> None:
         self._calls.clear()
 
     def detach(self) -> None:
-        """Runs in every process that user code forks."""
+        """This process speaks for no run; called in every one that user code forks."""
         self.detached = True
         self._sending = threading.Lock()
         self._receiving = threading.RLock()

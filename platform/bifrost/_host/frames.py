@@ -14,6 +14,7 @@ from typing import Any
 MAX_FRAME = 20 * 1024 * 1024
 HEADER = Struct(">I")
 _pack_header = HEADER.pack
+_decode = json.JSONDecoder().raw_decode
 
 
 class FrameTooLarge(ValueError):
@@ -62,7 +63,8 @@ class FrameBuffer:
         if len(data) < end:
             return None
         self._bytes = data[end:]
-        frame = json.loads(data[4:end])
+        # Without the detection of encodings and the search for blanks of `json.loads`.
+        frame = _decode(str(data[4:end], "utf-8"))[0]
         if not isinstance(frame, dict):
             raise ValueError("a frame must hold a JSON object")
         return frame

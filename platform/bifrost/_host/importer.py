@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 PROTECTED = sys.stdlib_module_names | {"bifrost", "shared", "src"}
 
@@ -48,6 +48,15 @@ class WorkspaceLoader(Loader):
             return file.read()
 
 
+class WorkspaceFile(NamedTuple):
+    """A file with workflows, as the module it is loaded as."""
+
+    path: str
+    folder: str
+    name: str
+    spec: ModuleSpec
+
+
 class WorkspaceFinder(MetaPathFinder):
     """Finds workspace modules, relative to the workspace and to the folder of the file that runs.
 
@@ -60,6 +69,7 @@ class WorkspaceFinder(MetaPathFinder):
         self.cache = cache
         self.folder = root
         self._beside: set[str] = set()
+        self._files: dict[str, WorkspaceFile] = {}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, _target: ModuleType | None = None
@@ -114,24 +124,38 @@ class WorkspaceFinder(MetaPathFinder):
                 del sys.modules[name]
         self._beside.clear()
 
-    def load_file(self, path: str) -> ModuleType:
+    def forget_rehearsal(self) -> None:
+        self.folder = self.root
+        for name in [name for name in sys.modules if name.startswith("_workspace_")]:
+            del sys.modules[name]
+
+    def file(self, relative: str) -> WorkspaceFile:
+        """What is known of a path below the workspace; worked out once per path."""
+        known = self._files.get(relative)
+        if known is None:
+            path = os.path.normpath(os.path.join(self.root, relative))
+            name = os.path.relpath(path, self.root)[:-3].replace(os.sep, ".")
+            if name.partition(".")[0] in PROTECTED or name.startswith("."):
+                name = f"_workspace_{name.replace('.', '_')}"
+            known = WorkspaceFile(path, os.path.dirname(path), name, self.spec_of(name, path))
+            self._files[relative] = known
+        return known
+
+    def load_file(self, file: WorkspaceFile) -> ModuleType:
         """Execute the file of a workflow as the module an import of it would give."""
-        name = os.path.relpath(path, self.root)[:-3].replace(os.sep, ".")
-        if name.partition(".")[0] in PROTECTED or name.startswith("."):
-            name = f"_workspace_{name.replace('.', '_')}"
-        known = sys.modules.get(name)
-        if known is not None and getattr(known, "__file__", None) == path:
+        known = sys.modules.get(file.name)
+        if known is not None and getattr(known, "__file__", None) == file.path:
             return known
-        module = ModuleType(name)
-        module.__file__ = path
-        module.__package__ = name.rpartition(".")[0]
-        module.__spec__ = self.spec_of(name, path)
-        module.__loader__ = module.__spec__.loader
-        sys.modules[name] = module
+        module = ModuleType(file.name)
+        module.__file__ = file.path
+        module.__package__ = file.name.rpartition(".")[0]
+        module.__spec__ = file.spec
+        module.__loader__ = file.spec.loader
+        sys.modules[file.name] = module
         try:
-            exec(self.cache.load(path), module.__dict__)
+            exec(self.cache.load(file.path), module.__dict__)
         except BaseException:
-            sys.modules.pop(name, None)
+            sys.modules.pop(file.name, None)
             raise
         return module
 

@@ -12,31 +12,42 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Set
+from collections.abc import Collection
 
 CLONE_NEWPID = 0x20000000
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER = 1, 22, 36
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+
+Owner = tuple[int, int]
+"""User id and group id."""
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 _prctl = LIBC.prctl
 _unshare = LIBC.unshare
 _setns = LIBC.setns
-
-
-def die_with_parent() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+_SIGKILL = int(signal.SIGKILL)
 
 
 class Isolation:
     """How this template encloses its runs; found out once, at start."""
 
-    def __init__(self, *, sandbox: bool) -> None:
+    def __init__(self, *, sandbox: bool, owner: Owner | None = None) -> None:
         self._own_namespace = -1
+        self._owner = owner
         self.kind = "session"
         if sandbox:
             self.kind = "pid_namespace" if self._namespaces_work() else "reaper"
         if self.kind == "reaper":
             _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        elif self.kind == "pid_namespace":
+            os.kill = _kill
+        # Every child inherits it: no setuid program gives a run more rights than it has.
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+    def hand_over(self, pipe: int) -> None:
+        """Let the run open `/dev/stdout` and `/dev/stderr`, which asks for rights on what they lead to."""
+        if self._owner is not None:
+            os.fchown(pipe, *self._owner)
 
     def before_fork(self) -> None:
         """Arrange for the next fork to be the first process of a namespace."""
@@ -49,15 +60,18 @@ class Isolation:
             raise _error("setns")
 
     def in_child(self) -> None:
+        """The first thing a run does, still with the rights of the template."""
         os.setsid()
-        die_with_parent()
         if self.kind == "pid_namespace":
             os.close(self._own_namespace)
-            _make_self_signals_fatal()
-        elif self.kind == "reaper":
+        if self._owner is not None:
+            _become(*self._owner)
+        # Only now: the kernel forgets it when the user changes.
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        if self.kind == "reaper":
             _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
-    def end_remains(self, pid: int, living: Set[int]) -> None:
+    def end_remains(self, pid: int, living: Collection[int]) -> None:
         """Kill what a run that just ended left behind; `living` are the runs that go on."""
         if self.kind == "session":
             try:
@@ -65,7 +79,7 @@ class Isolation:
             except OSError:
                 return
         elif self.kind == "reaper":
-            while strangers := _children() - living:
+            while strangers := _children().difference(living):
                 for stranger in strangers:
                     os.kill(stranger, signal.SIGKILL)
                     os.waitpid(stranger, 0)
@@ -124,17 +138,23 @@ def _children() -> set[int]:
     return found
 
 
-def _make_self_signals_fatal() -> None:
-    """Let a run kill itself: the kernel ignores fatal signals that process 1 of a namespace sends itself."""
-    kill = os.kill
+def _become(uid: int, gid: int) -> None:
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    # Runs share this user, so that alone would let one read the memory of another.
+    _prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
-    def kill_from_process_1(pid: int, number: int, /) -> None:
-        kill(pid, number)
-        # Still here: the signal was handled, or ignored only because of who we are.
-        if pid in (0, 1) and os.getpid() == 1 and _is_fatal(number):
-            _die()
 
-    os.kill = kill_from_process_1
+_os_kill = os.kill
+
+
+def _kill(pid: int, number: int, /) -> None:
+    """`os.kill` in runs: the kernel ignores fatal signals that process 1 of a namespace sends itself."""
+    _os_kill(pid, number)
+    # Still here: the signal was handled, or ignored only because of who we are.
+    if pid in (0, 1) and os.getpid() == 1 and _is_fatal(number):
+        _die()
 
 
 def _is_fatal(number: int) -> bool:

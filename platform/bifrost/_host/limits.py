@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 _PAGE = resource.getpagesize()
+_counts_cpu = False
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,10 +41,11 @@ class Limits:
         if memory := wanted.get("memory_bytes"):
             # What the warm template has mapped already is not the run's.
             _lower(resource.RLIMIT_AS, self._base + memory)
+        global _counts_cpu
         if seconds := wanted.get("cpu_seconds"):
+            _counts_cpu = True
             used = resource.getrusage(resource.RUSAGE_SELF)
             soft = max(1, int(used.ru_utime + used.ru_stime + seconds + 0.999))
-            signal.signal(signal.SIGXCPU, _out_of_cpu)
             # Soft only: the limit moves on for the next run of a pooled process. The kernel repeats the
             # signal every second, so a run that swallows it is stopped by the next one.
             _lower(resource.RLIMIT_CPU, soft)
@@ -56,8 +58,8 @@ class Limits:
 
     def lift_cpu(self) -> None:
         """Let the host finish: report the result of a run that has used up its CPU time."""
-        if self._wanted.get("cpu_seconds"):
-            signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        global _counts_cpu
+        _counts_cpu = False
 
     def explain(self, error: BaseException) -> str | None:
         """Which limit `error` is the consequence of, if any."""
@@ -84,5 +86,11 @@ def _lower(which: int, soft: int) -> None:
     resource.setrlimit(which, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
+def catch_cpu_signal() -> None:
+    """Have SIGXCPU end a run; the template does it for its children."""
+    signal.signal(signal.SIGXCPU, _out_of_cpu)
+
+
 def _out_of_cpu(_signal: int, _frame: FrameType | None) -> None:
-    raise CpuLimit
+    if _counts_cpu:
+        raise CpuLimit

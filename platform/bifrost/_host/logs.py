@@ -26,6 +26,7 @@ from .isolation import LIBC
 TRACEBACK = 45
 _IONBF = 2
 MAX_MESSAGE = 256 * 1024
+_PLAIN = len(vars(logging.makeLogRecord({})))
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -71,13 +72,18 @@ class WorkspaceHandler(Handler):
         if self._connection.detached:
             os.write(2, f"{record.levelname}: {message}\n".encode("utf-8", "replace"))
             return
-        extra = record.__dict__.keys() - _STANDARD
-        data = _object((name, record.__dict__[name]) for name in sorted(extra)) if extra else ""
+        data = _extra(record.__dict__) if len(record.__dict__) > _PLAIN else ""
         level, at = level_name(record.levelno), int(record.created * 1e6)
         send_line(self._connection, level, message, data, at)
         if record.exc_info and record.exc_info[0] is not None:
             text = "".join(traceback.format_exception(*record.exc_info))
             send_line(self._connection, "TRACEBACK", text.rstrip(), at=at)
+
+
+def _extra(members: dict[str, Any]) -> str:
+    """What `extra=` has added to a record."""
+    extra = sorted(members.keys() - _STANDARD)
+    return _object((name, members[name]) for name in extra) if extra else ""
 
 
 def _object(members: Iterable[tuple[str, Any]]) -> str:

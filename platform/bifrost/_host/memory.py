@@ -1,4 +1,4 @@
-"""The template's heap in huge pages, which makes every fork cheaper.
+"""The template's heap, shaped so that every fork is cheap.
 
 A fork copies one table entry per page it shares, and its end drops each of them again. Most of the heap is
 never written by a run, so one entry for 2 MiB instead of 512 saves more than half of what a fork costs, on
@@ -9,16 +9,22 @@ request; there, forks cost what they cost.
 from __future__ import annotations
 
 import ctypes
+import gc
 
-from .isolation import LIBC
-
+_LIBC = ctypes.CDLL(None)
 _HUGE = 2 << 20
 _MADV_COLLAPSE = 25
 
 
+def give_back() -> None:
+    """Unmap what importing and compiling have used and freed."""
+    gc.collect()
+    _LIBC.malloc_trim(0)
+
+
 def use_huge_pages() -> None:
-    """Gather the memory this process has written so far; call it once, when all is loaded."""
-    madvise = LIBC.madvise
+    """Gather the memory this process has written so far; what comes later is what runs write to."""
+    madvise = _LIBC.madvise
     madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
     for start, end in _writable_memory():
         for at in range(-(-start // _HUGE) * _HUGE, end - _HUGE + 1, _HUGE):

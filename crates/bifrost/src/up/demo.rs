@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const EXTRACT_LINES: usize = 16;
 
 /// Runs the demo; the exit code is that of the run.
-pub(crate) async fn run(url: &str, state: &StateDir, production: bool, progress: Progress) -> Result<u8, Failure> {
+pub(crate) async fn run(url: &str, state: &StateDir, progress: Progress) -> Result<u8, Failure> {
     wait_until_ready(url).await?;
     progress.say(format!("API ready on {url}"));
     let credentials = administrator(url, state, progress).await?;
@@ -32,20 +32,24 @@ pub(crate) async fn run(url: &str, state: &StateDir, production: bool, progress:
     let began = Instant::now();
     let id = follow::submit(&mut api, &json!({"workflow_id": WORKFLOW, "input_data": {}})).await?;
     let end = follow::to_the_end(&mut api, &id, &mut Printer::to_stdout()).await?;
-    progress.say(format!("{WORKFLOW}: {} after {}", end.painted(Paint::for_stdout()), output::duration(began.elapsed())));
+    progress.say(format!(
+        "{WORKFLOW}: {} after {}",
+        end.painted(Paint::for_stdout()),
+        output::duration(began.elapsed())
+    ));
     if let Some(error) = &end.error {
         output::say(&format!("  {}", output::harmless(error)));
     }
     show_result(&api.result(&id).await?, progress)?;
-    let secret_is_here = if production { "" } else { "; password in the same file" };
-    progress.say(format!("Credentials of {} in {FILE}{secret_is_here}", api.email()));
+    progress.say(format!("The password of {} is in {FILE}", api.email()));
     Ok(end.exit_code())
 }
 
 /// Somebody who can sign in: whoever is remembered here or beside the data, else the first administrator.
 async fn administrator(url: &str, state: &StateDir, progress: Progress) -> Result<Credentials, Failure> {
     let remembered = [Credentials::load(Path::new(FILE))?, Credentials::load(&state.administrator())?];
-    let remembered: Vec<Credentials> = remembered.into_iter().flatten().filter(|known| known.password.is_some()).collect();
+    let remembered: Vec<Credentials> =
+        remembered.into_iter().flatten().filter(|known| known.password.is_some()).collect();
     if admin::needs_setup(url).await? {
         let known = remembered.into_iter().next();
         let was_known = known.is_some();
@@ -65,12 +69,17 @@ async fn administrator(url: &str, state: &StateDir, progress: Progress) -> Resul
             return Ok(known);
         }
     }
-    Err(Failure::new("an administrator exists, and nothing here knows the password")
-        .next(format!("start without --demo, then: bifrost login --url {url} --email YOUR_EMAIL; bifrost run {WORKFLOW}")))
+    Err(Failure::new("an administrator exists, and nothing here knows the password").next(format!(
+        "start without --demo, then: bifrost login --url {url} --email YOUR_EMAIL; bifrost run {WORKFLOW}"
+    )))
 }
 
 async fn wait_until_ready(url: &str) -> Result<(), Failure> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().map_err(|error| Failure::new(error.to_string()))?;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(5))
+        .build()
+        .map_err(|error| Failure::new(error.to_string()))?;
     let ready = format!("{url}/health/ready");
     let began = Instant::now();
     loop {
@@ -109,7 +118,8 @@ fn show_result(result: &Value, progress: Progress) -> Result<(), Failure> {
         Value::Null => {}
         Value::String(text) if text.trim_start().starts_with('<') => {
             let file = format!(".bifrost/{WORKFLOW}.html");
-            std::fs::write(&file, text).map_err(|error| Failure::new(format!("cannot write {file}: {error}")))?;
+            std::fs::write(&file, text)
+                .map_err(|error| Failure::new(format!("cannot write {file}: {error}")))?;
             let lines = html::text(text);
             output::say("");
             for line in lines.iter().take(EXTRACT_LINES) {

@@ -16,13 +16,16 @@ use crate::output::{self, Progress};
 use crate::{env, migrate, serve};
 
 pub(crate) mod binaries;
-mod configured;
+pub(crate) mod configured;
 mod demo;
 pub(crate) mod postgres;
 pub(crate) mod state;
 
 use postgres::Postgres;
 use state::{Lock, StateDir};
+
+/// The kernel takes 108 bytes for the path of a socket, and runs put some forty behind this one.
+const LONGEST_TEMP_PATH: usize = 64;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -56,8 +59,8 @@ struct Ready {
 pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let progress = Progress::start();
     let mut settings = env::settings()?;
-    let quiet = "warn,lapin=off";
-    domain::telemetry::init_with(&settings, quiet);
+    // The progress lines tell what a person wants to know; RUST_LOG=info shows the rest.
+    domain::telemetry::init_with(&settings, "warn,lapin=off");
     let stop = serve::stop_on_signal()?;
 
     let state = StateDir::locate(args.state_dir.clone())?;
@@ -65,7 +68,12 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let mut lock = state.lock()?;
     complete(&mut settings, &args, &state)?;
     let ready = listen(settings, &mut lock).await?;
-    progress.say(format!("Bifrost {}: {}, state in {}", env!("CARGO_PKG_VERSION"), ready.settings.environment.as_str(), state.path().display()));
+    progress.say(format!(
+        "Bifrost {}: {}, state in {}",
+        env!("CARGO_PKG_VERSION"),
+        ready.settings.environment.as_str(),
+        state.path().display()
+    ));
     if !env::is_set("ENVIRONMENT") {
         progress.say("ENVIRONMENT is not set: running as `development`");
     }
@@ -98,17 +106,20 @@ async fn serve_until(
             settings.database_url = Some(postgres.url());
             postgres.admin_url()
         }
-        None => settings.admin_database_url.clone().or_else(|| settings.database_url.clone()).expect("one of the two is there"),
+        None => settings
+            .admin_database_url
+            .clone()
+            .or_else(|| settings.database_url.clone())
+            .expect("one of the two is there"),
     };
     let app = settings.database_url.clone().expect("set above, or given");
     progress.say(migrate::migrate(&admin, &app).await?);
     say_parts(&settings, progress);
 
-    let production = settings.is_production();
     let serving = tokio::spawn(serve::both(listener, Platform::open(settings)?, stop.clone()));
     let foreground = async {
         if args.demo {
-            let code = demo::run(&url, state, production, progress).await?;
+            let code = Box::pin(demo::run(&url, state, progress)).await?;
             if args.once {
                 return Ok(Some(code));
             }
@@ -127,7 +138,7 @@ async fn serve_until(
         ended = foreground => ended,
         failure = database_ended => Err(failure),
         // What failed inside cancels it, and the reason is in `serving`. A demo that is interrupted ends here too.
-        () = stop.cancelled() => Ok(None),
+        () = stop.cancelled() => Ok(args.once.then_some(130)),
     };
     progress.say("Stopping: requests and runs that are under way may end");
     stop.cancel();
@@ -139,21 +150,37 @@ async fn serve_until(
 
 /// Fills in what the settings leave open: folders, secrets, the environment.
 fn complete(settings: &mut Settings, args: &Args, state: &StateDir) -> Result<(), Failure> {
-    for url in [&mut settings.database_url, &mut settings.rabbitmq_url, &mut settings.redis_url, &mut settings.admin_database_url] {
+    for url in [
+        &mut settings.database_url,
+        &mut settings.rabbitmq_url,
+        &mut settings.redis_url,
+        &mut settings.admin_database_url,
+    ] {
         url.take_if(|url| url.expose_secret().is_empty());
     }
     if !env::is_set("ENVIRONMENT") {
         settings.environment = Environment::Development;
     }
     settings.listen = args.listen.unwrap_or(settings.listen);
-    settings.workspace_path = folder("workspace", args.workspace.as_deref(), "WORKSPACE_PATH", &settings.workspace_path)?;
-    settings.platform_path = folder("platform", args.platform.as_deref(), "PLATFORM_PATH", &settings.platform_path)?;
+    settings.workspace_path =
+        folder("workspace", args.workspace.as_deref(), "WORKSPACE_PATH", &settings.workspace_path)?;
+    settings.platform_path =
+        folder("platform", args.platform.as_deref(), "PLATFORM_PATH", &settings.platform_path)?;
     if !env::is_set("TEMP_PATH") {
         settings.temp_path = state.temp();
         let made = std::fs::create_dir_all(&settings.temp_path);
         let mode = if env::is_root() { 0o711 } else { 0o700 };
-        made.and_then(|()| state::set_mode(&settings.temp_path, mode))
-            .map_err(|error| Failure::new(format!("cannot make {}: {error}", settings.temp_path.display())))?;
+        made.and_then(|()| state::set_mode(&settings.temp_path, mode)).map_err(|error| {
+            Failure::new(format!("cannot make {}: {error}", settings.temp_path.display()))
+        })?;
+    }
+    if settings.temp_path.as_os_str().len() > LONGEST_TEMP_PATH {
+        return Err(Failure::new(format!(
+            "{} is too long a path for the sockets of runs",
+            settings.temp_path.display()
+        ))
+        .next("choose a shorter one: TEMP_PATH=/tmp/bifrost bifrost up")
+        .code(USAGE));
     }
     let generated = |given: &mut Option<SecretString>, name: &str| {
         if given.as_ref().is_none_or(|value| value.expose_secret().is_empty()) {
@@ -173,7 +200,8 @@ fn folder(name: &str, given: Option<&Path>, variable: &str, default: &Path) -> R
         None if env::is_set(variable) || !Path::new(name).is_dir() => default,
         None => Path::new(name),
     };
-    env::existing_directory(name, path).map_err(|failure| failure.next(format!("bifrost up --{name} DIR, or run it where ./{name} is")))
+    env::existing_directory(name, path)
+        .map_err(|failure| failure.next(format!("bifrost up --{name} DIR, or run it where ./{name} is")))
 }
 
 async fn listen(mut settings: Settings, lock: &mut Lock) -> Result<Ready, Failure> {

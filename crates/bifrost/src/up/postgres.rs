@@ -83,8 +83,10 @@ impl Postgres {
         remembered.binaries = Some(binaries.folder.clone());
         state.remember_postgres(&remembered)?;
 
-        let child = spawn(&binaries, &folder, port, account.as_ref()).map_err(|error| cannot("start", &error))?;
-        let mut started = Self { child, port, version: binaries.version, folder, superuser_password, login_password };
+        let child =
+            spawn(&binaries, &folder, port, account.as_ref()).map_err(|error| cannot("start", &error))?;
+        let mut started =
+            Self { child, port, version: binaries.version, folder, superuser_password, login_password };
         if let Err(failure) = started.wait_until_ready().await {
             started.stop().await;
             return Err(failure);
@@ -94,7 +96,12 @@ impl Postgres {
 
     /// What to say about it.
     pub(crate) fn describe(&self) -> String {
-        format!("PostgreSQL {} ready on 127.0.0.1:{} (private, data in {})", self.version, self.port, self.folder.join("data").display())
+        format!(
+            "PostgreSQL {} ready on 127.0.0.1:{} (private, data in {})",
+            self.version,
+            self.port,
+            self.folder.join("data").display()
+        )
     }
 
     /// For migrations.
@@ -109,7 +116,8 @@ impl Postgres {
 
     /// Waits until it ends, which it should not.
     pub(crate) async fn ended(&mut self) -> Failure {
-        let status = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let status =
+            self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
         Failure::new(format!("the private PostgreSQL ended: {status}\n{}", last_lines(&self.log(), 10)))
             .next(format!("see {}; then run `bifrost up` again", self.log().display()))
     }
@@ -135,8 +143,12 @@ impl Postgres {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_unavailable() && began.elapsed() < START_PATIENCE => {}
                 Err(error) => {
-                    return Err(Failure::new(format!("the private PostgreSQL is not usable: {}\n{}", chain(&error), last_lines(&self.log(), 10)))
-                        .next(format!("see {}", self.log().display())));
+                    return Err(Failure::new(format!(
+                        "the private PostgreSQL is not usable: {}\n{}",
+                        chain(&error),
+                        last_lines(&self.log(), 10)
+                    ))
+                    .next(format!("see {}", self.log().display())));
                 }
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -172,7 +184,10 @@ fn account() -> Result<Option<Account>, Failure> {
             (uid != 0).then_some(Account { name, uid, gid })
         })
         .map(Some)
-        .ok_or_else(|| Failure::new("PostgreSQL does not run as root, and there is no other user for it").next("useradd --system bifrost"))
+        .ok_or_else(|| {
+            Failure::new("PostgreSQL does not run as root, and there is no other user for it")
+                .next("useradd --system bifrost")
+        })
 }
 
 /// User and group of a name, from the text of `/etc/passwd`.
@@ -198,35 +213,56 @@ fn prepare_folder(folder: &Path, account: Option<&Account>) -> std::io::Result<(
 /// The major version that wrote the data, if there is data.
 fn major_of(data: &Path) -> Result<Option<u32>, Failure> {
     match std::fs::read_to_string(data.join("PG_VERSION")) {
-        Ok(text) => text.trim().parse().map(Some).map_err(|_| Failure::new(format!("{} is not readable as a version", data.join("PG_VERSION").display()))),
+        Ok(text) => text.trim().parse().map(Some).map_err(|_| {
+            Failure::new(format!("{} is not readable as a version", data.join("PG_VERSION").display()))
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(cannot("look at its data", &error)),
     }
 }
 
 /// Makes the cluster beside its place and moves it there when it is whole.
-async fn init(binaries: &Binaries, folder: &Path, account: Option<&Account>, password: &SecretString) -> Result<(), Failure> {
+async fn init(
+    binaries: &Binaries,
+    folder: &Path,
+    account: Option<&Account>,
+    password: &SecretString,
+) -> Result<(), Failure> {
     let (fresh, password_file) = (folder.join("data.new"), folder.join("password.new"));
     let _ = std::fs::remove_dir_all(&fresh);
     let _ = std::fs::remove_file(&password_file);
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&password_file).and_then(|mut file| {
-        std::io::Write::write_all(&mut file, password.expose_secret().as_bytes())?;
-        account.map_or(Ok(()), |account| chown(&password_file, Some(account.uid), Some(account.gid)))
-    });
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&password_file).and_then(
+        |mut file| {
+            std::io::Write::write_all(&mut file, password.expose_secret().as_bytes())?;
+            account.map_or(Ok(()), |account| chown(&password_file, Some(account.uid), Some(account.gid)))
+        },
+    );
     written.map_err(|error| cannot("hand over the password", &error))?;
 
     let mut command = as_account(Command::new(binaries.folder.join("initdb")), account);
-    command.arg("-D").arg(&fresh).args(["-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8"]);
+    command.arg("-D").arg(&fresh).args([
+        "-U",
+        SUPERUSER,
+        "-A",
+        "scram-sha-256",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+    ]);
     let output = command.arg("--pwfile").arg(&password_file).stdin(Stdio::null()).output().await;
     let _ = std::fs::remove_file(&password_file);
     let output = output.map_err(|error| cannot("run initdb", &error))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let who = account.map_or("this user", |account| account.name);
-        return Err(Failure::new(format!("initdb failed as {who}: {}", said.trim()))
-            .next(format!("make sure that {} and {} are within reach of {who}", binaries.folder.display(), folder.display())));
+        return Err(Failure::new(format!("initdb failed as {who}: {}", said.trim())).next(format!(
+            "make sure that {} and {} are within reach of {who}",
+            binaries.folder.display(),
+            folder.display()
+        )));
     }
-    std::fs::rename(&fresh, folder.join("data")).map_err(|error| cannot("move the new cluster to its place", &error))
+    std::fs::rename(&fresh, folder.join("data"))
+        .map_err(|error| cannot("move the new cluster to its place", &error))
 }
 
 fn spawn(binaries: &Binaries, folder: &Path, port: u16, account: Option<&Account>) -> std::io::Result<Child> {
@@ -283,8 +319,11 @@ async fn end_orphan(folder: &Path) -> Result<(), Failure> {
         let signal = if began.elapsed() < STOP_PATIENCE { Signal::INT } else { Signal::QUIT };
         let _ = kill_process(pid, signal);
         if began.elapsed() > STOP_PATIENCE * 2 {
-            return Err(Failure::new(format!("a PostgreSQL that outlived its Bifrost does not end: process {}", pid.as_raw_nonzero()))
-                .next(format!("kill -9 {}", pid.as_raw_nonzero())));
+            return Err(Failure::new(format!(
+                "a PostgreSQL that outlived its Bifrost does not end: process {}",
+                pid.as_raw_nonzero()
+            ))
+            .next(format!("kill -9 {}", pid.as_raw_nonzero())));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -296,7 +335,8 @@ fn running_server(data: &Path) -> Option<Pid> {
     let file = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let pid = Pid::from_raw(file.lines().next()?.trim().parse().ok()?)?;
     let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
-    let names_data = command.split(|byte| *byte == 0).any(|argument| argument == data.as_os_str().as_encoded_bytes());
+    let names_data =
+        command.split(|byte| *byte == 0).any(|argument| argument == data.as_os_str().as_encoded_bytes());
     names_data.then_some(pid)
 }
 

@@ -54,7 +54,11 @@ impl StateDir {
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
                 .or_else(home)
-                .ok_or_else(|| Failure::new("there is no HOME to keep state in").next("bifrost up --state-dir DIR").code(USAGE))?
+                .ok_or_else(|| {
+                    Failure::new("there is no HOME to keep state in")
+                        .next("bifrost up --state-dir DIR")
+                        .code(USAGE)
+                })?
                 .join("bifrost"),
         };
         Ok(Self { path })
@@ -69,17 +73,26 @@ impl StateDir {
     pub(crate) fn create(&self) -> Result<(), Failure> {
         let mode = if env::is_root() { 0o711 } else { 0o700 };
         let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(&self.path);
-        made.and_then(|()| std::fs::create_dir_all(self.secrets())).and_then(|()| set_mode(&self.secrets(), 0o700)).map_err(|error| {
-            Failure::new(format!("cannot make the state directory {}: {error}", self.path.display()))
-                .next("choose another: bifrost up --state-dir DIR")
-        })?;
+        made.and_then(|()| std::fs::create_dir_all(self.secrets()))
+            .and_then(|()| set_mode(&self.secrets(), 0o700))
+            .map_err(|error| {
+                Failure::new(format!("cannot make the state directory {}: {error}", self.path.display()))
+                    .next("choose another: bifrost up --state-dir DIR")
+            })?;
         if env::is_root() { self.check_reachable() } else { Ok(()) }
     }
 
     /// Takes the lock, or says who has it.
     pub(crate) fn lock(&self) -> Result<Lock, Failure> {
-        let cannot = |error: std::io::Error| Failure::new(format!("cannot lock {}: {error}", self.path.display()));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.lock_file());
+        let cannot =
+            |error: std::io::Error| Failure::new(format!("cannot lock {}: {error}", self.path.display()));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.lock_file());
         let file = file.map_err(cannot)?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { file }),
@@ -154,7 +167,8 @@ impl StateDir {
     pub(crate) fn remember_postgres(&self, state: &PostgresState) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(state).expect("numbers and paths are JSON");
         let file = self.path.join("postgres.json");
-        write_private(&file, &text).map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))
+        write_private(&file, &text)
+            .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))
     }
 
     fn secrets(&self) -> PathBuf {

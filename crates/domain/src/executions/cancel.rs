@@ -39,7 +39,12 @@ pub async fn cancel(tx: &mut OrgTx, id: ExecutionId) -> Result<Cancelled> {
     .await?;
     if let Some(row) = changed {
         audit::record(tx, Action::ExecutionCancelled, id, &()).await?;
-        return Ok(Cancelled { status: row.status, attempt: row.attempt, completed_at: row.completed_at, changed: true });
+        return Ok(Cancelled {
+            status: row.status,
+            attempt: row.attempt,
+            completed_at: row.completed_at,
+            changed: true,
+        });
     }
     let row = sqlx::query!(
         r#"SELECT status AS "status: Status", attempt, completed_at FROM executions WHERE id = $1"#,
@@ -49,9 +54,12 @@ pub async fn cancel(tx: &mut OrgTx, id: ExecutionId) -> Result<Cancelled> {
     .await?
     .ok_or(Error::NotFound("execution"))?;
     match row.status {
-        Status::Cancelled | Status::Cancelling => {
-            Ok(Cancelled { status: row.status, attempt: row.attempt, completed_at: row.completed_at, changed: false })
-        }
+        Status::Cancelled | Status::Cancelling => Ok(Cancelled {
+            status: row.status,
+            attempt: row.attempt,
+            completed_at: row.completed_at,
+            changed: false,
+        }),
         ended => Err(Error::Impossible(format!("the execution has ended already: {ended}"))),
     }
 }

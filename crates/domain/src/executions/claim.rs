@@ -148,5 +148,8 @@ pub async fn heartbeat(db: &Db, worker: WorkerId, running: &[ExecutionId]) -> Re
     )
     .fetch_all(&mut *conn)
     .await?;
-    Ok(rows.into_iter().map(|row| Held { id: row.id, attempt: row.attempt, cancelling: row.cancelling }).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| Held { id: row.id, attempt: row.attempt, cancelling: row.cancelling })
+        .collect())
 }

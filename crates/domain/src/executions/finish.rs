@@ -66,8 +66,10 @@ pub async fn finish(tx: &mut SystemTx, outcomes: &[Outcome]) -> Result<Vec<Recor
     let text = |raw: &Option<RawJson>| raw.as_ref().map(|raw| raw.get().to_owned());
     let results: Vec<Option<String>> = outcomes.iter().map(|o| text(&o.result)).collect();
     let result_types: Vec<Option<String>> = outcomes.iter().map(|o| o.result_type.clone()).collect();
-    let messages: Vec<Option<String>> = outcomes.iter().map(|o| o.error_message.as_deref().map(storable)).collect();
-    let error_types: Vec<Option<String>> = outcomes.iter().map(|o| o.error_type.as_deref().map(storable)).collect();
+    let messages: Vec<Option<String>> =
+        outcomes.iter().map(|o| o.error_message.as_deref().map(storable)).collect();
+    let error_types: Vec<Option<String>> =
+        outcomes.iter().map(|o| o.error_type.as_deref().map(storable)).collect();
     let user_errors: Vec<bool> = outcomes.iter().map(|o| o.is_user_error).collect();
     let variables: Vec<Option<String>> = outcomes.iter().map(|o| text(&o.variables)).collect();
     let durations: Vec<i64> = outcomes.iter().map(|o| o.duration_ms).collect();

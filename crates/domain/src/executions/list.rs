@@ -55,7 +55,12 @@ pub async fn get(tx: &mut OrgTx, id: ExecutionId) -> Result<Execution> {
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn list(tx: &mut OrgTx, filters: &Filters, limit: i64, after: Option<Cursor>) -> Result<Vec<Execution>> {
+pub async fn list(
+    tx: &mut OrgTx,
+    filters: &Filters,
+    limit: i64,
+    after: Option<Cursor>,
+) -> Result<Vec<Execution>> {
     let (spans_all, org) = (tx.scope().spans_all(), tx.scope().org());
     let executions = if spans_all {
         sqlx::query_as!(

@@ -63,7 +63,8 @@ pub async fn append(tx: &mut SystemTx, batches: &[Batch]) -> Result<usize> {
     )
     .fetch_all(tx.conn())
     .await?;
-    let holds = |batch: &&Batch| held.iter().any(|row| (row.id, row.attempt) == (batch.execution_id, batch.attempt));
+    let holds =
+        |batch: &&Batch| held.iter().any(|row| (row.id, row.attempt) == (batch.execution_id, batch.attempt));
     let (accepted, dropped): (Vec<_>, Vec<_>) = batches.iter().partition(holds);
     copy(tx, accepted.into_iter()).await?;
     Ok(dropped.iter().map(|batch| batch.lines.len()).sum())
@@ -95,7 +96,13 @@ pub(super) async fn copy<'a>(tx: &mut SystemTx, batches: impl Iterator<Item = &'
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn list(tx: &mut OrgTx, execution: ExecutionId, after: i64, limit: i64, all_levels: bool) -> Result<Vec<Line>> {
+pub async fn list(
+    tx: &mut OrgTx,
+    execution: ExecutionId,
+    after: i64,
+    limit: i64,
+    all_levels: bool,
+) -> Result<Vec<Line>> {
     Ok(sqlx::query_as!(
         Line,
         r#"SELECT sequence, user_sequence, attempt, level, message, data AS "data: Json<RawJson>", logged_at

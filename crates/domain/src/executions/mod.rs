@@ -146,7 +146,16 @@ mod tests {
 
     #[test]
     fn every_status_reads_back_from_its_name() {
-        for name in ["Pending", "Running", "Cancelling", "Success", "CompletedWithErrors", "Failed", "Timeout", "Cancelled"] {
+        for name in [
+            "Pending",
+            "Running",
+            "Cancelling",
+            "Success",
+            "CompletedWithErrors",
+            "Failed",
+            "Timeout",
+            "Cancelled",
+        ] {
             assert_eq!(name.parse::<Status>().map(Status::as_str), Ok(name));
         }
         assert_eq!("success".parse::<Status>(), Err(()));

@@ -18,7 +18,8 @@ use crate::{Db, Error, OrgScope, Result, SystemScope};
 
 const BATCH: usize = 256;
 const LANES: usize = 2;
-const SCOPE: SystemScope = SystemScope::because("a batch holds submissions of many organizations, each with its own scope");
+const SCOPE: SystemScope =
+    SystemScope::because("a batch holds submissions of many organizations, each with its own scope");
 
 /// A submission.
 #[derive(Debug, Clone)]
@@ -129,7 +130,10 @@ async fn run_lane(db: Db, wakeups: Wakeups, entries: Arc<Mutex<mpsc::Receiver<En
         }
         match write(&db, &batch).await {
             Ok(outcomes) => {
-                let fresh = batch.iter().zip(&outcomes).filter(|(_, outcome)| matches!(outcome, Ok(s) if !s.replayed));
+                let fresh = batch
+                    .iter()
+                    .zip(&outcomes)
+                    .filter(|(_, outcome)| matches!(outcome, Ok(s) if !s.replayed));
                 wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
                 for (entry, outcome) in batch.into_iter().zip(outcomes) {
                     // A caller that hung up finds its execution in the list.
@@ -144,7 +148,9 @@ async fn run_lane(db: Db, wakeups: Wakeups, entries: Arc<Mutex<mpsc::Receiver<En
 fn refuse(batch: Vec<Entry>, error: &Error) {
     for entry in batch {
         let _ = entry.answer.send(Err(match error {
-            Error::Unavailable { service, .. } => Error::Unavailable { service, source: error.to_string().into() },
+            Error::Unavailable { service, .. } => {
+                Error::Unavailable { service, source: error.to_string().into() }
+            }
             other => Error::internal(format!("{other:?}")),
         }));
     }
@@ -200,7 +206,8 @@ impl Columns {
                 self.script_names.push(None);
                 self.timeouts.push(workflow.timeout_seconds);
                 self.max_attempts.push(workflow.max_attempts);
-                let policy = (workflow.max_attempts > 1).then(|| workflow.definition.get("retry_policy")).flatten();
+                let policy =
+                    (workflow.max_attempts > 1).then(|| workflow.definition.get("retry_policy")).flatten();
                 self.retry_policies.push(policy.map(ToString::to_string));
             }
             Work::Inline { code, script_name } => {
@@ -316,7 +323,8 @@ async fn insert(db: &Db, c: Columns) -> Result<std::collections::HashSet<Uuid>> 
 }
 
 async fn replay(db: &Db, entry: &Entry) -> Result<Submitted> {
-    let idempotency = entry.new.idempotency.as_ref().ok_or_else(|| Error::internal("a submission was not written"))?;
+    let idempotency =
+        entry.new.idempotency.as_ref().ok_or_else(|| Error::internal("a submission was not written"))?;
     let mut conn = db.system(&SCOPE).await?;
     let known = sqlx::query!(
         r#"SELECT k.fingerprint, e.id AS "id: ExecutionId", e.status AS "status: Status"

@@ -20,9 +20,10 @@ const BATCH: i64 = 1_000;
 pub async fn sweep(db: &Db, wakeups: &Wakeups, grace_seconds: f64) -> Result<usize> {
     let mut tx = db.begin_system(&SystemScope::because("the sweeper serves every organization")).await?;
     // One replica at a time; the others find the lock taken and leave it to that one.
-    let first = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtext('bifrost.sweep')) AS "locked!""#)
-        .fetch_one(tx.conn())
-        .await?;
+    let first =
+        sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtext('bifrost.sweep')) AS "locked!""#)
+            .fetch_one(tx.conn())
+            .await?;
     if !first {
         return Ok(0);
     }

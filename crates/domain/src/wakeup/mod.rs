@@ -76,7 +76,12 @@ pub struct DeadLetter {
 
 impl Wakeup {
     /// A wake-up for an execution.
-    pub fn new(execution_id: ExecutionId, org_id: Option<OrgId>, priority: i16, traceparent: Option<String>) -> Self {
+    pub fn new(
+        execution_id: ExecutionId,
+        org_id: Option<OrgId>,
+        priority: i16,
+        traceparent: Option<String>,
+    ) -> Self {
         Self { v: VERSION, execution_id, org_id, priority, traceparent, created_at: Utc::now() }
     }
 
@@ -126,7 +131,9 @@ impl Wakeups {
                 own.publish(batch.iter().map(Wakeup::encode));
                 Ok(())
             }
-            Self::Rabbit(rabbit) => rabbit.publish_confirmed(batch.iter().map(Wakeup::encode).collect()).await,
+            Self::Rabbit(rabbit) => {
+                rabbit.publish_confirmed(batch.iter().map(Wakeup::encode).collect()).await
+            }
         }
     }
 

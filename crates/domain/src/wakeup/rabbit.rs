@@ -10,8 +10,8 @@ use futures::StreamExt;
 use futures::future::try_join_all;
 use lapin::Acker;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
-    ConfirmSelectOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
+    BasicQosOptions, BasicRejectOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
@@ -83,7 +83,10 @@ impl Rabbit {
         }
         let payloads = batch.iter().map(Wakeup::encode).collect();
         if self.orders.try_send(Order::Publish(payloads, None)).is_err() {
-            tracing::debug!(count = batch.len(), "the publisher is behind, the sweeper will repeat these wake-ups");
+            tracing::debug!(
+                count = batch.len(),
+                "the publisher is behind, the sweeper will repeat these wake-ups"
+            );
         }
     }
 
@@ -118,7 +121,11 @@ impl Rabbit {
         Consumer { deliveries, _stop: stop.drop_guard() }
     }
 
-    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<Result<T>>) -> Order, patience: Duration) -> Result<T> {
+    async fn ask<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<T>>) -> Order,
+        patience: Duration,
+    ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         self.orders.send(order(answer)).await.map_err(away)?;
         tokio::time::timeout(patience, answered).await.map_err(away)?.map_err(away)?
@@ -156,7 +163,9 @@ async fn connect(uri: &AMQPUri, topology: &Topology) -> (Connection, Channel) {
     loop {
         match tokio::time::timeout(ANSWER_TIMEOUT, try_connect(uri, topology)).await {
             Ok(Ok(connected)) => return connected,
-            Ok(Err(error)) => tracing::warn!(%error, retry_in = ?pause, "RabbitMQ is not usable, trying again"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, retry_in = ?pause, "RabbitMQ is not usable, trying again")
+            }
             Err(_) => tracing::warn!(retry_in = ?pause, "RabbitMQ does not answer, trying again"),
         }
         tokio::time::sleep(pause).await;
@@ -164,7 +173,10 @@ async fn connect(uri: &AMQPUri, topology: &Topology) -> (Connection, Channel) {
     }
 }
 
-async fn try_connect(uri: &AMQPUri, topology: &Topology) -> Result<(Connection, Channel), super::topology::ProbeError> {
+async fn try_connect(
+    uri: &AMQPUri,
+    topology: &Topology,
+) -> Result<(Connection, Channel), super::topology::ProbeError> {
     let connection = Connection::connect_uri(uri.clone(), ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -192,12 +204,18 @@ async fn publish_forever(uri: Arc<AMQPUri>, topology: Topology, mut orders: mpsc
 }
 
 /// Carries out one order; an error means that the channel is of no more use.
-async fn carry_out(channel: &Channel, topology: &Topology, window: &Arc<Semaphore>, order: Order) -> lapin::Result<()> {
+async fn carry_out(
+    channel: &Channel,
+    topology: &Topology,
+    window: &Arc<Semaphore>,
+    order: Order,
+) -> lapin::Result<()> {
     match order {
         Order::Publish(payloads, answer) => publish(channel, topology, window, payloads, answer).await,
         Order::Depth(answer) => {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let declared = channel.queue_declare(topology.executions().into(), passive, FieldTable::default()).await;
+            let declared =
+                channel.queue_declare(topology.executions().into(), passive, FieldTable::default()).await;
             give(answer, declared.map(|queue| queue.message_count() as usize))
         }
         Order::DeadLetters(limit, answer) => give(answer, dead_letters(channel, topology, limit).await),
@@ -226,11 +244,18 @@ async fn publish(
     let seats = u32::try_from(payloads.len().min(WINDOW)).unwrap_or(u32::MAX);
     let seats = window.clone().acquire_many_owned(seats).await.expect("the window is never closed");
     let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let persistent = BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
+    let persistent =
+        BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
     let mut confirms = Vec::with_capacity(payloads.len());
     for payload in &payloads {
         let sent = channel
-            .basic_publish(topology.direct().into(), topology.execute_key().into(), mandatory, payload, persistent.clone())
+            .basic_publish(
+                topology.direct().into(),
+                topology.execute_key().into(),
+                mandatory,
+                payload,
+                persistent.clone(),
+            )
             .await;
         match sent {
             Ok(confirm) => confirms.push(confirm),
@@ -244,10 +269,12 @@ async fn publish(
     }
     tokio::spawn(async move {
         let outcome = match tokio::time::timeout(CONFIRM_TIMEOUT, try_join_all(confirms)).await {
-            Ok(Ok(confirmations)) => match confirmations.iter().filter(|c| !matches!(c, Confirmation::Ack(None))).count() {
-                0 => Ok(()),
-                refused => Err(away(format!("{refused} messages were refused or returned"))),
-            },
+            Ok(Ok(confirmations)) => {
+                match confirmations.iter().filter(|c| !matches!(c, Confirmation::Ack(None))).count() {
+                    0 => Ok(()),
+                    refused => Err(away(format!("{refused} messages were refused or returned"))),
+                }
+            }
             Ok(Err(error)) => Err(away(error.to_string())),
             Err(timeout) => Err(away(timeout)),
         };
@@ -263,15 +290,26 @@ async fn publish(
 }
 
 /// Takes dead letters and puts them back where they were.
-async fn dead_letters(channel: &Channel, topology: &Topology, limit: usize) -> lapin::Result<Vec<DeadLetter>> {
+async fn dead_letters(
+    channel: &Channel,
+    topology: &Topology,
+    limit: usize,
+) -> lapin::Result<Vec<DeadLetter>> {
     let queue = topology.dead(&topology.executions());
     let mut letters = Vec::new();
     let mut last = None;
     while letters.len() < limit
         && let Some(message) = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?
     {
-        let death = message.delivery.properties.headers().as_ref().and_then(|headers| headers.inner().get("x-first-death-reason"));
-        let reason = death.and_then(|reason| reason.as_long_string()).map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        let death = message
+            .delivery
+            .properties
+            .headers()
+            .as_ref()
+            .and_then(|headers| headers.inner().get("x-first-death-reason"));
+        let reason = death
+            .and_then(|reason| reason.as_long_string())
+            .map_or_else(|| "unknown".to_owned(), ToString::to_string);
         letters.push(DeadLetter { reason, payload: message.delivery.data.clone() });
         last = Some(message.delivery.acker.clone());
     }
@@ -281,7 +319,12 @@ async fn dead_letters(channel: &Channel, topology: &Topology, limit: usize) -> l
     Ok(letters)
 }
 
-async fn consume_forever(uri: Arc<AMQPUri>, topology: Topology, prefetch: u16, deliveries: mpsc::Sender<Delivery>) {
+async fn consume_forever(
+    uri: Arc<AMQPUri>,
+    topology: Topology,
+    prefetch: u16,
+    deliveries: mpsc::Sender<Delivery>,
+) {
     let mut epoch = 0;
     loop {
         epoch += 1;
@@ -298,10 +341,21 @@ async fn consume_forever(uri: Arc<AMQPUri>, topology: Topology, prefetch: u16, d
     }
 }
 
-async fn consume(channel: &Channel, topology: &Topology, prefetch: u16, epoch: u64, deliveries: &mpsc::Sender<Delivery>) -> lapin::Result<()> {
+async fn consume(
+    channel: &Channel,
+    topology: &Topology,
+    prefetch: u16,
+    epoch: u64,
+    deliveries: &mpsc::Sender<Delivery>,
+) -> lapin::Result<()> {
     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let mut stream = channel
-        .basic_consume(topology.executions().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .basic_consume(
+            topology.executions().into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
         .await?;
     tracing::info!("consuming from RabbitMQ");
     while let Some(message) = stream.next().await {

@@ -4,7 +4,8 @@
 //! does not fit. Nothing has a time to live: waiting work is never dead-lettered.
 
 use lapin::options::{
-    BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
@@ -12,8 +13,11 @@ use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 /// Deliveries of a message before it is dead.
 pub const DELIVERY_LIMIT: i64 = 5;
 
-const QUEUES: [(&str, &str); 3] =
-    [("workflow.executions", "workflow.execute"), ("git.sync", "git.sync"), ("packages.install", "packages.install")];
+const QUEUES: [(&str, &str); 3] = [
+    ("workflow.executions", "workflow.execute"),
+    ("git.sync", "git.sync"),
+    ("packages.install", "packages.install"),
+];
 
 /// The names of one installation; a prefix keeps installations apart that share a broker.
 #[derive(Debug, Clone)]
@@ -58,7 +62,9 @@ impl Topology {
     pub async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         for exchange in [self.direct(), self.dead_exchange()] {
-            channel.exchange_declare(exchange.into(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
+            channel
+                .exchange_declare(exchange.into(), ExchangeKind::Direct, durable, FieldTable::default())
+                .await?;
         }
         for (name, routing_key) in QUEUES {
             let queue = format!("{}{name}", self.prefix);
@@ -77,11 +83,18 @@ impl Topology {
     /// [`lapin::Error`], or the name of a route that leads nowhere.
     pub async fn probe(&self, channel: &Channel) -> Result<(), ProbeError> {
         let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let fleeting = BasicProperties::default().with_expiration("0".into()).with_type("bifrost.probe".into());
+        let fleeting =
+            BasicProperties::default().with_expiration("0".into()).with_type("bifrost.probe".into());
         for (name, _) in QUEUES {
             let dead = self.dead(&format!("{}{name}", self.prefix));
             let confirm = channel
-                .basic_publish(self.dead_exchange().into(), dead.as_str().into(), mandatory, b"{}", fleeting.clone())
+                .basic_publish(
+                    self.dead_exchange().into(),
+                    dead.as_str().into(),
+                    mandatory,
+                    b"{}",
+                    fleeting.clone(),
+                )
                 .await?
                 .await?;
             if !matches!(confirm, Confirmation::Ack(None)) {
@@ -107,7 +120,12 @@ impl Topology {
         Ok(())
     }
 
-    async fn declare_queue(&self, channel: &Channel, queue: &str, arguments: FieldTable) -> lapin::Result<()> {
+    async fn declare_queue(
+        &self,
+        channel: &Channel,
+        queue: &str,
+        arguments: FieldTable,
+    ) -> lapin::Result<()> {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(queue.into(), durable, arguments).await?;
         Ok(())
@@ -115,7 +133,13 @@ impl Topology {
 
     async fn bind(&self, channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
         channel
-            .queue_bind(queue.into(), exchange.into(), key.into(), QueueBindOptions::default(), FieldTable::default())
+            .queue_bind(
+                queue.into(),
+                exchange.into(),
+                key.into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
             .await
     }
 

@@ -53,17 +53,24 @@ async fn a_repeated_submission_is_one_execution() {
     let (acme, rival) = (scope_of(fixture.org("acme").await), scope_of(fixture.org("rival").await));
 
     let racers = (0..50).map(|_| fixture.submit(&acme, |new| new.idempotency = key("once", "body")));
-    let ids: HashSet<_> =
-        futures::future::join_all(racers).await.into_iter().map(|submitted| submitted.expect("accepted").id).collect();
+    let ids: HashSet<_> = futures::future::join_all(racers)
+        .await
+        .into_iter()
+        .map(|submitted| submitted.expect("accepted").id)
+        .collect();
     assert_eq!(ids.len(), 1, "50 concurrent submissions with one key");
 
     let again = fixture.submit(&acme, |new| new.idempotency = key("once", "body")).await.expect("accepted");
     assert!(again.replayed && ids.contains(&again.id));
     let other_body = fixture.submit(&acme, |new| new.idempotency = key("once", "another body")).await;
     assert!(matches!(other_body, Err(Error::Invalid(_))));
-    let other_tenant = fixture.submit(&rival, |new| new.idempotency = key("once", "another body")).await.expect("accepted");
+    let other_tenant =
+        fixture.submit(&rival, |new| new.idempotency = key("once", "another body")).await.expect("accepted");
     assert!(!other_tenant.replayed);
-    println!("idempotency: 53 submissions, extra executions {}", fixture.claim(WorkerId::generate(), 100).await.len() - 2);
+    println!(
+        "idempotency: 53 submissions, extra executions {}",
+        fixture.claim(WorkerId::generate(), 100).await.len() - 2
+    );
     fixture.close().await;
 }
 
@@ -100,7 +107,8 @@ async fn the_most_urgent_row_is_claimed_first_and_only_once() {
     let first = fixture.claim(WorkerId::generate(), 1).await;
     assert_eq!(first[0].id, expected[0]);
     let workers = (0..4).map(|_| fixture.claim(WorkerId::generate(), 4));
-    let rest: Vec<_> = futures::future::join_all(workers).await.into_iter().flatten().map(|claimed| claimed.id).collect();
+    let rest: Vec<_> =
+        futures::future::join_all(workers).await.into_iter().flatten().map(|claimed| claimed.id).collect();
     assert_eq!(rest.len(), 3, "each row goes to one worker");
     assert_eq!(rest.iter().collect::<HashSet<_>>(), expected[1..].iter().collect::<HashSet<_>>());
     fixture.close().await;
@@ -125,7 +133,8 @@ async fn a_stale_worker_is_fenced() {
     assert_eq!((current.attempt, current.last_sequence), (2, 3), "sequences go on across attempts");
 
     let mut tx = fixture.platform.db.begin_system(&SYSTEM).await.expect("begins");
-    let dropped = logs::append(&mut tx, &[batch(&stale, 4..=5), batch(&current, 4..=4)]).await.expect("appends");
+    let dropped =
+        logs::append(&mut tx, &[batch(&stale, 4..=5), batch(&current, 4..=4)]).await.expect("appends");
     tx.commit().await.expect("commits");
     let late = fixture.finish(&[success(&stale)]).await;
     println!("stale worker: results accepted {}, lines accepted {}", late.len(), 2 - dropped);
@@ -175,7 +184,11 @@ async fn a_cancelled_execution_is_never_claimed_and_a_running_one_ends_cancelled
     fixture.submit(&scope, |_| {}).await.expect("accepted");
     let running = fixture.claim(WorkerId::generate(), 1).await.remove(0);
     assert_eq!(cancel(running.id).await.expect("cancels").status, Status::Cancelling);
-    assert_eq!(fixture.finish(&[success(&running)]).await[0].status, Status::Cancelled, "what it returned is dropped");
+    assert_eq!(
+        fixture.finish(&[success(&running)]).await[0].status,
+        Status::Cancelled,
+        "what it returned is dropped"
+    );
     assert_eq!(cancel(running.id).await.expect("already").status, Status::Cancelled);
 
     fixture.submit(&scope, |_| {}).await.expect("accepted");
@@ -201,10 +214,14 @@ async fn a_lost_worker_costs_the_attempt() {
 
     expire_leases(&fixture).await;
     let reapers = (0..5).map(|_| reap::reap(&fixture.platform.db));
-    let reaped: Vec<_> = futures::future::join_all(reapers).await.into_iter().flat_map(|r| r.expect("reaps")).collect();
+    let reaped: Vec<_> =
+        futures::future::join_all(reapers).await.into_iter().flat_map(|r| r.expect("reaps")).collect();
     assert_eq!(reaped.len(), 1, "five reapers end it once");
     assert_eq!((reaped[0].status, reaped[0].error_type.as_deref()), (Status::Failed, Some("WorkerLost")));
-    assert!(claim::heartbeat(&fixture.platform.db, worker, &[id]).await.expect("beats").is_empty(), "the lease is gone");
+    assert!(
+        claim::heartbeat(&fixture.platform.db, worker, &[id]).await.expect("beats").is_empty(),
+        "the lease is gone"
+    );
     fixture.close().await;
 }
 
@@ -217,7 +234,11 @@ async fn a_lost_wakeup_is_repeated_and_a_known_one_is_not() {
     }
     let wakeups = &fixture.platform.wakeups;
     assert_eq!(wakeups.depth().await.expect("counts"), 3);
-    assert_eq!(sweep::sweep(&fixture.platform.db, wakeups, 0.0).await.expect("sweeps"), 0, "all three are known");
+    assert_eq!(
+        sweep::sweep(&fixture.platform.db, wakeups, 0.0).await.expect("sweeps"),
+        0,
+        "all three are known"
+    );
 
     let mut consumer = wakeups.consume(16);
     let taken = consumer.next(2).await;

@@ -9,10 +9,12 @@ async fn migrations_go_up_down_and_up_again() {
     let mut conn = test.db.connect().await;
 
     domain::MIGRATOR.undo(&mut conn, 0).await.expect("down");
-    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE '\\_sqlx%'")
-        .fetch_one(&mut conn)
-        .await
-        .expect("counts");
+    let tables: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE '\\_sqlx%'",
+    )
+    .fetch_one(&mut conn)
+    .await
+    .expect("counts");
     assert_eq!(tables, 0, "nothing is left");
     domain::MIGRATOR.run(&mut conn).await.expect("up again");
 

@@ -28,7 +28,9 @@ async fn a_domain_leads_to_its_organization() {
     let user = fixture.register("jo@acme.example").await.expect("registers");
 
     assert_eq!((user.organization_id, user.is_superuser, user.user_type.as_str()), (Some(org), false, "ORG"));
-    assert!(matches!(fixture.register("jo@acme.example").await, Err(Error::Impossible(text)) if text == "Email already registered"));
+    assert!(
+        matches!(fixture.register("jo@acme.example").await, Err(Error::Impossible(text)) if text == "Email already registered")
+    );
     assert!(matches!(fixture.register("no e-mail").await, Err(Error::Invalid(_))));
     fixture.close().await;
 }
@@ -73,7 +75,10 @@ async fn a_reused_refresh_token_ends_the_session() {
     assert_eq!(second.principal.session_id, first.principal.session_id);
     assert!(sessions::refresh(db, &first.refresh_token, 7, None).await.is_err(), "spent");
 
-    assert!(sessions::find(db, first.principal.session_id).await.expect("asks").is_none(), "the family is revoked");
+    assert!(
+        sessions::find(db, first.principal.session_id).await.expect("asks").is_none(),
+        "the family is revoked"
+    );
     assert!(sessions::refresh(db, &second.refresh_token, 7, None).await.is_err(), "its last token too");
     fixture.close().await;
 }

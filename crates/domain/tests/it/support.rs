@@ -56,7 +56,11 @@ impl Fixture {
         self.sign_in(email).await.principal
     }
 
-    pub(crate) async fn submit(&self, scope: &OrgScope, change: impl FnOnce(&mut NewExecution)) -> domain::Result<Submitted> {
+    pub(crate) async fn submit(
+        &self,
+        scope: &OrgScope,
+        change: impl FnOnce(&mut NewExecution),
+    ) -> domain::Result<Submitted> {
         let mut new = NewExecution::new(inline("x = 1"), json("{}"));
         change(&mut new);
         self.platform.submitter.submit(scope, new).await
@@ -86,7 +90,12 @@ impl Fixture {
 }
 
 pub(crate) fn actor(name: &str, is_platform_admin: bool) -> Actor {
-    Actor { id: UserId::generate(), name: name.into(), email: format!("{name}@example.com"), is_platform_admin }
+    Actor {
+        id: UserId::generate(),
+        name: name.into(),
+        email: format!("{name}@example.com"),
+        is_platform_admin,
+    }
 }
 
 pub(crate) fn scope_of(org: OrgId) -> OrgScope {

@@ -48,17 +48,31 @@ async fn row_level_security_alone_shows_a_scope_its_own_rows_only() {
     let mut cells = 0;
     for table in ["executions", "organizations", "audit_log"] {
         let column = if table == "organizations" { "id" } else { "organization_id" };
-        for (scope, expected) in [(acme.to_string(), Some(acme.0)), (rival.to_string(), Some(rival.0)), ("GLOBAL".into(), None)] {
+        for (scope, expected) in
+            [(acme.to_string(), Some(acme.0)), (rival.to_string(), Some(rival.0)), ("GLOBAL".into(), None)]
+        {
             let mut tx = conn.begin().await.expect("begins");
-            sqlx::query("SELECT set_config('bifrost.org_id', $1, TRUE)").bind(&scope).execute(&mut *tx).await.expect("sets");
+            sqlx::query("SELECT set_config('bifrost.org_id', $1, TRUE)")
+                .bind(&scope)
+                .execute(&mut *tx)
+                .await
+                .expect("sets");
             let owners: Vec<Option<uuid::Uuid>> =
-                sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT {column} FROM {table}"))).fetch_all(&mut *tx).await.expect("reads");
+                sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT {column} FROM {table}")))
+                    .fetch_all(&mut *tx)
+                    .await
+                    .expect("reads");
             leaks += owners.iter().filter(|owner| **owner != expected).count();
             cells += 1;
-            assert!(table == "organizations" || !owners.is_empty(), "{table} under {scope} shows its own rows");
+            assert!(
+                table == "organizations" || !owners.is_empty(),
+                "{table} under {scope} shows its own rows"
+            );
         }
-        let unset: i64 =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"))).fetch_one(&mut conn).await.expect("reads");
+        let unset: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
+            .fetch_one(&mut conn)
+            .await
+            .expect("reads");
         assert_eq!(unset, 0, "{table} shows nothing without a scope");
     }
     println!("row-level security alone: leaks {leaks} of {cells} cells");
@@ -73,7 +87,11 @@ async fn a_scope_cannot_write_rows_of_another() {
     let mut conn = fixture.test.db.connect().await;
     sqlx::query("SET ROLE bifrost_app").execute(&mut conn).await.expect("is allowed");
     let mut tx = conn.begin().await.expect("begins");
-    sqlx::query("SELECT set_config('bifrost.org_id', $1, TRUE)").bind(acme.to_string()).execute(&mut *tx).await.expect("sets");
+    sqlx::query("SELECT set_config('bifrost.org_id', $1, TRUE)")
+        .bind(acme.to_string())
+        .execute(&mut *tx)
+        .await
+        .expect("sets");
 
     let written = sqlx::query("INSERT INTO config (id, organization_id, key, value_type, value, updated_by) VALUES ($1, $2, 'k', 'string', 'v', 'me')")
         .bind(uuid::Uuid::now_v7())

@@ -24,7 +24,10 @@ async fn an_organization_overrides_the_global_value() {
         assert_eq!(found.value, expected);
     }
     let mut tx = db.begin(&rival).await.expect("begins");
-    assert!(!config::delete(&mut tx, "retention").await.expect("asks"), "the global row is not theirs to delete");
+    assert!(
+        !config::delete(&mut tx, "retention").await.expect("asks"),
+        "the global row is not theirs to delete"
+    );
     drop(tx);
     fixture.close().await;
 }
@@ -49,7 +52,8 @@ async fn a_secret_is_sealed_and_opens_for_its_own_organization() {
     drop(tx);
 
     let mut conn = fixture.test.db.connect().await;
-    let stored: Vec<u8> = sqlx::query_scalar("SELECT sealed FROM secrets").fetch_one(&mut conn).await.expect("reads");
+    let stored: Vec<u8> =
+        sqlx::query_scalar("SELECT sealed FROM secrets").fetch_one(&mut conn).await.expect("reads");
     assert!(!String::from_utf8_lossy(&stored).contains("canary"));
     // The same bytes under another organization are refused.
     sqlx::query("UPDATE secrets SET organization_id = NULL").execute(&mut conn).await.expect("moves");

@@ -101,7 +101,9 @@ async fn poison_goes_to_the_dead_letters_and_others_flow() {
 #[tokio::test]
 async fn the_depth_counts_what_waits() {
     against_both(async |wakeups| {
-        within("publish", wakeups.publish_confirmed((0..7).map(|_| wakeup()).collect())).await.expect("confirmed");
+        within("publish", wakeups.publish_confirmed((0..7).map(|_| wakeup()).collect()))
+            .await
+            .expect("confirmed");
         within("the count", async {
             while wakeups.depth().await.expect("counts") != 7 {
                 tokio::task::yield_now().await;

@@ -73,7 +73,11 @@ async fn a_watcher_hears_of_its_own_execution_only() {
         events.publish(update(mine, Status::Success));
         let end = watch.terminal(PATIENCE).await.expect("hears the end");
         assert_eq!((end.execution_id, end.status), (mine, Status::Success));
-        assert_eq!(end.result.map(|result| result.get().to_owned()).as_deref(), Some(r#"{"a":  1}"#), "passed through untouched");
+        assert_eq!(
+            end.result.map(|result| result.get().to_owned()).as_deref(),
+            Some(r#"{"a":  1}"#),
+            "passed through untouched"
+        );
     }
     test.close().await;
 }

@@ -55,7 +55,10 @@ async fn an_ambiguous_name_is_refused_and_an_id_is_not() {
     let fixture = Fixture::embedded().await;
     let (db, catalog) = (&fixture.platform.db, &fixture.platform.catalog);
     let scope = OrgScope::for_run(None, actor("admin", true));
-    let files = [file("a.py", json!([workflow("f", "same")]), json!([])), file("b.py", json!([workflow("f", "same")]), json!([]))];
+    let files = [
+        file("a.py", json!([workflow("f", "same")]), json!([])),
+        file("b.py", json!([workflow("f", "same")]), json!([])),
+    ];
     workflows::sync(db, &index(&files)).await.expect("syncs");
     let mut tx = db.begin(&scope).await.expect("begins");
     let id = workflows::list(&mut tx).await.expect("lists")[0].id;

@@ -62,9 +62,15 @@ async fn a_secret_reaches_the_run_and_nothing_else() {
     engine.set_secret(&acme, "api_token", CANARY).await;
 
     let run = engine.run(&acme, "reads_secret", json!({})).await;
-    assert_eq!((run.status, &result(&run)), (Status::Success, &json!({ "token": "***", "as_data": ["***"] })));
+    assert_eq!(
+        (run.status, &result(&run)),
+        (Status::Success, &json!({ "token": "***", "as_data": ["***"] }))
+    );
     let lines: String = engine.lines(run.id).await.iter().map(|line| line.message.clone() + "\n").collect();
-    assert!(lines.contains("token is ***") && lines.contains("encoded ***") && lines.contains("quoted ***"), "{lines}");
+    assert!(
+        lines.contains("token is ***") && lines.contains("encoded ***") && lines.contains("quoted ***"),
+        "{lines}"
+    );
     assert!(!run.variables.as_ref().map_or("", |variables| variables.get()).contains("canary"));
 
     let failed = engine.run(&acme, "raises_secret", json!({})).await;
@@ -82,7 +88,8 @@ async fn configuration_is_typed_and_stays_in_its_organization() {
     let rival = engine.org("rival").await;
 
     let run = engine.run(&user_of(acme), "sets_and_reads", json!({})).await;
-    let expected = json!({ "days": 30, "flags": { "a": true }, "missing": "d", "deleted": true, "after": null });
+    let expected =
+        json!({ "days": 30, "flags": { "a": true }, "missing": "d", "deleted": true, "after": null });
     assert_eq!(result(&run), expected, "{:?}", run.error_message);
 
     let who = engine.run(&user_of(acme), "who", json!({ "other": rival.to_string() })).await;
@@ -96,7 +103,9 @@ async fn a_run_finds_no_credential_in_its_environment() {
     let engine = Engine::on_files(&[("sdk.py", SDK)]).await;
     let run = engine.run(&Engine::admin(), "environment", json!({})).await;
     let seen = result(&run).to_string();
-    for needle in ["DATABASE_URL", "RABBITMQ_URL", "REDIS_URL", "SECRET_KEY", "MASTER_KEY", "postgres://", "amqp://"] {
+    for needle in
+        ["DATABASE_URL", "RABBITMQ_URL", "REDIS_URL", "SECRET_KEY", "MASTER_KEY", "postgres://", "amqp://"]
+    {
         assert!(!seen.contains(needle), "{needle} is readable");
     }
     engine.close().await;

@@ -18,13 +18,24 @@ const ENDINGS: [(&str, &str, &str, &str); 13] = [
     ("returns_nan", "return {'n': float('nan')}", "ResultNotSerializable", ""),
     ("returns_too_much", "return 'x' * (200 << 20)", "ResultTooLarge", ""),
     ("closes_stdout_and_dies", "import os; os.close(1); os.close(2); os._exit(3)", "NoResult", "exit code 3"),
-    ("forges_a_frame", "import os; os.write(1, b'\\x00\\x00\\x00\\x10{\"t\":\"result\"}xx'); raise KeyError('real')", "KeyError", "real"),
-    ("breaks_the_protocol", "import os\n    for fd in range(200, 220):\n        try:\n            os.write(fd, b'\\xff' * 64)\n        except OSError:\n            pass\n    return 1", "WorkerCrash", ""),
+    (
+        "forges_a_frame",
+        "import os; os.write(1, b'\\x00\\x00\\x00\\x10{\"t\":\"result\"}xx'); raise KeyError('real')",
+        "KeyError",
+        "real",
+    ),
+    (
+        "breaks_the_protocol",
+        "import os\n    for fd in range(200, 220):\n        try:\n            os.write(fd, b'\\xff' * 64)\n        except OSError:\n            pass\n    return 1",
+        "WorkerCrash",
+        "",
+    ),
 ];
 
 #[tokio::test]
 async fn every_bad_ending_is_a_failure_with_its_reason() {
-    let mut source = String::from("from bifrost import workflow\n\ndef raises_never():\n    return raises_never()\n");
+    let mut source =
+        String::from("from bifrost import workflow\n\ndef raises_never():\n    return raises_never()\n");
     for (name, body, ..) in ENDINGS {
         source.push_str(&format!("\n@workflow()\ndef {name}():\n    {body}\n"));
     }
@@ -55,7 +66,10 @@ async fn what_is_no_utf8_or_no_log_is_captured_as_debug() {
     assert_eq!((run.status, &result(&run)), (Status::CompletedWithErrors, &json!({ "success": false })));
     let lines = engine.lines(run.id).await;
     for expected in ["from print", "caf\u{fffd}", "from a child", "to stderr"] {
-        let line = lines.iter().find(|line| line.message == expected).unwrap_or_else(|| panic!("{expected:?} in {lines:?}"));
+        let line = lines
+            .iter()
+            .find(|line| line.message == expected)
+            .unwrap_or_else(|| panic!("{expected:?} in {lines:?}"));
         assert_eq!((line.level.as_str(), line.user_sequence), ("DEBUG", None), "not for users");
     }
     engine.close().await;
@@ -69,9 +83,13 @@ async fn failed_attempts_are_retried_as_the_policy_says() {
     let unlucky = engine.run(&Engine::admin(), "unlucky", json!({})).await;
     assert_eq!((unlucky.status, unlucky.attempt), (Status::Failed, 3));
     let lines = engine.lines(unlucky.id).await;
-    let tried: Vec<i32> = lines.iter().filter(|line| line.message == "trying").map(|line| line.attempt).collect();
+    let tried: Vec<i32> =
+        lines.iter().filter(|line| line.message == "trying").map(|line| line.attempt).collect();
     assert_eq!(tried, [1, 2, 3]);
-    assert!(lines.iter().zip(1..).all(|(line, sequence)| line.sequence == sequence), "one sequence over all attempts");
+    assert!(
+        lines.iter().zip(1..).all(|(line, sequence)| line.sequence == sequence),
+        "one sequence over all attempts"
+    );
     let wrong = engine.run(&Engine::admin(), "wrong", json!({})).await;
     assert_eq!((wrong.status, wrong.attempt), (Status::Failed, 1), "not listed in retry_on");
     engine.close().await;

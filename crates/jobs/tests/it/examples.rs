@@ -38,7 +38,12 @@ async fn check_endpoints_retries_a_real_api_with_its_secret() {
 
     let run = engine.run(&scope, "check_endpoints", json!({ "base_url": format!("http://{address}") })).await;
 
-    assert!(matches!(run.status, Status::Success | Status::CompletedWithErrors), "{:?}: {:?}", run.status, run.error_message);
+    assert!(
+        matches!(run.status, Status::Success | Status::CompletedWithErrors),
+        "{:?}: {:?}",
+        run.status,
+        run.error_message
+    );
     assert!(calls.load(Ordering::Relaxed) > 2, "the first answers were errors, so it asked again");
     let everything = format!(
         "{:?} {:?} {:?}",
@@ -96,10 +101,16 @@ async fn patch_all_sites_fans_out_over_child_runs() {
 
     let run = engine.run(&Engine::admin(), "patch_all_sites", json!({})).await;
 
-    assert_eq!(run.status, Status::CompletedWithErrors, "some sites of the list do not exist: {:?}", run.error_message);
+    assert_eq!(
+        run.status,
+        Status::CompletedWithErrors,
+        "some sites of the list do not exist: {:?}",
+        run.error_message
+    );
     assert_eq!(result(&run)["success"], Value::Bool(false));
     let mut tx = engine.platform.db.begin(&Engine::admin()).await.expect("begins");
-    let filters = domain::executions::list::Filters { workflow_name: Some("patch_site".into()), ..Default::default() };
+    let filters =
+        domain::executions::list::Filters { workflow_name: Some("patch_site".into()), ..Default::default() };
     let children = domain::executions::list::list(&mut tx, &filters, 1000, None).await.expect("lists");
     drop(tx);
     assert!(children.len() > 3, "{} child runs", children.len());
@@ -111,7 +122,10 @@ async fn patch_all_sites_fans_out_over_child_runs() {
 async fn reconcile_invoices_fails_with_advice() {
     let engine = Engine::on_examples().await;
     let run = engine.run(&Engine::admin(), "reconcile_invoices", json!({})).await;
-    assert_eq!((run.status, run.error_type.as_deref(), run.is_user_error), (Status::Failed, Some("UserError"), true));
+    assert_eq!(
+        (run.status, run.error_type.as_deref(), run.is_user_error),
+        (Status::Failed, Some("UserError"), true)
+    );
     assert!(run.error_message.expect("says why").contains("Correct the amounts"));
     engine.close().await;
 }
@@ -124,14 +138,20 @@ async fn stream_syslog_streams_a_thousand_lines() {
     let lines = engine.lines(run.id).await;
     assert!(lines.len() >= 1000, "{} lines", lines.len());
     let visible = lines.iter().filter_map(|line| line.user_sequence).collect::<Vec<_>>();
-    assert!(visible.iter().zip(1..).all(|(sequence, expected)| *sequence == expected), "the users' own count has no gaps");
+    assert!(
+        visible.iter().zip(1..).all(|(sequence, expected)| *sequence == expected),
+        "the users' own count has no gaps"
+    );
     assert!(lines.iter().zip(1..).all(|(line, expected)| line.sequence == expected));
     engine.close().await;
 }
 
 #[tokio::test]
 async fn pooled_runs_of_one_organization_share_a_process_and_of_two_do_not() {
-    let files = [("who.py", "import os\nfrom bifrost import workflow\n\n@workflow(isolation='pooled')\ndef who():\n    return {'pid': os.getpid(), 'ns': os.readlink('/proc/self/ns/pid')}\n")];
+    let files = [(
+        "who.py",
+        "import os\nfrom bifrost import workflow\n\n@workflow(isolation='pooled')\ndef who():\n    return {'pid': os.getpid(), 'ns': os.readlink('/proc/self/ns/pid')}\n",
+    )];
     let engine = Engine::on_files(&files).await;
     let (acme, rival) = (user_of(engine.org("acme").await), user_of(engine.org("rival").await));
 

@@ -32,7 +32,9 @@ struct Worker(Child);
 
 impl Worker {
     fn start(settings: &Settings, number: usize) -> Self {
-        let url = |url: &Option<secrecy::SecretString>| url.as_ref().map(|url| url.expose_secret().to_owned()).unwrap_or_default();
+        let url = |url: &Option<secrecy::SecretString>| {
+            url.as_ref().map(|url| url.expose_secret().to_owned()).unwrap_or_default()
+        };
         let temp = settings.temp_path.join(format!("worker-{number}"));
         std::fs::create_dir_all(&temp).expect("a folder");
         let child = Command::new(env!("CARGO_BIN_EXE_bifrost-jobs"))
@@ -69,7 +71,11 @@ struct Broker;
 
 impl Broker {
     fn call(arguments: &[&str]) -> String {
-        let output = Command::new(repository().join("scripts/services")).args(arguments).args(["--name", "faults"]).output().expect("runs");
+        let output = Command::new(repository().join("scripts/services"))
+            .args(arguments)
+            .args(["--name", "faults"])
+            .output()
+            .expect("runs");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     }
@@ -88,7 +94,8 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        let _ = Command::new(repository().join("scripts/services")).args(["down", "--name", "faults"]).output();
+        let _ =
+            Command::new(repository().join("scripts/services")).args(["down", "--name", "faults"]).output();
     }
 }
 
@@ -99,7 +106,8 @@ async fn count(conn: &mut PgConnection, query: &'static str) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_when_workers_and_the_broker_are_killed() {
     let folder = tempfile::Builder::new().prefix("bifrost-faults-").tempdir().expect("a folder");
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("is ours");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("is ours");
     write_file(&folder.path().join("workspace"), "brief.py", WORKFLOW);
     let broker = Broker;
     let test = TestEnv::create().await;
@@ -142,16 +150,20 @@ async fn nothing_is_lost_when_workers_and_the_broker_are_killed() {
     }
     let took = last_fault.elapsed();
 
-    let lost = i64::try_from(accepted).expect("small") - count(&mut conn, "SELECT count(*) FROM executions").await;
-    let out_of_terminal: &'static str = format!("SELECT count(*) FROM history WHERE before IN {TERMINAL}").leak();
+    let lost =
+        i64::try_from(accepted).expect("small") - count(&mut conn, "SELECT count(*) FROM executions").await;
+    let out_of_terminal: &'static str =
+        format!("SELECT count(*) FROM history WHERE before IN {TERMINAL}").leak();
     let terminal_twice: &'static str = format!(
         "SELECT count(*) FROM (SELECT FROM history WHERE after IN {TERMINAL} GROUP BY execution_id HAVING count(*) <> 1) AS twice"
     )
     .leak();
     let double = count(&mut conn, out_of_terminal).await + count(&mut conn, terminal_twice).await;
     let succeeded = count(&mut conn, "SELECT count(*) FROM executions WHERE status = 'Success'").await;
-    let worker_lost = count(&mut conn, "SELECT count(*) FROM executions WHERE error_type = 'WorkerLost'").await;
-    let retried = count(&mut conn, "SELECT count(*) FROM executions WHERE status = 'Success' AND attempt > 1").await;
+    let worker_lost =
+        count(&mut conn, "SELECT count(*) FROM executions WHERE error_type = 'WorkerLost'").await;
+    let retried =
+        count(&mut conn, "SELECT count(*) FROM executions WHERE status = 'Success' AND attempt > 1").await;
     println!(
         "faults: {accepted} executions, {WORKER_KILLS} workers and 2 brokers killed; lost {lost}, double terminal {double}, \
          stuck {stuck} after {took:.1?} ({succeeded} succeeded, {retried} of them in a later attempt, {worker_lost} ended as WorkerLost)"
@@ -174,7 +186,11 @@ async fn submit_all(platform: Platform) -> usize {
         let name = if number % 2 == 0 { "brief" } else { "stubborn" };
         let workflow = platform.catalog.get(&platform.db, &scope, name).await.expect("is indexed");
         let parameters = serde_json::value::RawValue::from_string("{}".into()).expect("JSON");
-        platform.submitter.submit(&scope, NewExecution::new(Work::Workflow(workflow), parameters)).await.expect("accepted");
+        platform
+            .submitter
+            .submit(&scope, NewExecution::new(Work::Workflow(workflow), parameters))
+            .await
+            .expect("accepted");
         accepted += 1;
     }
     accepted

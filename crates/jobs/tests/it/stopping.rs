@@ -71,7 +71,12 @@ const SHAPES: [&str; 6] = ["plain", "new_session", "double_fork", "ignores_sigte
 /// Processes whose command line bears the mark.
 fn survivors(mark: &str) -> usize {
     let processes = std::fs::read_dir("/proc").expect("reads /proc").flatten();
-    processes.filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))).count()
+    processes
+        .filter(|entry| {
+            std::fs::read(entry.path().join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))
+        })
+        .count()
 }
 
 async fn until_gone(mark: &str) -> Duration {
@@ -92,7 +97,11 @@ async fn a_timeout_kills_the_whole_tree() {
         async move {
             let mark = format!("survivor-{shape}-{}", uuid::Uuid::now_v7().simple());
             let run = engine.run(scope, shape, json!({ "mark": mark })).await;
-            assert_eq!((run.status, run.error_type.as_deref()), (Status::Timeout, Some("TimeoutError")), "{shape}");
+            assert_eq!(
+                (run.status, run.error_type.as_deref()),
+                (Status::Timeout, Some("TimeoutError")),
+                "{shape}"
+            );
             (shape, mark)
         }
     });
@@ -120,7 +129,10 @@ async fn a_cancel_reaches_a_running_process_and_kills_its_tree() {
         let cancelled = cancel::cancel(&mut tx, id).await.expect("cancels");
         tx.commit().await.expect("commits");
         assert_eq!(cancelled.status, Status::Cancelling);
-        engine.platform.events.publish(domain::events::Event::Cancel { execution_id: id, attempt: cancelled.attempt });
+        engine
+            .platform
+            .events
+            .publish(domain::events::Event::Cancel { execution_id: id, attempt: cancelled.attempt });
 
         let run = engine.ended(id).await;
         assert_eq!(run.status, Status::Cancelled);

@@ -40,7 +40,10 @@ impl Engine {
     }
 
     /// Runs files made for the test, with settings changed.
-    pub(crate) async fn with_settings(files: &[(&str, &str)], change: impl FnOnce(&mut domain::settings::Settings)) -> Self {
+    pub(crate) async fn with_settings(
+        files: &[(&str, &str)],
+        change: impl FnOnce(&mut domain::settings::Settings),
+    ) -> Self {
         let folder = tempfile::Builder::new().prefix("bifrost-workspace-").tempdir().expect("a folder");
         open_to_runs(folder.path());
         for (path, content) in files {
@@ -49,7 +52,11 @@ impl Engine {
         Self::start(folder.path().to_owned(), vec![folder], change).await
     }
 
-    async fn start(workspace: PathBuf, mut folders: Vec<TempDir>, change: impl FnOnce(&mut domain::settings::Settings)) -> Self {
+    async fn start(
+        workspace: PathBuf,
+        mut folders: Vec<TempDir>,
+        change: impl FnOnce(&mut domain::settings::Settings),
+    ) -> Self {
         let test = TestEnv::create().await;
         let temp = tempfile::Builder::new().prefix("bifrost-temp-").tempdir().expect("a folder");
         open_to_runs(temp.path());
@@ -75,16 +82,19 @@ impl Engine {
 
     /// Submits without waiting.
     pub(crate) async fn submit(&self, scope: &OrgScope, workflow: &str, parameters: Value) -> ExecutionId {
-        let workflow = self.platform.catalog.get(&self.platform.db, scope, workflow).await.expect("is indexed");
+        let workflow =
+            self.platform.catalog.get(&self.platform.db, scope, workflow).await.expect("is indexed");
         let Value::Object(parameters) = parameters else { panic!("parameters are an object") };
-        let parameters = domain::workflows::check_parameters(&workflow.parameters, parameters).expect("valid parameters");
+        let parameters =
+            domain::workflows::check_parameters(&workflow.parameters, parameters).expect("valid parameters");
         let raw = serde_json::value::to_raw_value(&parameters).expect("JSON");
         self.submit_new(scope, NewExecution::new(Work::Workflow(workflow), raw)).await
     }
 
     pub(crate) async fn submit_code(&self, scope: &OrgScope, code: &str) -> ExecutionId {
         let work = Work::Inline { code: code.into(), script_name: "script".into() };
-        self.submit_new(scope, NewExecution::new(work, RawValue::from_string("{}".into()).expect("JSON"))).await
+        self.submit_new(scope, NewExecution::new(work, RawValue::from_string("{}".into()).expect("JSON")))
+            .await
     }
 
     async fn submit_new(&self, scope: &OrgScope, new: NewExecution) -> ExecutionId {
@@ -103,7 +113,9 @@ impl Engine {
                 watch.terminal(Duration::from_millis(500)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, end).await.unwrap_or_else(|_| panic!("{id} did not end within {PATIENCE:?}"))
+        tokio::time::timeout(PATIENCE, end)
+            .await
+            .unwrap_or_else(|_| panic!("{id} did not end within {PATIENCE:?}"))
     }
 
     /// Submits and waits for the end.
@@ -126,7 +138,9 @@ impl Engine {
     pub(crate) async fn logged(&self, id: ExecutionId, message: &str) -> logs::Line {
         let found = async {
             loop {
-                if let Some(line) = self.lines(id).await.into_iter().find(|line| line.message.contains(message)) {
+                if let Some(line) =
+                    self.lines(id).await.into_iter().find(|line| line.message.contains(message))
+                {
                     return line;
                 }
                 tokio::task::yield_now().await;
@@ -168,7 +182,12 @@ impl Engine {
 }
 
 pub(crate) fn actor(name: &str, is_platform_admin: bool) -> Actor {
-    Actor { id: UserId::generate(), name: name.into(), email: format!("{name}@example.com"), is_platform_admin }
+    Actor {
+        id: UserId::generate(),
+        name: name.into(),
+        email: format!("{name}@example.com"),
+        is_platform_admin,
+    }
 }
 
 pub(crate) fn user_of(org: OrgId) -> OrgScope {

@@ -6,19 +6,27 @@ use serde_json::json;
 use crate::support::{Engine, PATIENCE, result, write_file};
 
 fn answering(text: &str) -> String {
-    format!("from bifrost import workflow\nimport helper_module\n\n@workflow()\ndef answer():\n    return {{'own': '{text}', 'helper': helper_module.TEXT}}\n")
+    format!(
+        "from bifrost import workflow\nimport helper_module\n\n@workflow()\ndef answer():\n    return {{'own': '{text}', 'helper': helper_module.TEXT}}\n"
+    )
 }
 
 #[tokio::test]
 async fn a_changed_file_is_used_by_the_next_run() {
-    let engine = Engine::on_files(&[("answer.py", &answering("one")), ("helper_module.py", "TEXT = 'one'\n")]).await;
+    let engine =
+        Engine::on_files(&[("answer.py", &answering("one")), ("helper_module.py", "TEXT = 'one'\n")]).await;
     let scope = Engine::admin();
-    assert_eq!(result(&engine.run(&scope, "answer", json!({})).await), json!({ "own": "one", "helper": "one" }));
+    assert_eq!(
+        result(&engine.run(&scope, "answer", json!({})).await),
+        json!({ "own": "one", "helper": "one" })
+    );
 
     write_file(&engine.workspace, "helper_module.py", "TEXT = 'two'\n");
     write_file(&engine.workspace, "answer.py", &answering("two"));
     let changed = async {
-        while result(&engine.run(&scope, "answer", json!({})).await) != json!({ "own": "two", "helper": "two" }) {}
+        while result(&engine.run(&scope, "answer", json!({})).await)
+            != json!({ "own": "two", "helper": "two" })
+        {}
     };
     tokio::time::timeout(PATIENCE, changed).await.expect("the change is used");
     engine.close().await;
@@ -49,8 +57,17 @@ async fn a_file_that_fails_to_load_is_a_failure_of_its_run() {
 
 #[tokio::test]
 async fn inline_code_runs() {
-    let engine = Engine::on_files(&[("any.py", "from bifrost import workflow\n\n@workflow()\ndef any_flow():\n    return 1\n")]).await;
-    let id = engine.submit_code(&Engine::admin(), "import logging\nlogging.getLogger(__name__).info('inline')\nx = 40 + 2\n").await;
+    let engine = Engine::on_files(&[(
+        "any.py",
+        "from bifrost import workflow\n\n@workflow()\ndef any_flow():\n    return 1\n",
+    )])
+    .await;
+    let id = engine
+        .submit_code(
+            &Engine::admin(),
+            "import logging\nlogging.getLogger(__name__).info('inline')\nx = 40 + 2\n",
+        )
+        .await;
     let run = engine.ended(id).await;
     assert_eq!(run.status, Status::Success, "{:?}", run.error_message);
     assert!(engine.lines(id).await.iter().any(|line| line.message == "inline"));

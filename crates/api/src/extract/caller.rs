@@ -1,0 +1,84 @@
+//! Who may call: any signed-in user, or a platform administrator.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use domain::id::OrgId;
+use domain::sessions::Principal;
+use domain::{Error, OrgScope};
+
+use crate::AppState;
+use crate::cookies;
+use crate::envelope::RequestId;
+use crate::problem::Problem;
+
+const ORGANIZATION_HEADER: &str = "x-organization-id";
+
+/// Any signed-in user, with the scope of the request.
+#[derive(Debug)]
+pub(crate) struct Signed {
+    /// Who it is.
+    pub(crate) principal: Arc<Principal>,
+    /// What they act in: their organization, or what a platform administrator named.
+    pub(crate) scope: OrgScope,
+}
+
+/// A platform administrator, with the scope of the request.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    /// What they act in: the organization they named, else everything.
+    pub(crate) scope: OrgScope,
+}
+
+impl FromRequestParts<AppState> for Signed {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let caller = app.authenticate(&parts.headers).await?;
+        if caller.by_cookie {
+            cookies::check_csrf(&parts.method, &parts.headers)?;
+        }
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.to_string());
+        let scope = scope_of(app, &caller.principal, &parts.headers, request_id).await?;
+        Ok(Self { principal: caller.principal, scope })
+    }
+}
+
+impl FromRequestParts<AppState> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let Signed { principal, scope } = Signed::from_request_parts(parts, app).await?;
+        if !principal.is_superuser {
+            return Err(Problem::forbidden("Superuser privileges required"));
+        }
+        Ok(Self { scope })
+    }
+}
+
+/// The scope these headers ask for, if this principal may have it.
+///
+/// # Errors
+/// 400 for an id that is none or, for a platform administrator, unknown; 403 for somebody else's.
+pub(crate) async fn scope_of(
+    app: &AppState,
+    principal: &Principal,
+    headers: &HeaderMap,
+    request_id: Option<String>,
+) -> Result<OrgScope, Error> {
+    let requested = requested_organization(headers)?;
+    let scope = OrgScope::for_principal(principal, requested, request_id)?;
+    // A user's own organization exists, and any other is refused above without telling whether it does.
+    if let (true, Some(id)) = (principal.is_superuser, requested) {
+        app.check_organization(principal, id).await?;
+    }
+    Ok(scope)
+}
+
+fn requested_organization(headers: &HeaderMap) -> Result<Option<OrgId>, Error> {
+    let Some(value) = headers.get(ORGANIZATION_HEADER) else { return Ok(None) };
+    let id = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    id.map(Some).ok_or_else(|| Error::Impossible("X-Organization-Id must be a UUID".into()))
+}

@@ -1,0 +1,179 @@
+//! JSON bodies: size and depth are bounded, and a fault is named by the pointer of the member.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_path_to_error::{Path, Segment};
+
+use crate::AppState;
+use crate::problem::Problem;
+
+/// Deeper bodies are refused before they are parsed.
+const MAX_DEPTH: usize = 64;
+
+/// A JSON body, in or out.
+#[derive(Debug)]
+pub(crate) struct Json<T>(pub(crate) T);
+
+/// A JSON body that may be missing or `null`.
+#[derive(Debug)]
+pub(crate) struct OptionalJson<T>(pub(crate) Option<T>);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE).detail("send application/json"));
+        }
+        parse(&body(request, app).await?).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<AppState> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
+        let is_json = is_json(request.headers());
+        let body = body(request, app).await?;
+        if body.trim_ascii().is_empty() {
+            return Ok(Self(None));
+        }
+        if !is_json {
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE).detail("send application/json"));
+        }
+        parse::<Option<T>>(&body).map(Self)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+/// The pointer of the member that does not fit, and what is wrong with it.
+pub(super) fn locate(path: &Path, message: &str) -> (String, String) {
+    let mut pointer = String::new();
+    for segment in path.iter() {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } | Segment::Enum { variant: key } => push(&mut pointer, key),
+            Segment::Unknown => {}
+        }
+    }
+    // The parser appends where it stood, which the pointer says better.
+    let detail = message.rsplit_once(" at line ").map_or(message, |(text, _)| text);
+    match detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        Some(name) => {
+            push(&mut pointer, name);
+            (pointer, "is required".into())
+        }
+        None => (pointer, detail.to_owned()),
+    }
+}
+
+fn push(pointer: &mut String, key: &str) {
+    pointer.push('/');
+    pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+}
+
+async fn body(request: Request, app: &AppState) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, app).await.map_err(|error| Problem::new(error.status()))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if nests_deeper(body, MAX_DEPTH) {
+        return Err(Problem::invalid("", format!("nests deeper than {MAX_DEPTH} levels")));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        if error.inner().is_data() {
+            let (pointer, detail) = locate(error.path(), &error.inner().to_string());
+            Problem::invalid(pointer, detail)
+        } else {
+            Problem::invalid("", format!("malformed JSON: {}", error.inner()))
+        }
+    })?;
+    json.end().map_err(|error| Problem::invalid("", format!("malformed JSON: {error}")))?;
+    Ok(value)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type == "application/json"
+        || (media_type.starts_with("application/") && media_type.ends_with("+json"))
+}
+
+/// Whether brackets outside of strings open deeper than `limit`.
+fn nests_deeper(json: &[u8], limit: usize) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > limit {
+                    return true;
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Order {
+        #[expect(dead_code, reason = "only its type matters")]
+        lines: Vec<Line>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Line {
+        #[expect(dead_code, reason = "only its type matters")]
+        count: u8,
+    }
+
+    /// The document an order is refused with.
+    fn fault(json: &str) -> String {
+        let problem = parse::<Order>(json.as_bytes()).expect_err("must be refused");
+        format!("{problem:?}")
+    }
+
+    #[test]
+    fn a_fault_is_named_by_its_pointer() {
+        assert!(
+            fault(r#"{"lines": [{"count": 1}, {"count": "two"}]}"#).contains(r#"pointer: "/lines/1/count""#)
+        );
+        let missing = fault(r#"{"lines": [{}]}"#);
+        assert!(
+            missing.contains(r#"pointer: "/lines/0/count""#) && missing.contains("is required"),
+            "{missing}"
+        );
+        assert!(fault("{").contains("malformed JSON"));
+        assert!(fault(r#"{"lines": []} x"#).contains("malformed JSON"));
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(!nests_deeper(nested(64).as_bytes(), 64));
+        assert!(nests_deeper(nested(65).as_bytes(), 64));
+        assert!(!nests_deeper(format!(r#"["{}\"{}"]"#, "[".repeat(99), "{".repeat(99)).as_bytes(), 64));
+    }
+}

@@ -1,0 +1,60 @@
+//! Extractors: who may call, and what they sent. Each refuses with a problem that points at the fault.
+
+mod caller;
+mod client;
+mod form;
+mod idempotency;
+mod json;
+mod path;
+mod query;
+
+pub(crate) use caller::{Admin, Signed, scope_of};
+pub(crate) use client::Client;
+pub(crate) use form::Form;
+pub(crate) use idempotency::IdempotencyKey;
+pub(crate) use json::{Json, OptionalJson};
+pub(crate) use path::Path;
+pub(crate) use query::{Query, whole_number};
+
+use std::collections::HashMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::problem::Problem;
+
+/// Reads named texts into a struct of texts, optional ones included; `prefix` begins the pointer of a fault.
+fn from_texts<T: DeserializeOwned>(texts: HashMap<String, String>, prefix: &str) -> Result<T, Problem> {
+    let texts: Value = texts.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
+    serde_path_to_error::deserialize(texts).map_err(|error| {
+        let (pointer, detail) = json::locate(error.path(), &error.inner().to_string());
+        Problem::invalid(format!("{prefix}{}", pointer.trim_start_matches('/')), detail)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Fields {
+        name: String,
+        note: Option<String>,
+    }
+
+    fn read(texts: &[(&str, &str)]) -> Result<Fields, Problem> {
+        from_texts(texts.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(), "/")
+    }
+
+    #[test]
+    fn texts_fill_required_and_optional_members() {
+        let fields = read(&[("name", "Ada"), ("note", "n"), ("unknown", "x")]).expect("fits");
+        assert_eq!((fields.name.as_str(), fields.note.as_deref()), ("Ada", Some("n")));
+        assert_eq!(read(&[("name", "Ada")]).expect("fits").note, None);
+
+        let missing = format!("{:?}", read(&[("note", "n")]).expect_err("must be refused"));
+        assert!(missing.contains(r#"pointer: "/name""#) && missing.contains("is required"), "{missing}");
+    }
+}

@@ -1,0 +1,116 @@
+//! The OpenAPI document: made from the handlers, so that it cannot say what they do not do.
+
+use utoipa::Modify;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{OpenApi, PathItem, Required};
+
+use crate::problem::{FieldProblem, ProblemDocument};
+use crate::router;
+
+/// The frame of the document; the routes add themselves.
+#[derive(Debug, utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Bifrost",
+        description = "Runs workflows written in Python for many organizations.\n\n\
+            Sign in with `POST /auth/login` and send the access token as `Authorization: Bearer …`; browsers \
+            may use the cookies instead and then repeat `csrf_token` as `X-CSRF-Token` on every write. \
+            Every error is `application/problem+json`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    tags(
+        (name = "health", description = "Whether the server lives and is ready."),
+        (name = "auth", description = "Signing in and out."),
+        (name = "Organizations", description = "The tenants."),
+        (name = "Workflows", description = "What can run, and running it."),
+        (name = "Executions", description = "What runs, and what became of it."),
+    ),
+    components(schemas(ProblemDocument<'static>, FieldProblem<'static>)),
+    modifiers(&Security),
+)]
+pub(crate) struct Document;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+        let key = ApiKeyValue::with_description("X-Bifrost-Key", "The key of a workflow endpoint.");
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        components.add_security_scheme("BifrostApiKey", SecurityScheme::ApiKey(ApiKey::Header(key)));
+    }
+}
+
+/// The document.
+pub fn openapi() -> OpenApi {
+    let mut document = router::documented().into_openapi();
+    for (path, item) in &mut document.paths.paths {
+        if path.starts_with("/api/") {
+            accept_organization(item);
+        }
+    }
+    document
+}
+
+/// The document as text, pretty and in a stable order.
+pub fn openapi_json() -> String {
+    let document = serde_json::to_value(openapi()).expect("the document is always JSON");
+    let mut text = serde_json::to_string_pretty(&document).expect("the document is always JSON");
+    text.push('\n');
+    text
+}
+
+/// Every operation below `/api` takes the organization from a header.
+fn accept_organization(item: &mut PathItem) {
+    let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+    for operation in operations.into_iter().flatten() {
+        operation.parameters.get_or_insert_default().push(organization_header().into());
+    }
+}
+
+fn organization_header() -> Parameter {
+    let uuid = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)));
+    ParameterBuilder::new()
+        .name("X-Organization-Id")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "The organization to act in. A platform administrator may name any, and spans all without; \
+             for everybody else it is their own.",
+        ))
+        .schema(Some(uuid))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_has_a_unique_id_a_tag_and_a_summary() {
+        let document = serde_json::to_value(openapi()).expect("JSON");
+        let mut ids = HashSet::new();
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+                assert!(!id.is_empty() && ids.insert(id), "{method} {path}");
+                assert!(
+                    operation["tags"][0].is_string() && operation["summary"].is_string(),
+                    "{method} {path}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_text_is_the_same_every_time() {
+        assert_eq!(openapi_json(), openapi_json());
+    }
+}

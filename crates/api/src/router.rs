@@ -1,0 +1,75 @@
+//! Merges the routes and orders the layers around them.
+
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::header::{HeaderName, RETRY_AFTER};
+use axum::http::{HeaderValue, Method};
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use domain::settings::Settings;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::AppState;
+use crate::envelope::{self, X_REQUEST_ID};
+use crate::openapi::Document;
+use crate::routes::{auth, docs, executions, health, organizations, stream, workflows};
+use crate::socket;
+
+/// Longest JSON body.
+const MAX_BODY: usize = 2 * 1024 * 1024;
+const PREFLIGHT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// The whole api. Unknown routes and methods need no handler: the envelope turns any bare error into a document,
+/// and the router itself names the methods in `Allow`.
+pub fn router(state: AppState) -> axum::Router {
+    let (documented, _) = documented().split_for_parts();
+    // Clients refresh under `/api/auth` too; the document names only `/auth`.
+    let (alias, _) = auth::router().split_for_parts();
+    documented
+        .nest("/api", alias)
+        .route("/docs", get(docs::redirect))
+        .route("/docs/{*file}", get(docs::get_file))
+        .route("/docs/", get(docs::get_index))
+        .route("/ws/connect", get(socket::connect))
+        .route("/ws/execution/{execution_id}", get(socket::follow_execution))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(CatchPanicLayer::custom(envelope::panicked))
+        .layer(cors(&state.platform.settings))
+        .layer(from_fn_with_state(state.clone(), envelope::envelope))
+        .with_state(state)
+}
+
+/// The routes that the OpenAPI document describes.
+pub(crate) fn documented() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(health::router())
+        .merge(docs::router())
+        .merge(auth::router())
+        .merge(organizations::router())
+        .merge(workflows::router())
+        .merge(executions::router())
+        .merge(stream::router())
+}
+
+/// Exact origins, with credentials; whoever is not named gets no header at all.
+fn cors(settings: &Settings) -> CorsLayer {
+    let origins = settings.origins().filter_map(|origin| {
+        let sane = !matches!(origin, "*" | "null");
+        let value = origin.trim_end_matches('/').parse::<HeaderValue>().ok().filter(|_| sane);
+        if value.is_none() {
+            tracing::warn!(origin, "CORS_ORIGINS names no exact origin, ignored");
+        }
+        value
+    });
+    CorsLayer::new()
+        .allow_origin(origins.collect::<Vec<_>>())
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([X_REQUEST_ID, RETRY_AFTER, HeaderName::from_static("idempotency-replayed")])
+        .max_age(PREFLIGHT_LIFETIME)
+}

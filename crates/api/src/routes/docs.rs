@@ -1,0 +1,75 @@
+//! The OpenAPI document and a page to read it, from files in the binary: works without the internet.
+//!
+//! In production both need a signed-in user.
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use axum::extract::{Path, State};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use domain::Error;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::Config;
+
+use crate::AppState;
+use crate::problem::{Problem, PublicProblems};
+
+static DOCUMENT: LazyLock<String> = LazyLock::new(crate::openapi_json);
+static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::from("/openapi.json")));
+
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get_openapi))
+}
+
+/// This document.
+///
+/// In production it needs a signed-in user.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "health",
+    responses((status = 200, body = Object, description = "OpenAPI 3.1"), PublicProblems),
+)]
+async fn get_openapi(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
+    check_reader(&app, &headers).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str()).into_response())
+}
+
+/// The page names its files relative to itself, so it needs the slash.
+pub(crate) async fn redirect() -> Redirect {
+    Redirect::permanent("/docs/")
+}
+
+/// The page.
+pub(crate) async fn get_index(app: State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
+    get_file(app, Path("index.html".into()), headers).await
+}
+
+/// A file of the page.
+pub(crate) async fn get_file(
+    State(app): State<AppState>,
+    Path(file): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    check_reader(&app, &headers).await?;
+    let found = utoipa_swagger_ui::serve(&file, CONFIG.clone())
+        .map_err(|error| Error::internal(error.to_string()))?;
+    let file = found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND).detail("no such page"))?;
+    let bytes = match file.bytes {
+        Cow::Borrowed(bytes) => axum::body::Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    };
+    let mut response = ([(CONTENT_TYPE, file.content_type)], bytes).into_response();
+    if file.gzpipped {
+        response.headers_mut().insert(CONTENT_ENCODING, axum::http::HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
+}
+
+async fn check_reader(app: &AppState, headers: &HeaderMap) -> Result<(), Problem> {
+    if app.platform.settings.is_production() {
+        app.authenticate(headers).await?;
+    }
+    Ok(())
+}

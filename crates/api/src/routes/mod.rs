@@ -1,0 +1,10 @@
+//! One file per resource: request, view, handlers and `router()` together.
+
+pub(crate) mod auth;
+pub(crate) mod docs;
+#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
+pub(crate) mod executions;
+pub(crate) mod health;
+pub(crate) mod organizations;
+pub(crate) mod stream;
+pub(crate) mod workflows;

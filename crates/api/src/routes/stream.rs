@@ -1,0 +1,86 @@
+//! Following an execution by server-sent events: for scripts, which need no WebSocket this way.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::{CACHE_CONTROL, HeaderName};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use domain::id::{ExecutionId, SessionId};
+use futures::{Stream, StreamExt as _, stream};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::AppState;
+use crate::extract::{Path, Signed};
+use crate::live::{Follow, Frame};
+use crate::problem::{Problem, Problems};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// As for WebSockets: together with the age of what is remembered of a session, less than five seconds.
+const SESSION_CHECK: Duration = Duration::from_secs(2);
+
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(stream_execution))
+}
+
+/// Follows an execution.
+///
+/// Server-sent events `execution_update` and `execution_log`, as on the WebSocket: the present state, every
+/// stored line, then what happens; the terminal update comes last and ends the stream. Lines carry their
+/// sequence as `id`, so a client that reconnects with `Last-Event-ID` misses and repeats nothing.
+#[utoipa::path(
+    get, path = "/api/executions/{execution_id}/stream", tag = "Executions", security(("bearer" = [])),
+    params(
+        ("execution_id" = Uuid, Path, description = "The execution."),
+        ("Last-Event-ID" = Option<i64>, Header, description = "Sequence of the last line the client has."),
+    ),
+    responses((status = 200, body = String, content_type = "text/event-stream"), Problems),
+)]
+async fn stream_execution(
+    State(app): State<AppState>,
+    signed: Signed,
+    Path(id): Path<ExecutionId>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let last = headers.get(LAST_EVENT_ID).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let follow = Follow::open(app.clone(), &signed.scope, id, last.unwrap_or(0).max(0)).await?;
+    let end = end_of_welcome(app, signed.principal.session_id);
+    let events = frames(follow).map(|frame| Ok::<_, Infallible>(event(&frame))).take_until(Box::pin(end));
+    let mut response = Sse::new(events).keep_alive(KeepAlive::default()).into_response();
+    response.headers_mut().insert(CACHE_CONTROL, axum::http::HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn frames(follow: Follow) -> impl Stream<Item = Frame> {
+    stream::unfold(follow, |mut follow| async move {
+        let frame = follow.next().await?;
+        Some((frame, follow))
+    })
+}
+
+fn event(frame: &Frame) -> Event {
+    let event = match frame {
+        Frame::Update(_) => Event::default().event("execution_update"),
+        Frame::Log(log) => Event::default().event("execution_log").id(log.sequence.to_string()),
+    };
+    event.data(serde_json::to_string(frame).expect("a frame is always JSON"))
+}
+
+/// Resolves when the session ends or the process stops.
+async fn end_of_welcome(app: AppState, session: SessionId) {
+    let session_ends = async {
+        loop {
+            tokio::time::sleep(SESSION_CHECK).await;
+            if matches!(app.live_session(session).await, Ok(None)) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = session_ends => {}
+        () = app.draining.cancelled() => {}
+    }
+}

@@ -1,0 +1,346 @@
+//! Running a workflow or inline code: submit, and for synchronous workflows wait for the end.
+//!
+//! The hot path: the row is written in a shared batch, the answer comes from the event of its end.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use domain::executions::RawJson;
+use domain::executions::submit::{Idempotency, NewExecution, Work};
+use domain::id::ExecutionId;
+use domain::workflows::check_parameters;
+use domain::{OrgScope, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::wait::{self, Outcome};
+use crate::AppState;
+use crate::extract::{Admin, IdempotencyKey, Json};
+use crate::problem::{Problem, Problems};
+use crate::routes::executions::{self, ExecutionStatus, result_schema};
+use crate::visibility::{self, Reader};
+
+/// The name of this operation in the idempotency table.
+const ROUTE: &str = "workflows.execute";
+const DEFAULT_PRIORITY: i16 = 5;
+/// What inline code is called if it has no name.
+const UNNAMED: &str = "inline_script";
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(execute_workflow))
+}
+
+/// What to run: `workflow_id` or `code`.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[schema(example = json!({"workflow_id": "greet", "input_data": {"name": "Grace"}}))]
+struct WorkflowExecutionRequest {
+    /// Id of a workflow, or its name if that is unambiguous.
+    workflow_id: Option<String>,
+    /// Parameters.
+    #[schema(value_type = Option<Object>)]
+    input_data: Option<Map<String, Value>>,
+    /// The form it comes from.
+    #[schema(format = Uuid)]
+    form_id: Option<String>,
+    /// Kept out of lists and metrics, removed a day after its end.
+    transient: Option<bool>,
+    /// Python source, plain or as base64; runs asynchronously.
+    code: Option<String>,
+    /// What to call the code.
+    script_name: Option<String>,
+    /// 1 to 10, 10 first; 5 if not given.
+    #[schema(minimum = 1, maximum = 10)]
+    priority: Option<i64>,
+}
+
+/// An execution that was started, or ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "execution_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "workflow_name": "greet", "status": "Success",
+    "result": {"greeting": "Hello Grace"}, "duration_ms": 12, "is_transient": false,
+}))]
+struct WorkflowExecutionResponse {
+    execution_id: String,
+    /// Null for inline code.
+    workflow_id: Option<String>,
+    workflow_name: Option<String>,
+    status: ExecutionStatus,
+    /// What the workflow returned; a bare number or truth value as its JSON text.
+    #[schema(schema_with = result_schema)]
+    result: Option<RawJson>,
+    error: Option<String>,
+    error_type: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    details: Option<Value>,
+    duration_ms: Option<i64>,
+    started_at: Option<DateTime<Utc>>,
+    completed_at: Option<DateTime<Utc>>,
+    /// Read them at `/api/executions/{execution_id}/logs`.
+    #[schema(value_type = Option<Vec<Object>>)]
+    logs: Option<Vec<Value>>,
+    /// Read them at `/api/executions/{execution_id}/variables`.
+    #[schema(value_type = Option<Object>)]
+    variables: Option<Value>,
+    is_transient: bool,
+}
+
+/// Runs a workflow or inline code.
+///
+/// Asynchronous workflows and inline code answer at once, `Pending`. Synchronous ones answer at their end, a
+/// failed run included, or 202 when they take longer than the server waits; then the run goes on. With an
+/// `Idempotency-Key` a repeated request names the same execution, and says so in `Idempotency-Replayed`.
+#[utoipa::path(
+    post, path = "/api/workflows/execute", tag = "Workflows", security(("bearer" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters, kept a day.")),
+    request_body = WorkflowExecutionRequest,
+    responses(
+        (status = 200, body = WorkflowExecutionResponse),
+        (status = 202, body = WorkflowExecutionResponse, description = "Not ended yet."),
+        Problems,
+    ),
+)]
+async fn execute_workflow(
+    State(app): State<AppState>,
+    admin: Admin,
+    IdempotencyKey(key): IdempotencyKey,
+    headers: HeaderMap,
+    Json(request): Json<WorkflowExecutionRequest>,
+) -> Result<Response, Problem> {
+    // What is created belongs to one organization or to none, never to all.
+    let scope = admin.scope.narrowed();
+    let idempotency = key.map(|key| idempotency(key, &request, &scope)).transpose()?;
+    let run = Run::prepare(&app, &scope, request).await?;
+    let traceparent =
+        headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|text| is_traceparent(text));
+    let id = ExecutionId::generate();
+    let new = NewExecution {
+        id,
+        traceparent: traceparent.map(str::to_owned),
+        idempotency,
+        priority: run.priority,
+        form_id: run.form_id,
+        transient: run.transient,
+        ..NewExecution::new(run.work.clone(), run.parameters.clone())
+    };
+    // Before the start: an end that comes at once is not missed then.
+    let watch = run.patience(&app).map(|patience| (app.platform.events.watch(id, false), patience));
+    let submitted = app.platform.submitter.submit(&scope, new).await?;
+    if submitted.replayed {
+        let outcome = executions::get(&app, scope, submitted.id).await?.into();
+        return Ok(run.replayed(submitted.id, outcome));
+    }
+    let outcome = match watch {
+        Some((watch, patience)) => wait::until_ended(&app, &scope, id, watch, patience).await,
+        None => Outcome::unknown(submitted.status),
+    };
+    Ok(run.answer(id, outcome).into_response())
+}
+
+/// A checked request.
+struct Run {
+    work: Work,
+    parameters: RawJson,
+    form_id: Option<Uuid>,
+    transient: bool,
+    priority: i16,
+}
+
+impl Run {
+    async fn prepare(
+        app: &AppState,
+        scope: &OrgScope,
+        request: WorkflowExecutionRequest,
+    ) -> Result<Self, Problem> {
+        let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+        let input = request.input_data.unwrap_or_default();
+        let priority = match request.priority {
+            None => DEFAULT_PRIORITY,
+            Some(priority) => i16::try_from(priority)
+                .ok()
+                .filter(|priority| (1..=10).contains(priority))
+                .ok_or_else(|| Problem::invalid("/priority", "must be a whole number from 1 to 10"))?,
+        };
+        let form_id = match given(request.form_id) {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| Problem::invalid("/form_id", "must be a UUID"))?),
+        };
+        let (work, parameters) = match (given(request.code), given(request.workflow_id)) {
+            (Some(code), _) => {
+                let code = source(&code);
+                let script_name = given(request.script_name).unwrap_or_else(|| UNNAMED.into());
+                // PostgreSQL's text holds no NUL, and neither does Python source.
+                if code.contains('\0') || script_name.contains('\0') {
+                    return Err(Problem::invalid("/code", "must not contain NUL"));
+                }
+                (Work::Inline { code, script_name }, input)
+            }
+            (None, Some(workflow)) => {
+                let workflow = app.platform.catalog.get(&app.platform.db, scope, workflow.trim()).await?;
+                let parameters = check_parameters(&workflow.parameters, input)?;
+                (Work::Workflow(workflow), parameters)
+            }
+            (None, None) => {
+                return Err(Problem::invalid("/workflow_id", "is required, unless there is code"));
+            }
+        };
+        let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
+        Ok(Self { work, parameters, form_id, transient: request.transient.unwrap_or_default(), priority })
+    }
+
+    /// How long the request waits for the end; `None`: not at all.
+    fn patience(&self, app: &AppState) -> Option<Duration> {
+        match &self.work {
+            Work::Workflow(workflow) if workflow.execution_mode == "sync" => {
+                let timeout = u64::try_from(workflow.timeout_seconds).unwrap_or_default();
+                Some(Duration::from_secs(timeout.min(app.platform.settings.sync_wait_seconds)))
+            }
+            Work::Workflow(_) | Work::Inline { .. } => None,
+        }
+    }
+
+    fn is_sync(&self) -> bool {
+        matches!(&self.work, Work::Workflow(workflow) if workflow.execution_mode == "sync")
+    }
+
+    /// 202 tells that a caller who expected the end must ask again.
+    fn answer(&self, id: ExecutionId, outcome: Outcome) -> (StatusCode, Json<WorkflowExecutionResponse>) {
+        let is_ended = outcome.status.is_terminal();
+        let status = if self.is_sync() && !is_ended { StatusCode::ACCEPTED } else { StatusCode::OK };
+        let (workflow_id, workflow_name) = match &self.work {
+            Work::Workflow(workflow) => (Some(workflow.id.to_string()), workflow.name.clone()),
+            Work::Inline { script_name, .. } => (None, script_name.clone()),
+        };
+        let body = WorkflowExecutionResponse {
+            execution_id: id.to_string(),
+            workflow_id,
+            workflow_name: Some(workflow_name),
+            status: outcome.status.into(),
+            result: outcome.result.and_then(visibility::result),
+            // Only platform administrators get here.
+            error: Reader::Admin.error(outcome.error_message.as_deref(), outcome.is_user_error),
+            error_type: outcome.error_type,
+            details: None,
+            duration_ms: outcome.duration_ms,
+            started_at: outcome.started_at,
+            completed_at: outcome.completed_at,
+            logs: None,
+            variables: None,
+            is_transient: self.transient,
+        };
+        (status, Json(body))
+    }
+
+    fn replayed(&self, id: ExecutionId, outcome: Outcome) -> Response {
+        let mut response = self.answer(id, outcome).into_response();
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+        response
+    }
+}
+
+/// The key with the fingerprint of what it stands for. Members of maps are sorted, so that only the meaning
+/// of a body counts.
+fn idempotency(key: String, request: &WorkflowExecutionRequest, scope: &OrgScope) -> Result<Idempotency> {
+    let body = serde_json::to_value(request).map_err(domain::Error::internal)?;
+    let organization = scope.owner()?.map(|org| org.to_string());
+    let mut digest = Sha256::new();
+    digest.update(sorted(body).to_string());
+    digest.update(organization.unwrap_or_default());
+    Ok(Idempotency { route: ROUTE, key, fingerprint: digest.finalize().to_vec() })
+}
+
+/// The value with the members of every map in the order of their names, however maps are built.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut members: Vec<(String, Value)> =
+                map.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            members.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(members.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}
+
+/// The source text: base64 of UTF-8 (or of Latin-1, as old editors send it), else the text itself.
+fn source(code: &str) -> String {
+    let packed: String = code.chars().filter(|letter| !letter.is_ascii_whitespace()).collect();
+    match STANDARD.decode(&packed) {
+        Ok(bytes) => String::from_utf8(bytes)
+            .unwrap_or_else(|error| error.into_bytes().into_iter().map(char::from).collect()),
+        Err(_) => code.to_owned(),
+    }
+}
+
+/// Whether this is a W3C trace context: `version-trace-parent-flags` in lower-case hexadecimal.
+fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let is_hex = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    parts.len() == 4 && parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]) && parts.iter().all(is_hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::id::{OrgId, SessionId, UserId};
+    use domain::sessions::Principal;
+    use serde_json::json;
+
+    use super::*;
+
+    fn fingerprint(body: Value, organization: Option<OrgId>) -> Vec<u8> {
+        let administrator = Principal {
+            session_id: SessionId::generate(),
+            user_id: UserId::generate(),
+            organization_id: None,
+            email: "ada@example.com".into(),
+            name: "Ada".into(),
+            user_type: "PLATFORM".into(),
+            is_superuser: true,
+        };
+        let scope =
+            OrgScope::for_principal(&administrator, organization, None).expect("an administrator").narrowed();
+        let request = serde_json::from_value(body).expect("a request");
+        idempotency("k".into(), &request, &scope).expect("a fingerprint").fingerprint
+    }
+
+    #[test]
+    fn only_the_meaning_of_a_body_counts() {
+        let one =
+            fingerprint(json!({"workflow_id": "w", "input_data": {"a": 1, "b": {"c": 2, "d": 3}}}), None);
+        let same = fingerprint(
+            json!({"input_data": {"b": {"d": 3, "c": 2}, "a": 1}, "workflow_id": "w", "x": 1}),
+            None,
+        );
+        let other = fingerprint(json!({"workflow_id": "w", "input_data": {"a": 2}}), None);
+        let elsewhere =
+            fingerprint(json!({"workflow_id": "w", "input_data": {"a": 2}}), Some(OrgId::generate()));
+        assert_eq!(one, same);
+        assert_ne!(one, other);
+        assert_ne!(other, elsewhere);
+    }
+
+    #[test]
+    fn code_comes_plain_or_as_base64() {
+        assert_eq!(source("cHJpbnQoMSk="), "print(1)");
+        assert_eq!(source("cHJp\nbnQoMSk="), "print(1)");
+        assert_eq!(source("print('ä')"), "print('ä')");
+        assert_eq!(source(&STANDARD.encode([0x70, 0xe4])), "pä", "Latin-1");
+    }
+
+    #[test]
+    fn only_a_real_trace_context_is_passed_on() {
+        assert!(is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        assert!(!is_traceparent("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"));
+        assert!(!is_traceparent("'; DROP TABLE executions; --"));
+    }
+}

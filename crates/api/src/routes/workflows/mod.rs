@@ -1,0 +1,154 @@
+//! Workflows: what can run.
+
+use axum::extract::State;
+use domain::workflows::{self, Parameter, Workflow};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::AppState;
+use crate::extract::{Json, Signed};
+use crate::problem::{Problem, Problems};
+
+mod execute;
+mod wait;
+
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_workflows)).merge(execute::router())
+}
+
+/// A workflow, as its file declares it.
+#[derive(Debug, Serialize, ToSchema)]
+struct WorkflowMetadata {
+    id: String,
+    name: String,
+    description: Option<String>,
+    category: String,
+    tags: Vec<String>,
+    parameters: Vec<WorkflowParameter>,
+    /// `sync` or `async`.
+    execution_mode: String,
+    /// Limit of one attempt.
+    timeout_seconds: i32,
+    retry_policy: Option<RetryPolicy>,
+    /// A cron expression.
+    schedule: Option<String>,
+    endpoint_enabled: bool,
+    allowed_methods: Vec<String>,
+    disable_global_key: bool,
+    public_endpoint: bool,
+    /// Relative to the workspace.
+    source_file_path: Option<String>,
+    /// The same with `/workspace/` in front.
+    relative_file_path: Option<String>,
+}
+
+/// A parameter of a workflow.
+#[derive(Debug, Serialize, ToSchema)]
+struct WorkflowParameter {
+    name: String,
+    /// `string`, `int`, `float`, `bool`, `list`, `json` or `email`.
+    r#type: String,
+    required: bool,
+    label: Option<String>,
+    default_value: Option<Value>,
+    description: Option<String>,
+    /// For forms; the server does not enforce it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validation: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_provider: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    options: Option<Value>,
+}
+
+/// When a failed attempt is followed by another.
+#[derive(Debug, Serialize, ToSchema)]
+struct RetryPolicy {
+    /// Attempts in all.
+    max_attempts: i32,
+    /// Pause after the first attempt; doubles with each.
+    backoff_seconds: i64,
+    max_backoff_seconds: i64,
+}
+
+/// The active workflows in reach, by name.
+///
+/// Those of the organization and the global ones, as their files declare them.
+#[utoipa::path(
+    get, path = "/api/workflows", tag = "Workflows", security(("bearer" = [])),
+    responses((status = 200, body = Vec<WorkflowMetadata>), Problems),
+)]
+async fn list_workflows(
+    State(app): State<AppState>,
+    signed: Signed,
+) -> Result<Json<Vec<WorkflowMetadata>>, Problem> {
+    let mut tx = app.platform.db.begin(&signed.scope).await?;
+    let workflows = workflows::list(&mut tx).await?;
+    tx.commit().await?;
+    Ok(Json(workflows.into_iter().map(Into::into).collect()))
+}
+
+impl From<Workflow> for WorkflowMetadata {
+    fn from(workflow: Workflow) -> Self {
+        let said = |name: &str| workflow.definition.get(name);
+        let flag = |name| said(name).and_then(Value::as_bool).unwrap_or_default();
+        let texts = |name| {
+            let texts = said(name).and_then(Value::as_array).into_iter().flatten();
+            texts.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+        };
+        Self {
+            id: workflow.id.to_string(),
+            tags: texts("tags"),
+            retry_policy: said("retry_policy").and_then(RetryPolicy::read),
+            schedule: said("schedule").and_then(Value::as_str).map(str::to_owned),
+            endpoint_enabled: flag("endpoint_enabled"),
+            allowed_methods: texts("allowed_methods"),
+            disable_global_key: flag("disable_global_key"),
+            public_endpoint: flag("public_endpoint"),
+            relative_file_path: Some(format!("/workspace/{}", workflow.path)),
+            source_file_path: Some(workflow.path),
+            name: workflow.name,
+            description: workflow.description,
+            category: workflow.category,
+            parameters: workflow.parameters.0.into_iter().map(Into::into).collect(),
+            execution_mode: workflow.execution_mode,
+            timeout_seconds: workflow.timeout_seconds,
+        }
+    }
+}
+
+impl From<Parameter> for WorkflowParameter {
+    fn from(parameter: Parameter) -> Self {
+        Self {
+            name: parameter.name,
+            r#type: parameter.kind,
+            required: parameter.required,
+            label: parameter.label,
+            default_value: parameter.default_value,
+            description: parameter.description,
+            validation: parameter.validation,
+            data_provider: parameter.data_provider,
+            options: parameter.options,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// The policy in the definition of a workflow; the contract knows whole seconds only.
+    fn read(value: &Value) -> Option<Self> {
+        let policy = serde_json::from_value::<workflows::RetryPolicy>(value.clone()).ok()?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a pause is far below 2^63 seconds, and casts saturate"
+        )]
+        let whole = |seconds: f64| seconds.ceil() as i64;
+        Some(Self {
+            max_attempts: policy.max_attempts,
+            backoff_seconds: whole(policy.backoff_seconds),
+            max_backoff_seconds: whole(policy.max_backoff_seconds),
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! Waiting for the end of an execution: by its event, which is quick; by its row, which is certain.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::OrgScope;
+use domain::events::{Update, Watch};
+use domain::executions::{Execution, RawJson, Status};
+use domain::id::ExecutionId;
+use tokio::time::Instant;
+
+use crate::AppState;
+use crate::routes::executions;
+
+/// How often the row is looked at: what a lost event costs.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What became of an execution, as far as a waiting request answers it.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) status: Status,
+    pub(super) result: Option<RawJson>,
+    pub(super) error_message: Option<String>,
+    pub(super) error_type: Option<String>,
+    pub(super) is_user_error: bool,
+    pub(super) duration_ms: Option<i64>,
+    pub(super) started_at: Option<DateTime<Utc>>,
+    pub(super) completed_at: Option<DateTime<Utc>>,
+}
+
+impl Outcome {
+    /// An execution nobody has looked at since it was submitted.
+    pub(super) fn unknown(status: Status) -> Self {
+        Self {
+            status,
+            result: None,
+            error_message: None,
+            error_type: None,
+            is_user_error: false,
+            duration_ms: None,
+            started_at: None,
+            completed_at: None,
+        }
+    }
+}
+
+/// Waits for the end, at most `patience`; then the outcome is that of an execution under way.
+pub(super) async fn until_ended(
+    app: &AppState,
+    scope: &OrgScope,
+    id: ExecutionId,
+    mut watch: Watch,
+    patience: Duration,
+) -> Outcome {
+    let mut deadline = Instant::now() + patience;
+    let mut known = Outcome::unknown(Status::Pending);
+    let mut draining = false;
+    loop {
+        let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
+        if let Some(update) = watch.terminal(pause).await
+            && !update.result_omitted
+        {
+            return update.into();
+        }
+        // The result was too large for an event, the event was lost, or it takes long: the row knows.
+        match executions::get(app, scope.clone(), id).await {
+            Ok(execution) => known = execution.into(),
+            Err(error) => {
+                tracing::debug!(execution.id = %id, %error, "cannot look at a waited-for execution")
+            }
+        }
+        if known.status.is_terminal() || Instant::now() >= deadline {
+            return known;
+        }
+        if !draining && app.draining.is_cancelled() {
+            // A stopping process answers with what it knows while it still can; the run goes on elsewhere.
+            draining = true;
+            let grace = Duration::from_secs(app.platform.settings.shutdown_grace_seconds);
+            deadline = deadline.min(Instant::now() + grace / 2);
+        }
+    }
+}
+
+impl From<Update> for Outcome {
+    fn from(update: Update) -> Self {
+        Self {
+            status: update.status,
+            result: update.result,
+            error_message: update.error_message,
+            error_type: update.error_type,
+            is_user_error: update.is_user_error,
+            duration_ms: update.duration_ms,
+            started_at: update.started_at,
+            completed_at: update.completed_at,
+        }
+    }
+}
+
+impl From<Execution> for Outcome {
+    fn from(execution: Execution) -> Self {
+        Self {
+            status: execution.status,
+            result: execution.result.map(|result| result.0),
+            error_message: execution.error_message,
+            error_type: execution.error_type,
+            is_user_error: execution.is_user_error,
+            duration_ms: execution.duration_ms,
+            started_at: execution.started_at,
+            completed_at: execution.completed_at,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Serving and draining: not ready first, then no new connections, then the end of what is under way.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{AppState, router};
+
+/// How long a balancer is told that the process is not ready, before it stops listening.
+const LAME_DUCK: Duration = Duration::from_millis(500);
+
+/// Serves until `stop`, then drains within `SHUTDOWN_GRACE_SECONDS`: readiness fails at once, requests under
+/// way end, WebSockets are closed with 1012.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, state: AppState, stop: CancellationToken) -> anyhow::Result<()> {
+    let grace = Duration::from_secs(state.platform.settings.shutdown_grace_seconds);
+    let draining = state.draining.clone();
+    let sockets = state.sockets.clone();
+    let closing = CancellationToken::new();
+
+    let announce = {
+        let (stop, draining, closing) = (stop.clone(), draining.clone(), closing.clone());
+        async move {
+            stop.cancelled().await;
+            tracing::info!(?grace, "stopping: no longer ready, requests under way may end");
+            draining.cancel();
+            tokio::time::sleep(LAME_DUCK).await;
+            closing.cancel();
+        }
+    };
+    tokio::spawn(announce);
+
+    let listener = listener.tap_io(|connection| {
+        // Answers are small: waiting to fill a packet only delays them.
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(closing.clone().cancelled_owned());
+    let patience = async {
+        draining.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        ended = server => ended?,
+        () = patience => tracing::warn!(?grace, "requests did not end in time, closing their connections"),
+    }
+    sockets.close();
+    if tokio::time::timeout(LAME_DUCK, sockets.wait()).await.is_err() {
+        tracing::debug!(open = sockets.len(), "WebSockets did not answer the close");
+    }
+    Ok(())
+}

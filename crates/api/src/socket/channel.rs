@@ -1,0 +1,115 @@
+//! Names of channels, and who may listen.
+
+use std::str::FromStr;
+
+use domain::events::Update;
+use domain::id::{ExecutionId, OrgId, UserId};
+use domain::sessions::Principal;
+
+/// What a client may listen to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Channel {
+    /// One execution; whether it may be read is asked of its row.
+    Execution(ExecutionId),
+    /// What concerns one user.
+    User(UserId),
+    /// Changes of state of an organization's executions; `None`: of the global ones.
+    History(Option<OrgId>),
+    /// What concerns everybody.
+    System,
+}
+
+impl FromStr for Channel {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        let (kind, id) = name.split_once(':').unwrap_or((name, ""));
+        match kind {
+            "execution" => id.parse().map(Self::Execution).map_err(drop),
+            "user" => id.parse().map(Self::User).map_err(drop),
+            "history" if id == "GLOBAL" => Ok(Self::History(None)),
+            "history" => id.parse().map(|org| Self::History(Some(org))).map_err(drop),
+            "system" if id.is_empty() => Ok(Self::System),
+            _ => Err(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Execution(id) => write!(f, "execution:{id}"),
+            Self::User(id) => write!(f, "user:{id}"),
+            Self::History(Some(org)) => write!(f, "history:{org}"),
+            Self::History(None) => f.write_str("history:GLOBAL"),
+            Self::System => f.write_str("system"),
+        }
+    }
+}
+
+impl Channel {
+    /// Whether this principal may listen, as far as the name says; an execution's row has the last word.
+    pub(super) fn is_open_to(self, principal: &Principal) -> bool {
+        match self {
+            Self::Execution(_) | Self::System => true,
+            Self::User(id) => id == principal.user_id,
+            Self::History(None) => principal.is_superuser,
+            Self::History(org) => principal.is_superuser || org == principal.organization_id,
+        }
+    }
+
+    /// Whether a change of state is told to this listener of a history: users hear of their own runs only.
+    pub(super) fn tells(self, update: &Update, principal: &Principal) -> bool {
+        self == Self::History(update.org_id)
+            && (principal.is_superuser || update.executed_by == principal.user_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::id::SessionId;
+
+    use super::*;
+
+    fn member(organization: OrgId) -> Principal {
+        Principal {
+            session_id: SessionId::generate(),
+            user_id: UserId::generate(),
+            organization_id: Some(organization),
+            email: "ada@example.com".into(),
+            name: "Ada".into(),
+            user_type: "ORG".into(),
+            is_superuser: false,
+        }
+    }
+
+    #[test]
+    fn every_channel_reads_back_from_its_name() {
+        let all = [
+            Channel::Execution(ExecutionId::generate()),
+            Channel::User(UserId::generate()),
+            Channel::History(Some(OrgId::generate())),
+            Channel::History(None),
+            Channel::System,
+        ];
+        for channel in all {
+            assert_eq!(channel.to_string().parse(), Ok(channel));
+        }
+        for wrong in ["", "execution", "execution:1", "history:", "system:x", "notification:admins"] {
+            assert_eq!(wrong.parse::<Channel>(), Err(()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_user_hears_only_of_themselves_and_their_organization() {
+        let (own, other) = (OrgId::generate(), OrgId::generate());
+        let user = member(own);
+        assert!(Channel::User(user.user_id).is_open_to(&user));
+        assert!(Channel::History(Some(own)).is_open_to(&user));
+        assert!(!Channel::User(UserId::generate()).is_open_to(&user));
+        assert!(!Channel::History(Some(other)).is_open_to(&user));
+        assert!(!Channel::History(None).is_open_to(&user));
+        let nowhere = Principal { organization_id: None, ..user };
+        assert!(!Channel::History(None).is_open_to(&nowhere), "no organization is not the global one");
+    }
+}

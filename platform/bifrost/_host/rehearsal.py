@@ -1,0 +1,13 @@
+"""The workflow that the template runs for itself, before any other."""
+
+import logging
+
+from bifrost import context, workflow
+
+logger = logging.getLogger(__name__)
+
+
+@workflow
+def run(number: int) -> dict[str, int]:
+    logger.info("run %d of %s", number, context.scope)
+    return {"number": number}

@@ -1,0 +1,216 @@
+"""The accept, fork and reap loop of the template.
+
+Every object that is touched here or in a run is a page to copy, on both sides of the fork. That is why what
+all runs have in common is set up once, in the template, for its children to inherit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from _socket import socket as RawSocket
+from typing import NoReturn
+
+from . import child, forks, logs
+from .frames import pack, pack_value
+from .importer import CodeCache, install
+from .isolation import Isolation, Owner
+from .limits import address_space, catch_cpu_signal
+
+_PROTOCOL_FD, _LAST_FD = 200, 1 << 20
+_LISTEN_BACKLOG = 128
+_REHEARSALS = 40
+_DESCRIPTOR = struct.Struct("i")
+
+
+class Server:
+    """Forks a run for each connection. It holds no connection and no thread of its own."""
+
+    def __init__(
+        self, path: str, workspace: str, *, control: int, sandbox: bool, owner: Owner | None
+    ) -> None:
+        self.isolation = Isolation(sandbox=sandbox, owner=owner)
+        self.cache = CodeCache()
+        self.child = child.Child(install(workspace, self.cache), address_space())
+        self.runs: dict[int, int] = {}
+        """Processes, by the descriptor that becomes readable when they end."""
+        self.poll = select.poll()
+        self.null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        signal.signal(signal.SIGTERM, child.on_sigterm)
+        catch_cpu_signal()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        self.listener = _listen(path)
+        self.control = control
+        logs.activate(self.child.handler, self.child.out, self.child.err)
+
+    def compile(self, paths: list[str]) -> None:
+        """Have the code of workspace files at hand for all runs."""
+        finder = self.child.finder
+        for path in paths:
+            finder.file(os.path.relpath(path, finder.root))
+            with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+                self.cache.load(path)
+
+    def rehearse(self) -> None:
+        """Run a workflow of our own, in this process, until the interpreter has settled into the code.
+
+        CPython fills caches inside the code it runs and goes on doing so for a dozen calls. Each run would
+        begin that anew, in copies of pages that it need not have copied.
+        """
+        path = os.path.join(os.path.dirname(__file__), "rehearsal.py")
+        there, here = socket.socketpair()
+        with there, here:
+            for number in range(_REHEARSALS):
+                start = {
+                    "t": "start",
+                    "workflow": {"path": path, "function": "run"},
+                    "context": {"organization": {"id": "o", "name": "Rehearsal"}},
+                    "parameters": {"number": number},
+                    "limits": {"result_bytes": 1 << 20},
+                    "capture_variables": True,
+                }
+                here.sendall(pack_value(start))
+                self.child.rehearse(there.fileno(), path)
+                here.recv(1 << 16)
+
+    def announce(self, modules: int, began: float) -> None:
+        ready = {
+            "t": "ready",
+            "pid": os.getpid(),
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "isolation": self.isolation.kind,
+            "modules": modules,
+            "startup_ms": round((time.monotonic() - began) * 1000),
+        }
+        os.write(self.control, pack_value(ready))
+
+    def serve(self) -> NoReturn:
+        listener, lifeline = self.listener.fileno(), 0
+        self.poll.register(listener, select.POLLIN)
+        self.poll.register(lifeline, select.POLLIN)
+        while True:
+            for fd, _events in self.poll.poll():
+                if fd == listener:
+                    self._accept()
+                elif fd in self.runs:
+                    self._reap(fd)
+                elif not os.read(lifeline, 4096):
+                    self._end()
+
+    def _accept(self) -> None:
+        try:
+            # The plain type: `accept` would make enums of what we know, in an object ten times as large.
+            descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]
+        except OSError as problem:
+            complain(f"accept failed: {problem}")
+            return
+        connection = RawSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+        try:
+            self._fork(connection)
+        except OSError as problem:
+            # The worker sees the connection close without a pid and tries another time.
+            complain(f"cannot start a run: {problem}")
+        finally:
+            connection.close()
+
+    def _fork(self, connection: RawSocket) -> None:
+        output, captured = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.isolation.hand_over(captured)
+            self.isolation.before_fork()
+            try:
+                pid = forks.fork_run()
+                if pid == 0:
+                    self._become_child(connection.fileno(), captured)
+            finally:
+                self.isolation.after_fork()
+            self._watch(pid)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(output))]
+            try:
+                connection.sendmsg([pack(f'{{"t":"pid","pid":{pid}}}')], rights)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)  # the worker hung up: nobody will start this run
+        finally:
+            os.close(output)
+            os.close(captured)
+
+    def _watch(self, pid: int) -> None:
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        self.runs[handle] = pid
+        self.poll.register(handle, select.POLLIN)
+
+    def _become_child(self, connection: int, captured: int) -> NoReturn:
+        """Never returns: what follows in the caller belongs to the template alone."""
+        try:
+            self.isolation.in_child()
+            os.dup2(self.null, 0)
+            os.dup2(captured, 1)
+            os.dup2(captured, 2)
+            os.dup2(connection, _PROTOCOL_FD, inheritable=False)
+            os.closerange(3, _PROTOCOL_FD)
+            os.closerange(_PROTOCOL_FD + 1, _LAST_FD)
+            self.child.serve(_PROTOCOL_FD)
+        except BaseException as problem:
+            os.write(2, f"the run could not be set up: {problem!r}\n".encode())
+            os._exit(70)
+
+    def _reap(self, handle: int) -> None:
+        pid = self.runs.pop(handle)
+        self.poll.unregister(handle)
+        os.close(handle)
+        _, status, usage = os.wait4(pid, 0)
+        self.isolation.end_remains(pid, self.runs.values())
+        killed = os.WIFSIGNALED(status)
+        code = "null" if killed else os.WEXITSTATUS(status)
+        name = os.WTERMSIG(status) if killed else "null"
+        cpu = usage.ru_utime + usage.ru_stime
+        frame = (
+            f'{{"t":"exit","pid":{pid},"code":{code},"signal":{name},'
+            f'"peak_memory_bytes":{usage.ru_maxrss * 1024},"cpu_seconds":{cpu:.6f}}}'
+        )
+        try:
+            os.write(self.control, pack(frame))
+        except OSError:
+            self._end()
+
+    def _end(self) -> NoReturn:
+        """The worker is gone: end with everything that was started."""
+        pids = list(self.runs.values())
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for at, pid in enumerate(pids, 1):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            self.isolation.end_remains(pid, pids[at:])
+        os._exit(0)
+
+
+def complain(problem: str) -> None:
+    """A diagnostic of the template itself, for the worker's standard error."""
+    os.write(2, f"template: {problem}\n".encode("utf-8", "replace"))
+
+
+def _listen(path: str) -> RawSocket:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = RawSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(mask)
+    listener.listen(_LISTEN_BACKLOG)
+    return listener
