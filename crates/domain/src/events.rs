@@ -28,7 +28,7 @@ const RECONNECT: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Event {
     /// An execution changed its state.
-    Update(Update),
+    Update(Box<Update>),
     /// An execution logged.
     Lines(Lines),
     /// Somebody asked to stop a running attempt.
@@ -218,7 +218,7 @@ impl Watch {
                 if let Event::Update(update) = &*self.next().await
                     && update.status.is_terminal()
                 {
-                    return update.clone();
+                    return Update::clone(update);
                 }
             }
         };
@@ -257,6 +257,12 @@ impl From<&logs::Line> for LiveLine {
             data: line.data.as_ref().map(|data| data.0.clone()),
             logged_at: line.logged_at,
         }
+    }
+}
+
+impl From<Update> for Event {
+    fn from(update: Update) -> Self {
+        Self::Update(Box::new(update))
     }
 }
 

@@ -266,10 +266,10 @@ async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
     }
     let wait = async {
         loop {
-            if let Some(update) = watch.terminal(LOOK_AGAIN).await {
-                if !update.result_omitted {
-                    return Ok(outcome_of(update));
-                }
+            if let Some(update) = watch.terminal(LOOK_AGAIN).await
+                && !update.result_omitted
+            {
+                return Ok(outcome_of(update));
             }
             let child = get(caller, submitted.id).await?;
             if child.status.is_terminal() {

@@ -26,7 +26,8 @@ const FLUSH_LINES: usize = 1_000;
 const FLUSH_PERIOD: Duration = Duration::from_millis(100);
 const MAX_RESULT: u64 = 16 * 1024 * 1024;
 const MAX_OPEN_FILES: u64 = 1_024;
-const MAX_PROCESSES: u64 = 512;
+/// The kernel counts processes per user, so this is shared by all runs that are the same user.
+const MAX_PROCESSES: u64 = 4_096;
 const MAX_FILE_SIZE: u64 = 1024 * 1024 * 1024;
 
 /// How an attempt ended.
@@ -54,7 +55,7 @@ enum Reason {
 pub(crate) async fn execute(worker: &Arc<Worker>, claimed: Claimed, slot: Slot, stop: Stop) {
     let began = Instant::now();
     let update = running(&claimed);
-    worker.platform.events.publish(Event::Update(update.clone()));
+    worker.platform.events.publish(update.clone().into());
     let mut attempt = Attempt::new(worker, &claimed, slot);
     let end = attempt.drive(&stop).await;
     if matches!(end, End::Fenced) {

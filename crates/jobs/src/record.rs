@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::events::{Event, Update};
+use domain::events::Update;
 use domain::executions::finish::{self, Outcome, Recorded};
 use domain::executions::{Status, logs};
 use domain::id::ExecutionId;
@@ -194,7 +194,7 @@ fn announce(platform: &Platform, finished: Vec<Finished>, recorded: &[Recorded])
             update.is_user_error = outcome.is_user_error;
             update = update.with_result(outcome.result);
         }
-        platform.events.publish(Event::Update(update));
+        platform.events.publish(update.into());
     }
 }
 

@@ -44,7 +44,8 @@ pub struct Config {
     pub standby: usize,
     /// Pooled processes kept warm, over all organizations.
     pub warm: usize,
-    /// User and group to run as, when we are root.
+    /// User and group that processes become, when we are root. The template itself stays root, which lets it
+    /// make PID namespaces.
     pub run_as: Option<(u32, u32)>,
 }
 
@@ -242,11 +243,7 @@ impl Exits {
 fn prepare_folder(config: &Config) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
 
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.socket_dir)?;
-    if let Some((uid, gid)) = config.run_as {
-        std::os::unix::fs::chown(&config.socket_dir, Some(uid), Some(gid))?;
-    }
-    Ok(())
+    Ok(std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.socket_dir)?)
 }
 
 /// The interpreter with an environment of its own: nothing of ours is inherited.
@@ -260,19 +257,21 @@ fn command(config: &Config, socket: &std::path::Path) -> Command {
         .args(["--sandbox", &config.sandbox])
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()))
-        .env("HOME", &config.socket_dir)
+        .env("HOME", "/tmp")
         .env("LANG", "C.UTF-8")
         .env("TZ", "UTC")
         .env("PYTHONPATH", &config.platform)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONUNBUFFERED", "1")
+        // Bound lazily, each process would copy the pages of the linker's table again.
+        .env("LD_BIND_NOW", "1")
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .process_group(0);
     if let Some((uid, gid)) = config.run_as {
-        command.uid(uid).gid(gid);
+        command.arg("--run-as").arg(format!("{uid}:{gid}"));
     }
     command
 }

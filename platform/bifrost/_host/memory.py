@@ -1,9 +1,8 @@
 """The template's heap, shaped so that every fork is cheap.
 
-A fork copies one table entry per page it shares, and its end drops each of them again. Most of the heap is
-never written by a run, so one entry for 2 MiB instead of 512 saves more than half of what a fork costs, on
-both sides; what a run does write is still copied in pages of 4 KiB. Kernels before 6.1 cannot do this on
-request; there, forks cost what they cost.
+A fork copies one table entry per page it shares, and its end drops each of them again. Most of what is
+imported is never written by a run, so there one entry for 2 MiB instead of 512 pays; what a run does write is
+still copied in pages of 4 KiB. Kernels before 6.1 refuse, and then forks cost what they cost.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ _MADV_COLLAPSE = 25
 def give_back() -> None:
     """Unmap what importing and compiling have used and freed."""
     gc.collect()
-    _LIBC.malloc_trim(0)
+    if hasattr(_LIBC, "malloc_trim"):  # glibc's alone
+        _LIBC.malloc_trim(0)
 
 
 def use_huge_pages() -> None:

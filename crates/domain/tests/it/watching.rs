@@ -11,7 +11,7 @@ use testkit::TestEnv;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn update(execution_id: ExecutionId, status: Status) -> Event {
-    Event::Update(Update {
+    Event::from(Update {
         execution_id,
         org_id: None,
         workflow_name: "w".into(),

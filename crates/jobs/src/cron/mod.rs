@@ -31,7 +31,7 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
     tokio::spawn({
         let stop = stop.clone();
         async move {
-            stop.run_until_cancelled(work).await;
+            stop.run_until_cancelled(Box::pin(work)).await;
         }
     })
 }
@@ -88,7 +88,7 @@ fn announce(platform: &Platform, reaped: Vec<Reaped>) {
         if lost.status == Status::Pending {
             wakeups.push(Wakeup::new(lost.id, lost.organization_id, lost.priority, None));
         }
-        platform.events.publish(Event::Update(Update {
+        platform.events.publish(Event::from(Update {
             execution_id: lost.id,
             org_id: lost.organization_id,
             workflow_name: lost.workflow_name,
