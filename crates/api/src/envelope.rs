@@ -3,6 +3,7 @@
 //! The outermost layer, so that nothing that fails inside, panics included, gets out without them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -13,12 +14,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
-use crate::AppState;
 use crate::problem::Problem;
+use crate::{AppState, limits};
 
 /// The header that carries the request id, both ways.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_ID: usize = 128;
+const EXECUTE: &str = "/api/workflows/execute";
 
 /// The id of a request: the caller's if it is sane, else a new one.
 #[derive(Debug, Clone)]
@@ -40,7 +42,11 @@ impl RequestId {
 pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
-    let mut response = next.run(request).await;
+    let limit = time_limit(&app, request.uri().path());
+    let mut response = match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(late) => Problem::from(limits::too_late(late)).into_response(),
+    };
     if let Some(problem) = problem_of(&mut response) {
         problem.log(&id.0);
         let (parts, _) = response.into_parts();
@@ -59,6 +65,12 @@ pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, 
         );
     }
     response
+}
+
+/// How long a request may take. Running a workflow may wait for its end, and bounds the rest by itself.
+fn time_limit(app: &AppState, path: &str) -> Duration {
+    let wait = if path == EXECUTE { app.platform.settings.sync_wait_seconds } else { 0 };
+    limits::PROMPT + Duration::from_secs(wait)
 }
 
 /// What a panic of a handler becomes.

@@ -1,16 +1,36 @@
-//! Rate limits: counters per client address and per account, in the cache that all replicas share.
+//! Limits: how often (counters per client address and per account, in the cache that all replicas share), and
+//! how long.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use domain::settings::Environment;
 use domain::{Error, Result};
+use futures::FutureExt as _;
 use sha2::{Digest, Sha256};
 
 use crate::state::App;
 
 const WINDOW: Duration = Duration::from_secs(60);
 const PER_WINDOW: u64 = 10;
+
+/// How long a request may take, the wait for the end of a run aside: milliseconds as long as every dependency
+/// answers. Without this a network that swallows packets would hold requests for minutes.
+pub(crate) const PROMPT: Duration = Duration::from_millis(4_500);
+
+/// What `work` gives, if it does so in time.
+///
+/// # Errors
+/// [`Error::Unavailable`] when it does not.
+// No `async fn`: that would hold `work` twice, and some of it is large.
+pub(crate) fn in_time<T>(work: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
+    tokio::time::timeout(PROMPT, work).map(|done| done.unwrap_or_else(|late| Err(too_late(late))))
+}
+
+/// What a request that takes too long is refused with.
+pub(crate) fn too_late(late: tokio::time::error::Elapsed) -> Error {
+    Error::Unavailable { service: "a dependency", source: late.into() }
+}
 
 /// Counts a call of `operation` from this address.
 ///

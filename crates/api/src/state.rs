@@ -14,8 +14,8 @@ use domain::{Error, OrgScope, Platform, Result, organizations};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cookies;
 use crate::tokens::Tokens;
+use crate::{cookies, limits};
 
 /// How old a remembered session may be. Together with the period at which sockets look again it stays below
 /// the five seconds within which a logout must act everywhere.
@@ -102,8 +102,9 @@ impl App {
     /// # Errors
     /// [`Error::Unavailable`] when PostgreSQL is away and nobody remembers.
     pub(crate) async fn live_session(&self, id: SessionId) -> Result<Option<Arc<Principal>>> {
-        let find =
-            async { sessions::find(&self.platform.db, id).await.map(|principal| principal.map(Arc::new)) };
+        let find = async {
+            limits::in_time(sessions::find(&self.platform.db, id)).await.map(|found| found.map(Arc::new))
+        };
         // One lookup at a time per session: a burst of requests asks once.
         self.sessions.try_get_with(id, find).await.map_err(shared)
     }

@@ -8,7 +8,8 @@ use crate::{env, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only show which migrations are applied and which are pending; exits 1 when any is pending.
+    /// Only show which migrations are applied and which are pending; exits 1 unless the schema is what this
+    /// binary expects.
     #[arg(long)]
     status: bool,
 }
@@ -24,14 +25,22 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
     if args.status {
         let found = schema::inspect(admin).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
         print_status(&found);
-        return Ok(u8::from(!found.pending.is_empty()));
+        return Ok(u8::from(!found.pending.is_empty() || !found.unknown.is_empty()));
     }
     output::say(&migrate(admin, &app).await?);
     Ok(0)
 }
 
-/// Migrates and says what it did.
+/// Migrates and says what it did. A schema newer than this binary is left as it is.
 pub(crate) async fn migrate(admin: &SecretString, app: &SecretString) -> Result<String, Failure> {
+    let found = schema::inspect(admin).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
+    if let Some(newest) = found.unknown.iter().max() {
+        return Err(Failure::new(format!(
+            "the schema is newer than this Bifrost {}: it is at version {newest}, and nothing was changed",
+            env!("CARGO_PKG_VERSION")
+        ))
+        .next("run the Bifrost that brought it there, or a newer one"));
+    }
     let done =
         domain::db::migrate(admin, app).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
     Ok(match done.applied {
@@ -60,6 +69,10 @@ fn print_status(found: &Inspection) {
     rows.extend(found.pending.iter().map(|(version, text)| row("pending", *version, text)));
     output::say(&output::table(&["version", "state", "what"], &rows));
     if !found.unknown.is_empty() {
-        output::say(&format!("This binary does not know {:?}: it is older than the schema.", found.unknown));
+        let unknown: Vec<String> = found.unknown.iter().map(ToString::to_string).collect();
+        output::say(&format!(
+            "\nThe schema is newer than this binary, which does not know {}.",
+            unknown.join(", ")
+        ));
     }
 }

@@ -74,6 +74,11 @@ impl Db {
         Ok(SystemTx { tx: self.system.begin().await? })
     }
 
+    /// A connection of the app role without a scope: it sees nothing until its statement sets one.
+    pub(crate) async fn unscoped(&self) -> Result<sqlx::pool::PoolConnection<Postgres>> {
+        Ok(self.app.acquire().await?)
+    }
+
     /// A connection of the system role for one statement that is a transaction by itself: one round trip.
     pub(crate) async fn system(&self, scope: &SystemScope) -> Result<sqlx::pool::PoolConnection<Postgres>> {
         tracing::trace!(reason = scope.reason(), "system statement");

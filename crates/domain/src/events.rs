@@ -38,6 +38,8 @@ pub enum Event {
         /// The attempt that runs.
         attempt: i32,
     },
+    /// Something was submitted: a worker that idles may look at once instead of waiting for its wake-up.
+    Submitted,
     /// The workspace changed and was indexed again.
     WorkspaceChanged,
 }
@@ -272,7 +274,7 @@ impl Event {
             Self::Update(update) => Some(update.execution_id),
             Self::Lines(lines) => Some(lines.execution_id),
             Self::Cancel { execution_id, .. } => Some(*execution_id),
-            Self::WorkspaceChanged => None,
+            Self::Submitted | Self::WorkspaceChanged => None,
         }
     }
 }

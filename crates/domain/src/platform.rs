@@ -57,7 +57,7 @@ impl Platform {
         };
         Ok(Self {
             vault: Vault::new(master),
-            submitter: Submitter::start(db.clone(), wakeups.clone()),
+            submitter: Submitter::start(db.clone(), wakeups.clone(), events.clone()),
             catalog: Catalog::default(),
             settings: Arc::new(settings),
             db,

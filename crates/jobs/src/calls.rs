@@ -12,7 +12,7 @@ use domain::executions::claim::Claimed;
 use domain::executions::list::{self, Filters};
 use domain::executions::logs::Line;
 use domain::executions::submit::{NewExecution, Work};
-use domain::executions::{Execution, Status, logs};
+use domain::executions::{Execution, Status, read};
 use domain::id::{ExecutionId, OrgId};
 use domain::{Error, OrgScope, OrgTx, Platform, config, organizations, secrets, workflows};
 use runner::{Call, Replier};
@@ -282,11 +282,9 @@ async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
 
 async fn executions_get(caller: &Caller, args: Get) -> Answer {
     let id = args.execution_id.parse().map_err(|_| Refusal::value("execution_id is not an id"))?;
-    let mut tx = caller.begin(None).await?;
-    let execution = list::get(&mut tx, id).await?;
     let all_levels = caller.scope.actor().is_platform_admin;
-    let lines = logs::list(&mut tx, id, 0, MAX_LINES, all_levels).await?;
-    tx.commit().await?;
+    let (execution, lines) =
+        read::get_with_lines(&caller.platform.db, &caller.scope, id, MAX_LINES, all_levels).await?;
     let mut shown = show(execution);
     shown["logs"] = lines.into_iter().map(show_line).collect();
     Ok(shown)
@@ -350,10 +348,7 @@ impl Caller {
 }
 
 async fn get(caller: &Caller, id: ExecutionId) -> Result<Execution, Refusal> {
-    let mut tx = caller.begin(None).await?;
-    let execution = list::get(&mut tx, id).await?;
-    tx.commit().await?;
-    Ok(execution)
+    Ok(read::get(&caller.platform.db, &caller.scope, id).await?)
 }
 
 fn outcome_of(update: Update) -> Value {

@@ -9,7 +9,7 @@ use domain::events::Event;
 use domain::executions::claim::{self, Claimed};
 use domain::id::{ExecutionId, WorkerId};
 use runner::Template;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +34,8 @@ pub(crate) struct Worker {
     pub(crate) recorder: Recorder,
     slots: Arc<Semaphore>,
     running: Mutex<HashMap<ExecutionId, Running>>,
+    /// Told when something was submitted somewhere.
+    submitted: Notify,
 }
 
 /// An attempt under way, as others of the process see it.
@@ -61,6 +63,7 @@ impl Worker {
             recorder: Recorder::start(&platform),
             slots: Arc::new(Semaphore::new(platform.settings.worker_slots)),
             running: Mutex::default(),
+            submitted: Notify::new(),
             platform,
             templates,
         }
@@ -71,7 +74,7 @@ impl Worker {
         let runs = TaskTracker::new();
         let watching = CancellationToken::new();
         tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().keep_leases()));
-        tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().hear_cancels()));
+        tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().hear_events()));
         stop.run_until_cancelled(self.clone().take_work(&runs)).await;
         self.drain(runs).await;
         watching.cancel();
@@ -89,12 +92,16 @@ impl Worker {
         let mut waiting = Vec::new();
         loop {
             if waiting.is_empty() {
-                waiting = consumer.next(slots).await;
+                tokio::select! {
+                    deliveries = consumer.next(slots) => waiting = deliveries,
+                    // The broker syncs a message before it hands it over; the row is there already.
+                    () = self.submitted.notified(), if self.running().is_empty() => {}
+                }
             }
             // No slot is held while nothing waits: a parent that takes its own back could need it.
             let permits = self.permits(waiting.len()).await;
             let claimed = self.claim(permits.len()).await;
-            let later = waiting.split_off(permits.len());
+            let later = waiting.split_off(permits.len().min(waiting.len()));
             consumer.ack(std::mem::replace(&mut waiting, later)).await;
             for (claimed, permit) in claimed.into_iter().zip(permits) {
                 let slot = Slot::new(self.slots.clone(), permit);
@@ -172,12 +179,16 @@ impl Worker {
         }
     }
 
-    /// Stops runs as soon as somebody asks; the heartbeat finds what is missed here.
-    async fn hear_cancels(self: Arc<Self>) {
+    /// Stops runs as soon as somebody asks, and tells of submissions; what is missed here is found by the
+    /// heartbeat, and by the wake-up.
+    async fn hear_events(self: Arc<Self>) {
         let mut events = self.platform.events.everything();
         loop {
             match events.recv().await {
                 Ok(event) => {
+                    if matches!(&*event, Event::Submitted) {
+                        self.submitted.notify_one();
+                    }
                     if let Event::Cancel { execution_id, attempt } = &*event
                         && let Some(running) = self.running().get(execution_id)
                         && running.attempt == *attempt

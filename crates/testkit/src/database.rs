@@ -38,6 +38,19 @@ impl TestDb {
         Self { name, superuser, is_closed: false }
     }
 
+    /// An empty database, for what is about migrations.
+    ///
+    /// # Panics
+    /// As [`Self::create`].
+    pub async fn create_empty(superuser_url: &SecretString) -> Self {
+        let superuser = Url::parse(superuser_url.expose_secret()).expect("DATABASE_URL is a URL");
+        let name = format!("bifrost_test_{}", Uuid::now_v7().simple());
+        let mut conn = connect(&superuser).await;
+        run(&mut conn, &format!("CREATE DATABASE {name}")).await;
+        close(conn).await;
+        Self { name, superuser, is_closed: false }
+    }
+
     /// Its address, as the application's login: no superuser, so that row-level security binds it.
     #[must_use]
     pub fn url(&self) -> SecretString {

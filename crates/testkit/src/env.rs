@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::settings::{Environment, Settings};
 use secrecy::{ExposeSecret, SecretString};
@@ -23,6 +24,8 @@ pub struct TestEnv {
     workspace: PathBuf,
     secret_key: String,
     secrets_master_key: String,
+    /// Whether somebody was told where the broker is, and may have declared queues there.
+    knows_broker: AtomicBool,
 }
 
 impl TestEnv {
@@ -65,6 +68,7 @@ impl TestEnv {
             workspace,
             secret_key: random(),
             secrets_master_key: random(),
+            knows_broker: AtomicBool::new(false),
         }
     }
 
@@ -94,13 +98,22 @@ impl TestEnv {
     /// Settings with every service, as a process beside others has them.
     #[must_use]
     pub fn settings(&self) -> Settings {
+        self.knows_broker.store(true, Ordering::Relaxed);
+        Settings {
+            rabbitmq_url: Some(self.services.rabbitmq_url.clone()),
+            redis_url: Some(self.services.redis_url.clone()),
+            ..self.settings_in_process()
+        }
+    }
+
+    /// Settings without broker and cache, as the one-process arms have them.
+    #[must_use]
+    pub fn settings_in_process(&self) -> Settings {
         Settings {
             environment: Environment::Testing,
             database_url: Some(self.db.url()),
-            rabbitmq_url: Some(self.services.rabbitmq_url.clone()),
-            redis_url: Some(self.services.redis_url.clone()),
             database_connections: 4,
-            queue_prefix: format!("{}.", self.prefix),
+            queue_prefix: self.queue_prefix(),
             redis_prefix: self.prefix.clone(),
             listen: ([127, 0, 0, 1], 0).into(),
             workspace_path: self.workspace.clone(),
@@ -111,12 +124,6 @@ impl TestEnv {
             secrets_master_key: Some(SecretString::from(self.secrets_master_key.as_str())),
             ..Settings::default()
         }
-    }
-
-    /// Settings without broker and cache, as the one-process arms have them.
-    #[must_use]
-    pub fn settings_in_process(&self) -> Settings {
-        Settings { rabbitmq_url: None, redis_url: None, ..self.settings() }
     }
 
     /// The same settings as environment variables, for a real process.
@@ -150,19 +157,28 @@ impl TestEnv {
     /// # Panics
     /// When PostgreSQL refuses.
     pub async fn close(self) {
-        let settings = self.settings();
-        // A broker that the test killed has nothing left to remove.
-        if let Ok(wakeups) =
-            domain::wakeup::Wakeups::rabbit(&self.services.rabbitmq_url, &settings.queue_prefix)
+        // Connecting declares the queues, so that is left to tests that may have some. A broker that the test
+        // killed has nothing left to remove.
+        if self.knows_broker.load(Ordering::Relaxed)
+            && let Ok(wakeups) =
+                domain::wakeup::Wakeups::rabbit(&self.services.rabbitmq_url, &self.queue_prefix())
         {
             let _ = wakeups.remove_topology().await;
         }
         self.db.close().await;
     }
+
+    fn queue_prefix(&self) -> String {
+        format!("{}.", self.prefix)
+    }
 }
 
 /// The root of the repository.
-fn repository() -> PathBuf {
+///
+/// # Panics
+/// Never: it is where this crate was built.
+#[must_use]
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .nth(2)

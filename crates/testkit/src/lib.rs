@@ -6,13 +6,15 @@
 mod client;
 mod database;
 mod env;
+mod launch;
 mod process;
 mod services;
 mod socket;
 
 pub use client::{Client, Reply};
 pub use database::TestDb;
-pub use env::TestEnv;
+pub use env::{TestEnv, repository};
+pub use launch::{Ended, Launch, binary};
 pub use process::{Process, free_port};
 pub use services::Services;
 pub use socket::Socket;
@@ -27,13 +29,25 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// When there is none within [`PATIENCE`].
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
+    eventually_within(PATIENCE, what, ask).await
+}
+
+/// The same for what may take another time.
+///
+/// # Panics
+/// When there is no answer by then.
+pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(began.elapsed() < PATIENCE, "waited {} s in vain for {what}", PATIENCE.as_secs());
+        assert!(began.elapsed() < patience, "waited {} s in vain for {what}", patience.as_secs());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

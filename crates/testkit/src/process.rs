@@ -1,36 +1,50 @@
 //! The real binaries as processes, killed when the test ends.
 
-use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::{Client, PATIENCE, TestEnv, eventually};
+use crate::launch::{Ended, Launch};
+use crate::{Client, TestEnv, eventually_within};
+
+/// A debug build beside other tests takes its time to start and to end.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running binary. Dropping it kills it with SIGKILL, as a crash would.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     child: Child,
-    log: PathBuf,
+    stdout: PathBuf,
+    stderr: PathBuf,
     url: Option<String>,
 }
 
 impl Process {
+    pub(crate) fn new(name: String, child: Child, stdout: PathBuf, stderr: PathBuf) -> Self {
+        Self { name, child, stdout, stderr, url: None }
+    }
+
     /// Starts `bifrost-api` on a free port and waits until it is ready.
     ///
     /// # Panics
     /// When it does not get ready.
     pub async fn api(env: &TestEnv) -> Self {
-        let port = free_port();
-        let mut command = command("bifrost-api", env);
-        command.env("LISTEN", format!("127.0.0.1:{port}"));
-        let mut process = Self::start("bifrost-api", command, env.folder());
-        process.url = Some(format!("http://127.0.0.1:{port}"));
+        Self::api_with(env, &[]).await
+    }
+
+    /// The same with some variables changed.
+    ///
+    /// # Panics
+    /// As [`Self::api`].
+    pub async fn api_with(env: &TestEnv, changes: &[(&str, &str)]) -> Self {
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut process = separate("bifrost-api", env, changes).env("LISTEN", &address).start();
+        process.serves(format!("http://{address}"));
         process.wait_until_ready().await;
         process
     }
@@ -40,11 +54,17 @@ impl Process {
     /// # Panics
     /// When it does not come alive.
     pub async fn jobs(env: &TestEnv) -> Self {
+        Self::jobs_with(env, &[]).await
+    }
+
+    /// The same with some variables changed.
+    ///
+    /// # Panics
+    /// As [`Self::jobs`].
+    pub async fn jobs_with(env: &TestEnv, changes: &[(&str, &str)]) -> Self {
         // A folder each: the file that says a worker lives must be this one's.
         let temp = env.folder().join(format!("run-{}", free_port()));
-        let mut command = command("bifrost-jobs", env);
-        command.env("TEMP_PATH", &temp);
-        let mut process = Self::start("bifrost-jobs", command, env.folder());
+        let mut process = separate("bifrost-jobs", env, changes).env("TEMP_PATH", &temp).start();
         let alive = temp.join("jobs.alive");
         process.wait_for("the worker is alive", || std::future::ready(alive.exists())).await;
         process
@@ -56,21 +76,13 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn bifrost(folder: &Path, arguments: &[&str], variables: &[(&str, String)]) -> Self {
-        let mut command = bare("bifrost");
-        command.args(arguments).envs(variables.iter().map(|(name, value)| (name, value))).current_dir(folder);
-        Self::start("bifrost", command, folder)
+        let launch = Launch::bifrost(folder, arguments);
+        variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value)).start()
     }
 
-    fn start(name: &str, mut command: Command, folder: &Path) -> Self {
-        let log = folder.join(format!("{name}-{}.log", free_port()));
-        let output = File::create(&log).expect("the log can be made");
-        let errors = output.try_clone().expect("a descriptor can be copied");
-        // A group of its own, so that killing it leaves none of its children behind.
-        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0).spawn();
-        let child = child.unwrap_or_else(|error| {
-            panic!("{} does not start: {error}; run `cargo build --workspace` first", binary(name).display())
-        });
-        Self { name: name.to_owned(), child, log, url: None }
+    /// Says where it serves, once that is known.
+    pub fn serves(&mut self, url: String) {
+        self.url = Some(url);
     }
 
     /// The address of the api.
@@ -91,7 +103,19 @@ impl Process {
     /// What it printed so far.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        format!("{}{}", self.stdout(), self.stderr())
+    }
+
+    /// What it printed on standard output so far.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        text(&self.stdout)
+    }
+
+    /// What it printed on standard error so far.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        text(&self.stderr)
     }
 
     /// Its process id.
@@ -122,11 +146,11 @@ impl Process {
     ///
     /// # Panics
     /// When it ends or does not print it in time.
-    pub async fn wait_for_output(&mut self, text: &str) {
-        let log = self.log.clone();
+    pub async fn wait_for_output(&mut self, expected: &str) {
+        let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
         let printed =
-            || std::future::ready(std::fs::read_to_string(&log).is_ok_and(|log| log.contains(text)));
-        self.wait_for(&format!("it prints {text:?}"), printed).await;
+            || std::future::ready([&stdout, &stderr].iter().any(|file| text(file).contains(expected)));
+        self.wait_for(&format!("it prints {expected:?}"), printed).await;
     }
 
     async fn wait_for<F: Future<Output = bool>>(&mut self, what: &str, mut holds: impl FnMut() -> F) {
@@ -150,8 +174,24 @@ impl Process {
     /// # Panics
     /// When it does not end in time.
     pub async fn stop(mut self) -> ExitStatus {
-        kill_process(self.pid(), Signal::TERM).expect("the process is our child");
+        self.terminate();
         self.ended().await
+    }
+
+    /// Asks it to stop (SIGTERM).
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn terminate(&self) {
+        kill_process(self.pid(), Signal::TERM).expect("the process is our child");
+    }
+
+    /// Interrupts it, as Ctrl-C would (SIGINT).
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn interrupt(&self) {
+        kill_process(self.pid(), Signal::INT).expect("the process is our child");
     }
 
     /// Waits until it ends by itself.
@@ -159,17 +199,33 @@ impl Process {
     /// # Panics
     /// When it does not end in time.
     pub async fn ended(&mut self) -> ExitStatus {
-        let child = std::sync::Mutex::new(&mut self.child);
+        let what = format!("the end of {}", self.name);
+        let child = Mutex::new(&mut self.child);
         let ask = || {
-            let mut child = child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
             std::future::ready(child.try_wait().expect("the process is our child"))
         };
-        eventually("the end of a process", ask).await
+        eventually_within(PATIENCE, &what, ask).await
+    }
+
+    /// Waits until it ends by itself and gives what it left.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn finish(mut self) -> Ended {
+        let status = self.ended().await;
+        Ended { code: status.code(), stdout: self.stdout(), stderr: self.stderr() }
     }
 
     /// Kills it as a crash would (SIGKILL), with its process group, and waits for the kernel.
     pub fn kill(&mut self) {
         let _ = kill_process_group(self.pid(), Signal::KILL);
+        let _ = self.child.wait();
+    }
+
+    /// Kills it (SIGKILL) and none of its children: what becomes of those is what the test asks.
+    pub fn kill_alone(&mut self) {
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
@@ -196,29 +252,13 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
-fn command(name: &str, env: &TestEnv) -> Command {
-    let mut command = bare(name);
-    command.envs(env.variables()).env_remove("ADMIN_DATABASE_URL").current_dir(env.folder());
-    command
+/// A process beside others, which never gets to see the superuser's address.
+fn separate(name: &str, env: &TestEnv, changes: &[(&str, &str)]) -> Launch {
+    let launch = Launch::new(name, env.folder()).in_env(env).without("ADMIN_DATABASE_URL");
+    changes.iter().fold(launch, |launch, (name, value)| launch.env(name, value))
 }
 
-/// A command that inherits nothing which could change what it does.
-fn bare(name: &str) -> Command {
-    let mut command = Command::new(binary(name));
-    command.env_clear();
-    for inherited in ["PATH", "HOME", "LANG", "RUST_LOG", "RUST_BACKTRACE"] {
-        if let Some(value) = std::env::var_os(inherited) {
-            command.env(inherited, value);
-        }
-    }
-    command
-}
-
-/// Where cargo puts binaries: beside the folder `deps` that tests run from.
-fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test knows itself");
-    let folder = std::env::var_os("BIFROST_TEST_BINARIES").map(PathBuf::from);
-    folder
-        .unwrap_or_else(|| test.ancestors().nth(2).expect("target/PROFILE/deps/TEST").to_path_buf())
-        .join(name)
+/// What a process printed, which may be cut off in the middle of a character.
+fn text(file: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned()
 }

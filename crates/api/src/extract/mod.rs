@@ -7,6 +7,7 @@ mod idempotency;
 mod json;
 mod path;
 mod query;
+mod text;
 
 pub(crate) use caller::{Admin, Signed, scope_of};
 pub(crate) use client::Client;
@@ -15,6 +16,7 @@ pub(crate) use idempotency::IdempotencyKey;
 pub(crate) use json::{Json, OptionalJson};
 pub(crate) use path::Path;
 pub(crate) use query::{Query, whole_number};
+pub(crate) use text::{check_json, check_text};
 
 use std::collections::HashMap;
 
@@ -25,6 +27,9 @@ use crate::problem::Problem;
 
 /// Reads named texts into a struct of texts, optional ones included; `prefix` begins the pointer of a fault.
 fn from_texts<T: DeserializeOwned>(texts: HashMap<String, String>, prefix: &str) -> Result<T, Problem> {
+    for (name, text) in &texts {
+        check_text(&format!("{prefix}{name}"), text)?;
+    }
     let texts: Value = texts.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
     serde_path_to_error::deserialize(texts).map_err(|error| {
         let (pointer, detail) = json::locate(error.path(), &error.inner().to_string());
@@ -56,5 +61,7 @@ mod tests {
 
         let missing = format!("{:?}", read(&[("note", "n")]).expect_err("must be refused"));
         assert!(missing.contains(r#"pointer: "/name""#) && missing.contains("is required"), "{missing}");
+        let nul = format!("{:?}", read(&[("name", "Ada"), ("note", "\0")]).expect_err("must be refused"));
+        assert!(nul.contains(r#"pointer: "/note""#), "{nul}");
     }
 }

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::extract::{Client, Form, Json, OptionalJson, Signed};
+use crate::extract::{Client, Form, Json, OptionalJson, Signed, check_text};
 use crate::problem::{Problem, Problems, PublicProblems};
 use crate::{AppState, cookies, limits, tokens};
 
@@ -241,6 +241,10 @@ async fn register_user(
     Json(given): Json<UserCreate>,
 ) -> Result<(StatusCode, Json<UserResponse>), Problem> {
     limits::by_address(&app, "register", client.address).await?;
+    check_text("/email", &given.email)?;
+    check_text("/name", given.name.as_deref().unwrap_or_default())?;
+    // The form of the sign-in refuses it too.
+    check_text("/password", given.password.expose_secret())?;
     let registration = Registration {
         email: given.email,
         name: given.name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()),

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::AppState;
-use crate::extract::{Admin, Json, Path};
+use crate::extract::{Admin, Json, Path, check_json, check_text};
 use crate::problem::{Problem, Problems};
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
@@ -117,6 +117,7 @@ async fn create_organization(
     admin: Admin,
     Json(input): Json<OrganizationCreate>,
 ) -> Result<(StatusCode, Json<OrganizationPublic>), Problem> {
+    check_storable(Some(&input.name), input.domain.as_deref(), input.settings.as_ref())?;
     let new = NewOrganization {
         name: input.name,
         domain: input.domain,
@@ -164,6 +165,7 @@ async fn update_organization(
     Path(id): Path<OrgId>,
     Json(input): Json<OrganizationUpdate>,
 ) -> Result<Json<OrganizationPublic>, Problem> {
+    check_storable(input.name.as_deref(), input.domain.as_deref(), input.settings.as_ref())?;
     let changed = json!({"name": input.name, "domain": input.domain, "is_active": input.is_active});
     let changes = Changes {
         name: input.name,
@@ -197,4 +199,14 @@ async fn delete_organization(
     audit::record(&mut tx, Action::OrganizationDeleted, id, &()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn check_storable(
+    name: Option<&str>,
+    domain: Option<&str>,
+    settings: Option<&Map<String, Value>>,
+) -> Result<(), Problem> {
+    check_text("/name", name.unwrap_or_default())?;
+    check_text("/domain", domain.unwrap_or_default())?;
+    check_json("/settings", settings.into_iter().flatten())
 }

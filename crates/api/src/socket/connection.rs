@@ -271,10 +271,10 @@ impl Connection {
                     self.outbox.send(&frame).await;
                 }
             }
-            Event::WorkspaceChanged if self.channels.contains(&Channel::System) => {
+            Event::Submitted | Event::WorkspaceChanged if self.channels.contains(&Channel::System) => {
                 self.outbox.send(&json!({"type": "system_event", "eventType": "workspace_changed"})).await;
             }
-            Event::WorkspaceChanged | Event::Lines(_) | Event::Cancel { .. } => {}
+            Event::Submitted | Event::WorkspaceChanged | Event::Lines(_) | Event::Cancel { .. } => {}
         }
     }
 }

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::{Failure, chain};
 use crate::output::Progress;
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -95,9 +94,10 @@ pub(crate) fn named(settings: &Settings) -> Vec<(Service, SecretString)> {
     all.into_iter().filter_map(|(service, url)| Some((service, url.clone()?))).collect()
 }
 
-/// Waits for all of them together.
+/// Waits for all of them together, each as long as `patience`.
 pub(crate) async fn wait_for(
     settings: &Settings,
+    patience: Duration,
     progress: Progress,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
@@ -105,7 +105,7 @@ pub(crate) async fn wait_for(
     let waits = named(settings).into_iter().map(|(service, url)| {
         // The application's login may be one that the migration makes first.
         let url = if matches!(service, Service::Postgres) { admin.cloned().unwrap_or(url) } else { url };
-        wait_for_one(service, url, &settings.queue_prefix, progress)
+        wait_for_one(service, url, &settings.queue_prefix, patience, progress)
     });
     tokio::select! {
         waited = futures::future::try_join_all(waits) => waited.map(|_| ()),
@@ -117,6 +117,7 @@ async fn wait_for_one(
     service: Service,
     url: SecretString,
     queue_prefix: &str,
+    patience: Duration,
     progress: Progress,
 ) -> Result<(), Failure> {
     let address = service.address(&url).map_err(Failure::new)?;
@@ -129,7 +130,7 @@ async fn wait_for_one(
             }
             Err(fault) => fault,
         };
-        if began.elapsed() + pause > PATIENCE {
+        if began.elapsed() + pause > patience {
             let variable = service.variable();
             return Err(Failure::new(format!("{name} on {address} is not usable: {fault}"))
                 .next(format!("start it, correct {variable}, or unset {variable} to do without it")));

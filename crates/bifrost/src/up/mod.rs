@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use domain::Platform;
 use domain::settings::{Environment, Settings};
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// Where data and generated secrets are kept: /var/lib/bifrost for root, else under ~/.local/state.
     #[arg(long, value_name = "DIR", env = "BIFROST_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// How long services that are configured may take to answer, in seconds.
+    #[arg(long, value_name = "SECONDS", env = "BIFROST_PATIENCE_SECONDS", default_value_t = 30)]
+    patience: u64,
     /// The workflow files: ./workspace if there is one.
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
@@ -78,7 +82,8 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         progress.say("ENVIRONMENT is not set: running as `development`");
     }
 
-    configured::wait_for(&ready.settings, progress, &stop).await?;
+    let patience = Duration::from_secs(args.patience);
+    configured::wait_for(&ready.settings, patience, progress, &stop).await?;
     if ready.settings.database_url.is_some() {
         return Box::pin(serve_until(ready, None, &state, &args, progress, stop)).await;
     }

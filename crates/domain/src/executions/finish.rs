@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{RawJson, Status, logs};
 use crate::id::ExecutionId;
-use crate::{Result, SystemTx};
+use crate::{Db, Result, SystemScope, SystemTx};
 
 /// The outcome of one attempt.
 #[derive(Debug, Clone)]
@@ -59,6 +60,22 @@ pub struct Recorded {
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away; then nothing was written.
 pub async fn finish(tx: &mut SystemTx, outcomes: &[Outcome]) -> Result<Vec<Recorded>> {
+    let recorded = write(tx.conn(), outcomes).await?;
+    let held = |batch: &&logs::Batch| recorded.iter().any(|recorded| recorded.id == batch.execution_id);
+    logs::copy(tx, outcomes.iter().filter_map(|outcome| outcome.lines.as_ref()).filter(held)).await?;
+    Ok(recorded)
+}
+
+/// As [`finish`], for outcomes without log lines: one statement that is its own transaction.
+///
+/// # Errors
+/// As [`finish`].
+pub async fn finish_alone(db: &Db, outcomes: &[Outcome]) -> Result<Vec<Recorded>> {
+    let mut conn = db.system(&SystemScope::because("a batch holds outcomes of many organizations")).await?;
+    write(&mut conn, outcomes).await
+}
+
+async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Recorded>> {
     let ids: Vec<Uuid> = outcomes.iter().map(|o| o.id.0).collect();
     let attempts: Vec<i32> = outcomes.iter().map(|o| o.attempt).collect();
     let statuses: Vec<String> = outcomes.iter().map(|o| o.status.as_str().to_owned()).collect();
@@ -118,10 +135,8 @@ pub async fn finish(tx: &mut SystemTx, outcomes: &[Outcome]) -> Result<Vec<Recor
         &peaks as &[Option<i64>],
         &cpus as &[Option<f64>],
     )
-    .fetch_all(tx.conn())
+    .fetch_all(conn)
     .await?;
-    let held = |batch: &&logs::Batch| recorded.iter().any(|recorded| recorded.id == batch.execution_id);
-    logs::copy(tx, outcomes.iter().filter_map(|outcome| outcome.lines.as_ref()).filter(held)).await?;
     Ok(recorded)
 }
 

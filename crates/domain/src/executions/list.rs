@@ -7,7 +7,7 @@ use sqlx::types::Json;
 use super::{Execution, RawJson, Status};
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::page::Cursor;
-use crate::{Error, OrgTx, Result};
+use crate::{Error, OrgScope, OrgTx, Result};
 
 /// What a list shows; part of its continuation token.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -43,11 +43,17 @@ pub async fn get(tx: &mut OrgTx, id: ExecutionId) -> Result<Execution> {
     .fetch_optional(tx.conn())
     .await?
     .ok_or(Error::NotFound("execution"))?;
-    let actor = tx.scope().actor();
-    if !actor.is_platform_admin && execution.executed_by != actor.id {
-        return Err(Error::Forbidden("this execution belongs to another user".into()));
-    }
+    check_owner(tx.scope(), &execution)?;
     Ok(execution)
+}
+
+/// A user without platform rights reads their own executions only.
+pub(super) fn check_owner(scope: &OrgScope, execution: &Execution) -> Result<()> {
+    let actor = scope.actor();
+    if actor.is_platform_admin || execution.executed_by == actor.id {
+        return Ok(());
+    }
+    Err(Error::Forbidden("this execution belongs to another user".into()))
 }
 
 /// Executions of the scope, newest first, at most `limit`, after `after`. Transient ones are left out, and so

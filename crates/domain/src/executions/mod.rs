@@ -16,6 +16,7 @@ pub mod finish;
 pub mod housekeep;
 pub mod list;
 pub mod logs;
+pub mod read;
 pub mod reap;
 pub mod submit;
 pub mod sweep;

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{RawJson, Status};
+use crate::events::{Event, Events};
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
@@ -18,6 +19,8 @@ use crate::{Db, Error, OrgScope, Result, SystemScope};
 
 const BATCH: usize = 256;
 const LANES: usize = 2;
+/// Under load workers are awake; only a submission that comes alone may find one that idles.
+const FEW: usize = 2;
 const SCOPE: SystemScope =
     SystemScope::because("a batch holds submissions of many organizations, each with its own scope");
 
@@ -98,11 +101,11 @@ struct Entry {
 
 impl Submitter {
     /// Starts the lanes; they end when the last submitter is dropped.
-    pub fn start(db: Db, wakeups: Wakeups) -> Self {
+    pub fn start(db: Db, wakeups: Wakeups, events: Events) -> Self {
         let (queue, entries) = mpsc::channel(BATCH * 4);
         let entries = Arc::new(Mutex::new(entries));
         for _ in 0..LANES {
-            tokio::spawn(run_lane(db.clone(), wakeups.clone(), entries.clone()));
+            tokio::spawn(run_lane(db.clone(), wakeups.clone(), events.clone(), entries.clone()));
         }
         Self { queue }
     }
@@ -121,7 +124,7 @@ impl Submitter {
     }
 }
 
-async fn run_lane(db: Db, wakeups: Wakeups, entries: Arc<Mutex<mpsc::Receiver<Entry>>>) {
+async fn run_lane(db: Db, wakeups: Wakeups, events: Events, entries: Arc<Mutex<mpsc::Receiver<Entry>>>) {
     loop {
         let mut batch = Vec::with_capacity(16);
         // One lane collects while the other commits.
@@ -135,6 +138,9 @@ async fn run_lane(db: Db, wakeups: Wakeups, entries: Arc<Mutex<mpsc::Receiver<En
                     .zip(&outcomes)
                     .filter(|(_, outcome)| matches!(outcome, Ok(s) if !s.replayed));
                 wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
+                if batch.len() <= FEW && wakeups.are_synced() {
+                    events.publish(Event::Submitted);
+                }
                 for (entry, outcome) in batch.into_iter().zip(outcomes) {
                     // A caller that hung up finds its execution in the list.
                     let _ = entry.answer.send(outcome);

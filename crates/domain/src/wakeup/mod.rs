@@ -112,6 +112,11 @@ impl Wakeups {
         Ok(Self::Rabbit(Rabbit::start(url, prefix)?))
     }
 
+    /// Whether a wake-up is synced to disk before it is delivered, which takes longer than an event.
+    pub fn are_synced(&self) -> bool {
+        matches!(self, Self::Rabbit(_))
+    }
+
     /// Publishes without waiting: persistent, mandatory, confirmed in the background. A failure is logged and
     /// left to the sweeper.
     pub fn publish(&self, batch: Vec<Wakeup>) {

@@ -5,14 +5,14 @@
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use domain::events::{Event, Update};
 use domain::executions::cancel::{self, Cancelled};
 use domain::executions::list::{self, Filters};
-use domain::executions::{Execution, Status, logs};
+use domain::executions::{Execution, Status, logs, read};
 use domain::id::ExecutionId;
 use domain::page::Cursor;
-use domain::{OrgScope, OrgTx, Reach, Result};
+use domain::{OrgScope, Reach, Result};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -130,10 +130,9 @@ async fn get_execution(
     Path(id): Path<ExecutionId>,
 ) -> Result<Json<WorkflowExecution>, Problem> {
     let reader = Reader::of(&signed.scope);
-    let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
-    let execution = list::get(&mut tx, id).await?;
-    let lines = logs::list(&mut tx, id, 0, ALL_LINES, reader.sees_everything()).await?;
-    tx.commit().await?;
+    let (db, scope) = (&app.platform.db, signed.scope.widened());
+    let (execution, lines) =
+        read::get_with_lines(db, &scope, id, ALL_LINES, reader.sees_everything()).await?;
     Ok(Json(WorkflowExecution::new(execution, reader).with_lines(&lines, reader)))
 }
 
@@ -230,10 +229,7 @@ async fn cancel_execution(
 
 /// One execution, if the caller may read it.
 pub(crate) async fn get(app: &AppState, scope: OrgScope, id: ExecutionId) -> Result<Execution> {
-    let mut tx: OrgTx = app.platform.db.begin(&scope.widened()).await?;
-    let execution = list::get(&mut tx, id).await?;
-    tx.commit().await?;
-    Ok(execution)
+    read::get(&app.platform.db, &scope.widened(), id).await
 }
 
 /// Tells the worker to stop, and everybody who watches.
@@ -242,7 +238,7 @@ fn announce(app: &AppState, execution: &Execution, cancelled: Cancelled) {
     if cancelled.status == Status::Cancelling {
         events.publish(Event::Cancel { execution_id: execution.id, attempt: cancelled.attempt });
     }
-    events.publish(Event::Update(Update {
+    events.publish(Event::from(Update {
         execution_id: execution.id,
         org_id: execution.organization_id,
         workflow_name: execution.workflow_name.clone(),
@@ -283,7 +279,8 @@ fn filters(query: &ListQuery, signed: &Signed) -> Result<Filters, Problem> {
 
 const LAST_OF_DAY: NaiveTime = NaiveTime::from_hms_micro_opt(23, 59, 59, 999_999).expect("a time of day");
 
-/// A time; without a zone it is UTC, a day alone stands for its `time_of_day`.
+/// A time; without a zone it is UTC, a day alone stands for its `time_of_day`. Years beyond four digits are
+/// no dates anybody means, and some of them PostgreSQL cannot hold.
 fn moment(text: &str, time_of_day: NaiveTime) -> Option<DateTime<Utc>> {
     let text = text.trim();
     // A `+` that was not encoded arrives as a space.
@@ -294,6 +291,7 @@ fn moment(text: &str, time_of_day: NaiveTime) -> Option<DateTime<Utc>> {
         .or_else(|_| text.parse::<NaiveDateTime>().map(|time| time.and_utc()))
         .or_else(|_| text.parse::<NaiveDate>().map(|day| day.and_time(time_of_day).and_utc()))
         .ok()
+        .filter(|time| (1..=9999).contains(&time.year()))
 }
 
 fn reach(scope: &OrgScope) -> String {
@@ -317,5 +315,6 @@ mod tests {
         assert_eq!(read("2026-01-05T10:00:00").as_deref(), Some("2026-01-05T10:00:00+00:00"));
         assert_eq!(read("2026-01-05").as_deref(), Some("2026-01-05T23:59:59.999999+00:00"));
         assert_eq!(read("yesterday"), None);
+        assert_eq!(read("-200000-01-01"), None);
     }
 }

@@ -24,11 +24,11 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::wait::{self, Outcome};
-use crate::AppState;
-use crate::extract::{Admin, IdempotencyKey, Json};
+use crate::extract::{Admin, IdempotencyKey, Json, check_text};
 use crate::problem::{Problem, Problems};
 use crate::routes::executions::{self, ExecutionStatus, result_schema};
 use crate::visibility::{self, Reader};
+use crate::{AppState, limits};
 
 /// The name of this operation in the idempotency table.
 const ROUTE: &str = "workflows.execute";
@@ -134,7 +134,7 @@ async fn execute_workflow(
     };
     // Before the start: an end that comes at once is not missed then.
     let watch = run.patience(&app).map(|patience| (app.platform.events.watch(id, false), patience));
-    let submitted = app.platform.submitter.submit(&scope, new).await?;
+    let submitted = limits::in_time(app.platform.submitter.submit(&scope, new)).await?;
     if submitted.replayed {
         let outcome = executions::get(&app, scope, submitted.id).await?.into();
         return Ok(run.replayed(submitted.id, outcome));
@@ -178,14 +178,14 @@ impl Run {
             (Some(code), _) => {
                 let code = source(&code);
                 let script_name = given(request.script_name).unwrap_or_else(|| UNNAMED.into());
-                // PostgreSQL's text holds no NUL, and neither does Python source.
-                if code.contains('\0') || script_name.contains('\0') {
-                    return Err(Problem::invalid("/code", "must not contain NUL"));
-                }
+                check_text("/code", &code)?;
+                check_text("/script_name", &script_name)?;
                 (Work::Inline { code, script_name }, input)
             }
             (None, Some(workflow)) => {
-                let workflow = app.platform.catalog.get(&app.platform.db, scope, workflow.trim()).await?;
+                check_text("/workflow_id", &workflow)?;
+                let find = app.platform.catalog.get(&app.platform.db, scope, workflow.trim());
+                let workflow = limits::in_time(find).await?;
                 let parameters = check_parameters(&workflow.parameters, input)?;
                 (Work::Workflow(workflow), parameters)
             }

@@ -1,0 +1,176 @@
+//! Following one execution: its state, every stored line, then what happens, without gap or reordering.
+//!
+//! Events are hints and may be lost, doubled or early; the rows are the truth. So the watch begins before the
+//! rows are read, a line ahead of its turn is held back until the lines before it are found, and the rows are
+//! looked at again every [`RECONCILE`]. The invariant: lines leave in the reader's own counting, each once,
+//! and the terminal update leaves last, after all of them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use domain::events::{Event, Watch};
+use domain::executions::{Execution, list, logs};
+use domain::id::ExecutionId;
+use domain::{Error, OrgScope, Result};
+use tokio::time::Instant;
+
+use crate::AppState;
+use crate::visibility::Reader;
+
+mod frame;
+mod lines;
+
+pub(crate) use frame::{Frame, UpdateFrame};
+
+use frame::LogFrame;
+use lines::Lines;
+
+/// How often the rows are looked at when nothing seems to be missing: a lost event costs this much.
+const RECONCILE: Duration = Duration::from_secs(2);
+/// How soon they are looked at when a line is held back.
+const GAP: Duration = Duration::from_millis(100);
+/// Lines read at once.
+const PAGE: i64 = 1_000;
+
+/// A follower of one execution.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    app: AppState,
+    scope: OrgScope,
+    id: ExecutionId,
+    watch: Watch,
+    lines: Lines,
+    /// Version of the last update told.
+    version: i64,
+    ready: VecDeque<Frame>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// There may be rows that were not read yet.
+    CatchingUp,
+    /// Events arrive; the rows are read again at this time.
+    Live(Instant),
+    Ended,
+}
+
+impl Follow {
+    /// Begins to follow, after line `after` in the reader's own counting.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and [`Error::Forbidden`] as for reading the execution.
+    pub(crate) async fn open(app: AppState, scope: &OrgScope, id: ExecutionId, after: i64) -> Result<Self> {
+        let scope = scope.clone().widened();
+        // Before the row is read: what happens in between is then among the events.
+        let watch = app.platform.events.watch(id, true);
+        let mut tx = app.platform.db.begin(&scope).await?;
+        let execution = list::get(&mut tx, id).await?;
+        tx.commit().await?;
+        let reader = Reader::of(&scope);
+        let snapshot = UpdateFrame::of_row(&execution, reader).into_snapshot();
+        Ok(Self {
+            version: snapshot.version,
+            ready: VecDeque::from([Frame::Update(Box::new(snapshot))]),
+            lines: Lines::after(reader, after),
+            phase: Phase::CatchingUp,
+            app,
+            scope,
+            id,
+            watch,
+        })
+    }
+
+    /// The next frame; `None` after the terminal update.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                return Some(frame);
+            }
+            match self.phase {
+                Phase::Ended => return None,
+                Phase::CatchingUp => self.catch_up().await,
+                Phase::Live(until) => tokio::select! {
+                    event = self.watch.next() => self.take(&event),
+                    () = tokio::time::sleep_until(until) => self.phase = Phase::CatchingUp,
+                },
+            }
+        }
+    }
+
+    /// Reads what the rows have beyond what was told.
+    async fn catch_up(&mut self) {
+        match self.read().await {
+            Ok((execution, stored)) => self.take_rows(&execution, &stored),
+            Err(error @ (Error::NotFound(_) | Error::Forbidden(_))) => {
+                tracing::debug!(execution.id = %self.id, %error, "following ends");
+                self.phase = Phase::Ended;
+            }
+            Err(error) => {
+                tracing::warn!(execution.id = %self.id, %error, "cannot read the rows of a followed execution, trying again");
+                self.phase = Phase::Live(Instant::now() + RECONCILE);
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<(Execution, Vec<logs::Line>)> {
+        let mut tx = self.app.platform.db.begin(&self.scope).await?;
+        // The row first: once it is terminal, all its lines are there.
+        let execution = list::get(&mut tx, self.id).await?;
+        let all_levels = self.lines.reader.sees_everything();
+        let stored = logs::list(&mut tx, self.id, self.lines.told, PAGE, all_levels).await?;
+        tx.commit().await?;
+        Ok((execution, stored))
+    }
+
+    fn take_rows(&mut self, execution: &Execution, stored: &[logs::Line]) {
+        for line in stored {
+            self.lines.take_stored(line.into());
+        }
+        self.ready_lines();
+        let more = stored.len() as i64 == PAGE;
+        let update = UpdateFrame::of_row(execution, self.lines.reader);
+        if more {
+            self.phase = Phase::CatchingUp;
+        } else if execution.status.is_terminal() {
+            self.ready.push_back(Frame::Update(Box::new(update)));
+            self.phase = Phase::Ended;
+        } else {
+            self.tell(update);
+            let pause = if self.lines.has_gap() { GAP } else { RECONCILE };
+            self.phase = Phase::Live(Instant::now() + pause);
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
+        match event {
+            // The row is terminal by now, and only the rows say whether all lines were told.
+            Event::Update(update) if update.status.is_terminal() => self.phase = Phase::CatchingUp,
+            Event::Update(update) => self.tell(UpdateFrame::of_event(update, self.lines.reader)),
+            Event::Lines(lines) => {
+                for line in &lines.lines {
+                    self.lines.take_live(line.clone());
+                }
+                self.ready_lines();
+                if let (true, Phase::Live(until)) = (self.lines.has_gap(), self.phase) {
+                    self.phase = Phase::Live(until.min(Instant::now() + GAP));
+                }
+            }
+            Event::Cancel { .. } | Event::Submitted | Event::WorkspaceChanged => {}
+        }
+    }
+
+    /// Tells a change of state, unless a later one was told.
+    fn tell(&mut self, update: UpdateFrame) {
+        if update.version > self.version {
+            self.version = update.version;
+            self.ready.push_back(Frame::Update(Box::new(update)));
+        }
+    }
+
+    fn ready_lines(&mut self) {
+        let id = self.id;
+        self.ready
+            .extend(self.lines.drain().map(|(sequence, line)| Frame::Log(LogFrame::new(id, sequence, line))));
+    }
+}

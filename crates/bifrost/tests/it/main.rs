@@ -1,0 +1,10 @@
+//! Tests of the binaries as a person or a script uses them: real processes, real signals, real exit codes.
+
+mod away;
+mod client;
+mod doctor;
+mod migrations;
+mod refusals;
+mod stopping;
+mod support;
+mod up;
