@@ -20,5 +20,5 @@ mod visibility;
 
 pub use openapi::{openapi, openapi_json};
 pub use router::router;
-pub use serve::serve;
+pub use serve::{serve, serve_alone};
 pub use state::{App, AppState};

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
+use domain::settings::Settings;
+use domain::{Platform, process};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -11,6 +13,29 @@ use crate::{AppState, router};
 
 /// How long a balancer is told that the process is not ready, before it stops listening.
 const LAME_DUCK: Duration = Duration::from_millis(500);
+
+/// A process that only serves: reports what is away, serves until `stop`, drains, closes.
+///
+/// # Errors
+/// As [`serve`], and when a setting is missing.
+pub async fn serve_alone(
+    listener: TcpListener,
+    settings: Settings,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let platform = Platform::open(settings)?;
+    tracing::info!(
+        environment = platform.settings.environment.as_str(),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening on {}",
+        listener.local_addr()?
+    );
+    tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
+    serve(listener, AppState::new(platform.clone())?, stop).await?;
+    platform.db.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
 
 /// Serves until `stop`, then drains within `SHUTDOWN_GRACE_SECONDS`: readiness fails at once, requests under
 /// way end, WebSockets are closed with 1012.

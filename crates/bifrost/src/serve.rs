@@ -3,13 +3,11 @@
 
 use std::net::SocketAddr;
 
-use domain::Platform;
 use domain::settings::Settings;
+use domain::{Platform, process};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::env;
 use crate::failure::{Failure, USAGE};
 
 #[derive(clap::Args)]
@@ -24,15 +22,13 @@ pub(crate) async fn api(args: ApiArgs) -> Result<u8, Failure> {
     let mut settings = separate_process()?;
     settings.listen = args.listen.unwrap_or(settings.listen);
     let listener = bind(settings.listen).await?;
-    let platform = Platform::open(settings)?;
-    serve_api(listener, platform, stop_on_signal()?).await?;
+    api::serve_alone(listener, settings, stop_on_signal()?).await?;
     Ok(0)
 }
 
 /// Runs a worker until it is told to stop.
 pub(crate) async fn jobs() -> Result<u8, Failure> {
-    let platform = Platform::open(separate_process()?)?;
-    jobs::run(platform, stop_on_signal()?).await?;
+    jobs::serve(separate_process()?, stop_on_signal()?).await?;
     Ok(0)
 }
 
@@ -75,30 +71,12 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// A token that SIGINT and SIGTERM cancel; the second signal ends the process at once.
+/// A token that SIGINT and SIGTERM cancel.
 pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
-    let cannot = |error: std::io::Error| Failure::new(format!("cannot listen for signals: {error}"));
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt()).map_err(cannot)?, signal(SignalKind::terminate()).map_err(cannot)?);
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-            if told.is_cancelled() {
-                std::process::exit(130);
-            }
-            told.cancel();
-        }
-    });
-    Ok(stop)
+    process::stop_on_signal().map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))
 }
 
 /// Settings of a process that shares the work with others.
 fn separate_process() -> Result<Settings, Failure> {
-    let settings = env::settings()?;
-    settings.check_distributed().map_err(|missing| Failure::new(missing).code(USAGE))?;
-    settings.check().map_err(|faults| Failure::new(faults).code(USAGE))?;
-    domain::telemetry::init(&settings);
-    Ok(settings)
+    process::prepare().map_err(|faults| Failure::new(faults).code(USAGE))
 }

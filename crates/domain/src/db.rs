@@ -85,12 +85,19 @@ impl Db {
         Ok(self.system.acquire().await?)
     }
 
-    /// Whether PostgreSQL answers and the schema is the one this binary knows.
+    /// Whether PostgreSQL answers and no migration of this binary is pending.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when it does not answer or migrations are pending.
+    /// [`Error::Unavailable`] when it does not answer or is behind.
     pub async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1 FROM executions LIMIT 1").execute(&self.system).await?;
+        let applied: i64 =
+            sqlx::query_scalar("SELECT COALESCE(max(version), 0) FROM _sqlx_migrations WHERE success")
+                .fetch_one(&self.system)
+                .await?;
+        if applied < newest_version() {
+            let source = "migrations are pending; run `bifrost migrate`".into();
+            return Err(Error::Unavailable { service: "the schema", source });
+        }
         Ok(())
     }
 
@@ -143,15 +150,18 @@ impl SystemTx {
 pub async fn migrate(admin_url: &SecretString, app_url: &SecretString) -> Result<Migrated> {
     let admin: PgConnectOptions = admin_url.expose_secret().parse()?;
     let mut conn = admin.log_statements(tracing::log::LevelFilter::Off).connect().await?;
+    // One replica at a time, so that each says truly what it did.
+    sqlx::query("SELECT pg_advisory_lock(hashtext('bifrost.migrate'))").execute(&mut conn).await?;
     let before = applied(&mut conn).await?;
     MIGRATOR.run(&mut conn).await.map_err(Error::internal)?;
     provision_login(&mut conn, admin_url, app_url).await?;
     let after = applied(&mut conn).await?;
     conn.close().await?;
-    Ok(Migrated {
-        applied: after - before,
-        version: MIGRATOR.iter().map(|m| m.version).max().unwrap_or_default(),
-    })
+    Ok(Migrated { applied: after - before, version: newest_version() })
+}
+
+fn newest_version() -> i64 {
+    MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 
 /// What a migration run did.
@@ -180,6 +190,7 @@ async fn provision_login(
 ) -> Result<()> {
     let login = url::Url::parse(app_url.expose_secret()).map_err(Error::internal)?;
     let admin = url::Url::parse(admin_url.expose_secret()).map_err(Error::internal)?;
+    change_role(conn, "GRANT SELECT ON _sqlx_migrations TO bifrost_system".into()).await?;
     if login.username() == admin.username() {
         return Ok(());
     }
@@ -191,8 +202,7 @@ async fn provision_login(
         "SELECT unnest(ARRAY[
              CASE WHEN NOT EXISTS (SELECT FROM pg_roles WHERE rolname = $1) THEN format('CREATE ROLE %I', $1) END,
              format('ALTER ROLE %I LOGIN NOSUPERUSER NOINHERIT NOCREATEROLE NOBYPASSRLS PASSWORD %L', $1, $2),
-             format('GRANT bifrost_app, bifrost_system TO %I', $1),
-             format('GRANT SELECT ON _sqlx_migrations TO bifrost_system')])",
+             format('GRANT bifrost_app, bifrost_system TO %I', $1)])",
     )
     .bind(&name)
     .bind(&password)

@@ -16,6 +16,7 @@ pub mod organizations;
 pub mod page;
 pub mod passwords;
 pub mod platform;
+pub mod process;
 pub mod schema;
 pub mod scope;
 pub mod secrets;

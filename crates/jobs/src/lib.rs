@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::Platform;
+use domain::settings::Settings;
+use domain::{Platform, process};
 use tokio_util::sync::CancellationToken;
 
 mod calls;
@@ -25,6 +26,18 @@ pub use workspace::{Indexer, index_once};
 /// Name of the file in `TEMP_PATH` that a living jobs process touches.
 pub const ALIVE_FILE: &str = "jobs.alive";
 const ALIVE_PERIOD: Duration = Duration::from_secs(5);
+
+/// A process that only works: reports what is away, runs until `stop`, drains, closes.
+///
+/// # Errors
+/// As [`run`], and when a setting is missing.
+pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let platform = Platform::open(settings)?;
+    tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
+    run(platform.clone(), stop).await?;
+    platform.db.close().await;
+    Ok(())
+}
 
 /// Runs the worker, the indexer and the clockwork until `stop`, then drains: nothing new is claimed, runs end
 /// within `SHUTDOWN_GRACE_SECONDS` or are ended and recorded.

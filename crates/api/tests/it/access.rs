@@ -1,0 +1,280 @@
+//! Who gets what from each operation, as one table. It fails for an operation without a row.
+
+use std::collections::BTreeSet;
+
+use domain::id::{ExecutionId, OrgId};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use testkit::{Client, Reply, Socket};
+use uuid::Uuid;
+
+use crate::support::{PASSWORD, Person, World};
+
+const CALLERS: [&str; 6] =
+    ["nobody", "a garbage token", "the owner", "a colleague", "another tenant", "an administrator"];
+
+#[derive(Clone, Copy)]
+enum Body {
+    None,
+    Login,
+    Refresh,
+    Register,
+    Json(&'static str),
+}
+
+/// Method, path, body, and what each of [`CALLERS`] gets.
+type Row = (&'static str, &'static str, Body, [u16; 6]);
+
+const EVERYBODY: [u16; 6] = [200; 6];
+const SIGNED_IN: [u16; 6] = [401, 401, 200, 200, 200, 200];
+const OWNER: [u16; 6] = [401, 401, 200, 403, 404, 200];
+const ADMINISTRATOR: [u16; 6] = [401, 401, 403, 403, 403, 200];
+
+/// The execution is the owner's and was cancelled; signing out comes last, because it ends the sessions.
+const TABLE: [Row; 25] = [
+    ("get", "/", Body::None, EVERYBODY),
+    ("get", "/health", Body::None, EVERYBODY),
+    ("get", "/health/live", Body::None, EVERYBODY),
+    ("get", "/health/ready", Body::None, EVERYBODY),
+    ("get", "/health/detailed", Body::None, EVERYBODY),
+    ("get", "/openapi.json", Body::None, EVERYBODY),
+    ("post", "/auth/login", Body::Login, EVERYBODY),
+    ("post", "/auth/refresh", Body::Refresh, EVERYBODY),
+    ("post", "/auth/register", Body::Register, [201; 6]),
+    ("get", "/auth/status", Body::None, EVERYBODY),
+    ("get", "/auth/me", Body::None, SIGNED_IN),
+    ("get", "/api/organizations", Body::None, ADMINISTRATOR),
+    ("post", "/api/organizations", Body::Json(r#"{"name": "New"}"#), [401, 401, 403, 403, 403, 201]),
+    ("get", "/api/organizations/{org_id}", Body::None, ADMINISTRATOR),
+    ("patch", "/api/organizations/{org_id}", Body::Json(r#"{"settings": {}}"#), ADMINISTRATOR),
+    ("delete", "/api/organizations/{org_id}", Body::None, [401, 401, 403, 403, 403, 204]),
+    ("get", "/api/workflows", Body::None, SIGNED_IN),
+    ("post", "/api/workflows/execute", Body::Json(r#"{"code": "x = 1"}"#), ADMINISTRATOR),
+    ("get", "/api/executions", Body::None, SIGNED_IN),
+    ("get", "/api/executions/{execution_id}", Body::None, OWNER),
+    ("get", "/api/executions/{execution_id}/result", Body::None, OWNER),
+    ("get", "/api/executions/{execution_id}/logs", Body::None, OWNER),
+    ("get", "/api/executions/{execution_id}/stream", Body::None, OWNER),
+    ("get", "/api/executions/{execution_id}/variables", Body::None, [401, 401, 403, 403, 404, 200]),
+    ("post", "/api/executions/{execution_id}/cancel", Body::None, OWNER),
+];
+const SIGN_OUT: Row = ("post", "/auth/logout", Body::None, SIGNED_IN);
+
+struct Stage {
+    world: World,
+    owner: Person,
+    colleague: Person,
+    rival: Person,
+    execution: ExecutionId,
+    /// An organization that nobody of the others belongs to.
+    organization: OrgId,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let world = World::start().await;
+        let acme = world.org("acme").await;
+        world.org("rival").await;
+        let organization = world.org("third").await;
+        let owner = world.person("ada@acme.example").await;
+        let execution = world.submit(&owner, Some(acme)).await;
+        let path = format!("/api/executions/{execution}/cancel");
+        owner.client.post(&path, &Value::Null).await.expect_status(StatusCode::OK);
+        Self {
+            colleague: world.person("bob@acme.example").await,
+            rival: world.person("eve@rival.example").await,
+            owner,
+            execution,
+            organization,
+            world,
+        }
+    }
+
+    fn callers(&self) -> [Client; 6] {
+        let nobody = self.world.nobody();
+        [
+            nobody.clone(),
+            nobody.with_bearer("garbage"),
+            self.owner.client.clone(),
+            self.colleague.client.clone(),
+            self.rival.client.clone(),
+            self.world.admin.client.clone(),
+        ]
+    }
+
+    async fn call(&self, client: &Client, row: &Row, execution: ExecutionId, organization: OrgId) -> Reply {
+        let (method, path, body, _) = row;
+        let path = path
+            .replace("{execution_id}", &execution.to_string())
+            .replace("{org_id}", &organization.to_string());
+        let request = client.request(method.to_uppercase().parse().expect("a method"), &path);
+        let login = [("username", self.owner.email.as_str()), ("password", PASSWORD)];
+        let request = match body {
+            Body::None => request,
+            Body::Json(text) => request.header("content-type", "application/json").body(*text),
+            Body::Login => request.form(&login),
+            Body::Register => {
+                let email = format!("{}@acme.example", Uuid::now_v7());
+                request.json(&json!({"email": email, "password": PASSWORD}))
+            }
+            Body::Refresh => {
+                let nobody = self.world.nobody();
+                let reply = nobody.send(nobody.request(Method::POST, "/auth/login").form(&login)).await;
+                request.json(&json!({"refresh_token": reply.text("refresh_token")}))
+            }
+        };
+        client.send(request).await
+    }
+}
+
+/// Every operation that the document describes.
+fn documented() -> BTreeSet<(String, String)> {
+    let document: Value = serde_json::from_str(&api::openapi_json()).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    let operations = paths.iter().flat_map(|(path, item)| {
+        item.as_object().expect("operations").keys().map(move |method| (method.clone(), path.clone()))
+    });
+    operations.collect()
+}
+
+fn table() -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().chain(std::iter::once(&SIGN_OUT))
+}
+
+/// An answer without what differs between any two.
+fn body_of(reply: &Reply) -> Value {
+    let mut body = reply.json();
+    if let Some(members) = body.as_object_mut() {
+        members.remove("request_id");
+    }
+    body
+}
+
+#[test]
+fn every_operation_has_a_row_and_every_row_an_operation() {
+    let rows: BTreeSet<_> = table().map(|row| (row.0.to_owned(), row.1.to_owned())).collect();
+    assert_eq!(rows, documented());
+}
+
+#[tokio::test]
+async fn everybody_gets_what_the_table_says() {
+    let stage = Stage::set().await;
+    let callers = stage.callers();
+    let (mut cells, mut mismatches) = (0, Vec::new());
+    for row in table() {
+        for ((client, caller), expected) in callers.iter().zip(CALLERS).zip(row.3) {
+            let reply = stage.call(client, row, stage.execution, stage.organization).await;
+            cells += 1;
+            if reply.status.as_u16() != expected {
+                mismatches.push(format!(
+                    "{} {} as {caller}: {} instead of {expected}: {}",
+                    row.0, row.1, reply.status, reply.body
+                ));
+            }
+        }
+    }
+    println!("access matrix: {} operations, {cells} cells, mismatches {}", table().count(), mismatches.len());
+    assert!(mismatches.is_empty(), "{}", mismatches.join("\n"));
+    stage.world.close().await;
+}
+
+#[tokio::test]
+async fn what_belongs_to_another_tenant_looks_like_what_does_not_exist() {
+    let stage = Stage::set().await;
+    let (no_execution, no_organization) = (ExecutionId::generate(), OrgId::generate());
+    let mut compared = 0;
+    for row in table().filter(|row| row.1.contains('{')) {
+        let there = stage.call(&stage.rival.client, row, stage.execution, stage.organization).await;
+        let missing = stage.call(&stage.rival.client, row, no_execution, no_organization).await;
+        assert_eq!(there.status, missing.status, "{} {}", row.0, row.1);
+        assert_eq!(body_of(&there), body_of(&missing), "{} {}", row.0, row.1);
+        assert!(there.status.is_client_error());
+        compared += 1;
+    }
+    let list = stage.rival.client.get("/api/executions?limit=1000").await.expect_status(StatusCode::OK);
+    assert_eq!(list.json()["executions"], json!([]));
+
+    for id in [stage.execution, no_execution] {
+        let path = format!("/ws/execution/{id}");
+        let mut socket = Socket::connect(&stage.rival.client, &path).await;
+        assert_eq!(socket.close_code().await, Some(4003));
+    }
+    let mut socket = Socket::connect(&stage.rival.client, "/ws/connect").await;
+    let mut refusals = Vec::new();
+    for id in [stage.execution, no_execution] {
+        socket.send(&json!({"type": "subscribe", "channels": [format!("execution:{id}")]})).await;
+        let refusal = socket.until(|frame| frame["type"] == "error").await.pop().expect("the last");
+        refusals.push(refusal["detail"].clone());
+    }
+    assert_eq!(refusals[0], refusals[1]);
+    println!("tenant oracle: {compared} operations compared, told apart 0");
+    stage.world.close().await;
+}
+
+#[tokio::test]
+async fn nobody_acts_in_an_organization_that_is_not_theirs() {
+    let stage = Stage::set().await;
+    let (foreign, unknown) = (stage.organization, OrgId::generate());
+    let mut refused = Vec::new();
+    for id in [foreign, unknown] {
+        let reply = stage.owner.client.in_organization(id).get("/api/executions").await;
+        refused.push(body_of(&reply.clone().expect_status(StatusCode::FORBIDDEN)));
+    }
+    assert_eq!(refused[0], refused[1]);
+    assert_eq!(refused[0]["detail"], "Access denied to organization");
+
+    let admin = &stage.world.admin.client;
+    admin.in_organization(foreign).get("/api/executions").await.expect_status(StatusCode::OK);
+    admin.in_organization(unknown).get("/api/executions").await.expect_status(StatusCode::BAD_REQUEST);
+    for client in [admin, &stage.owner.client] {
+        let reply = client.in_organization("acme").get("/api/executions").await;
+        reply.expect_status(StatusCode::BAD_REQUEST);
+    }
+
+    stage.world.sql("UPDATE users SET organization_id = NULL WHERE email = 'bob@acme.example'").await;
+    let stray = stage.world.nobody().sign_in("bob@acme.example", PASSWORD).await;
+    let list = stray.get("/api/executions").await.expect_status(StatusCode::OK);
+    assert_eq!(list.json()["executions"], json!([]), "no organization is not all of them");
+    let list = stray.get("/api/workflows").await.expect_status(StatusCode::OK);
+    assert_eq!(list.json(), json!([]));
+    stage.world.close().await;
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_path_lets_anybody_in() {
+    let stage = Stage::set().await;
+    let nobody = stage.world.nobody();
+    let id = stage.execution;
+    let tricks = [
+        "//api/executions".to_owned(),
+        "/api//executions".to_owned(),
+        "/api%2fexecutions".to_owned(),
+        "/api/executions%2f".to_owned(),
+        "/api/executions/".to_owned(),
+        "/api/executions;x=1".to_owned(),
+        "/API/executions".to_owned(),
+        "/health/..%2fapi/executions".to_owned(),
+        "/docs/..%2f..%2fapi/executions".to_owned(),
+        "/docs/../../etc/passwd".to_owned(),
+        "/docs/%2e%2e%2f%2e%2e%2fCargo.toml".to_owned(),
+        format!("/api/executions/{id}%00"),
+        format!("/api/executions/{id}/../{id}"),
+        format!("/api/executions/{id}/stream/"),
+        "/api/auth/../executions".to_owned(),
+        "/api/organizations?_method=DELETE".to_owned(),
+    ];
+    let mut bypasses = Vec::new();
+    for path in &tricks {
+        for (header, value) in
+            [("x-http-method-override", "DELETE"), ("x-forwarded-user", "admin"), ("x-user-id", "1")]
+        {
+            let reply = nobody.send(nobody.request(Method::GET, path).header(header, value)).await;
+            if !reply.status.is_client_error() {
+                bypasses.push(format!("{path}: {}", reply.status));
+            }
+        }
+    }
+    println!("path tricks: {} requests, bypasses {}", tricks.len() * 3, bypasses.len());
+    assert!(bypasses.is_empty(), "{bypasses:#?}");
+    stage.world.close().await;
+}

@@ -1,0 +1,192 @@
+//! Following a run: nothing is missing, doubled or out of order, whatever becomes of the events on the way.
+
+use std::time::Duration;
+
+use domain::executions::claim::Claimed;
+use domain::executions::{finish::Outcome, logs};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use testkit::{Client, Socket};
+
+use crate::support::{Replica, Worker, World, batch, lines, shown_to_users, success};
+
+const LINES: i64 = 2_000;
+
+/// Reads a socket to the terminal update and checks that nothing follows it.
+async fn read_to_the_end(mut socket: Socket) -> Vec<Value> {
+    let is_end = |frame: &Value| frame["completed_at"].is_string() && frame["snapshot"] != true;
+    let mut frames = socket.until(is_end).await;
+    socket.send(&json!({"type": "ping"})).await;
+    let after = socket.until(|frame| frame["type"] == "pong").await;
+    frames.extend(after.into_iter().filter(|frame| frame["type"] != "pong"));
+    frames
+}
+
+/// How many of `expected` lines are missing, having checked everything else that must hold of a stream.
+fn check(who: &str, frames: &[Value], expected: i64) -> i64 {
+    assert_eq!(frames[0]["type"], "connected", "{who}");
+    assert_eq!(
+        (&frames[1]["type"], &frames[1]["snapshot"]),
+        (&json!("execution_update"), &json!(true)),
+        "{who}"
+    );
+    let sequences: Vec<i64> = frames.iter().filter_map(|frame| frame["sequence"].as_i64()).collect();
+    assert!(sequences.is_sorted_by(|a, b| a < b), "{who}: reordered or doubled");
+    let live: Vec<&Value> = frames[2..].iter().filter(|frame| frame["type"] == "execution_update").collect();
+    let ends = live.iter().filter(|frame| frame["status"] == "Success").count();
+    let last = frames.last().expect("frames");
+    assert_eq!((ends, &last["status"]), (1, &json!("Success")), "{who}: the end comes once, and last");
+    assert_eq!(
+        (&last["result"], &last["duration_ms"], &last["durationMs"]),
+        (&json!({"done": true}), &json!(7), &json!(7))
+    );
+    let versions: Vec<i64> = live.iter().filter_map(|frame| frame["version"].as_i64()).collect();
+    assert_eq!(versions.len(), live.len());
+    assert!(versions.is_sorted(), "{who}: {versions:?}");
+    let missing = (1..=expected).filter(|sequence| sequences.binary_search(sequence).is_err()).count();
+    assert!(sequences.len() as i64 <= expected, "{who}: more than there is");
+    missing as i64
+}
+
+/// Logs the lines from `from` to `to`: events and rows run out of step, and events get lost, doubled and
+/// swapped on the way.
+async fn log_unreliably(worker: &Worker, claimed: &Claimed, from: i64, to: i64) {
+    let lines = lines(from, to);
+    let mut unstored: Vec<logs::Line> = Vec::new();
+    for (number, chunk) in lines.chunks(40).enumerate() {
+        let (first, second) = chunk.split_at(chunk.len() / 2);
+        match number % 5 {
+            0 => worker.tell(claimed, chunk),
+            1 => {}
+            2 => {
+                worker.tell(claimed, second);
+                worker.tell(claimed, first);
+            }
+            3 => {
+                worker.tell(claimed, chunk);
+                worker.tell(claimed, first);
+            }
+            _ => {
+                // The rows first, the event late.
+                unstored.extend_from_slice(chunk);
+                worker.store(claimed, &unstored).await;
+                unstored.clear();
+                worker.tell(claimed, chunk);
+                continue;
+            }
+        }
+        unstored.extend_from_slice(chunk);
+        if number % 7 == 0 {
+            worker.store(claimed, &unstored).await;
+            unstored.clear();
+        }
+        tokio::task::yield_now().await;
+    }
+    if !unstored.is_empty() {
+        worker.store(claimed, &unstored).await;
+    }
+}
+
+/// Follows one run from before its start, from its middle and after its end, as administrator and as owner.
+async fn follow_everywhere(world: &World, other: &Replica, end_is_told: bool) -> (i64, i64) {
+    let acme = world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    let id = world.submit(&ada, Some(acme)).await;
+    let by_id = format!("/ws/execution/{id}");
+    let by_channel = format!("/ws/connect?channels=execution:{id}");
+    let (admin, owner) = (&world.admin.client, &ada.client);
+    let elsewhere = other.at(admin);
+    let mut readers = Vec::new();
+    let mut join = async |who: &'static str, client: &Client, path: &str, expected: i64| {
+        let socket = Socket::connect(client, path).await;
+        readers.push((who, tokio::spawn(read_to_the_end(socket)), expected));
+    };
+    let shown = shown_to_users(LINES);
+
+    join("administrator, before the start", admin, &by_id, LINES).await;
+    join("administrator, before the start, elsewhere", &elsewhere, &by_channel, LINES).await;
+    join("owner, before the start", owner, &by_channel, shown).await;
+    let worker = world.worker();
+    let claimed = worker.claim().await;
+    worker.announce_start(&claimed);
+    log_unreliably(&worker, &claimed, 1, 1_000).await;
+    join("administrator, in the middle", admin, &by_channel, LINES).await;
+    join("owner, in the middle, elsewhere", &other.at(owner), &by_id, shown).await;
+    log_unreliably(&worker, &claimed, 1_001, 1_900).await;
+    let rest = lines(1_901, LINES);
+    worker.tell(&claimed, &rest[50..]);
+    let outcome = Outcome { lines: Some(batch(&claimed, &rest)), ..success(&claimed, r#"{"done": true}"#) };
+    let recorded = worker.record(&outcome).await;
+    if end_is_told {
+        worker.announce(&claimed, &outcome, recorded);
+        worker.announce(&claimed, &outcome, recorded);
+    }
+    join("administrator, after the end", &elsewhere, &by_id, LINES).await;
+    join("owner, after the end", owner, &by_channel, shown).await;
+
+    let (mut missing, mut total) = (0, 0);
+    for (who, reader, expected) in readers {
+        let frames = tokio::time::timeout(Duration::from_secs(30), reader).await;
+        let frames = frames.unwrap_or_else(|_| panic!("{who} waits in vain")).expect("reads");
+        missing += check(who, &frames, expected);
+        total += expected;
+    }
+    (missing, total)
+}
+
+#[tokio::test]
+async fn no_follower_misses_anything_within_one_process() {
+    let world = World::start().await;
+    // Another replica hears no event at all then: it lives on the rows alone.
+    let deaf = Replica::start(world.test.settings_in_process()).await;
+    let (missing, total) = follow_everywhere(&world, &deaf, true).await;
+    println!("live: missing {missing} of {total}");
+    assert_eq!(missing, 0);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn no_follower_misses_anything_over_redis() {
+    let world = World::with_redis().await;
+    let other = Replica::start(world.platform().settings.as_ref().clone()).await;
+    let (missing, total) = follow_everywhere(&world, &other, true).await;
+    println!("live over Redis: missing {missing} of {total}");
+    assert_eq!(missing, 0);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_end_that_nobody_tells_of_is_found() {
+    let world = World::start().await;
+    let other = Replica::start(world.test.settings_in_process()).await;
+    let (missing, total) = follow_everywhere(&world, &other, false).await;
+    println!("live with a lost end: missing {missing} of {total}");
+    assert_eq!(missing, 0);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_script_follows_by_server_sent_events_and_resumes() {
+    let world = World::start().await;
+    let id = world.submit(&world.admin, None).await;
+    let worker = world.worker();
+    let claimed = worker.claim().await;
+    worker.store(&claimed, &lines(1, 30)).await;
+    let client = world.admin.client.clone();
+    let follow = tokio::spawn(async move {
+        let request = client.request(reqwest::Method::GET, &format!("/api/executions/{id}/stream"));
+        client.send(request.header("last-event-id", "10")).await
+    });
+    log_unreliably(&worker, &claimed, 31, 200).await;
+    worker.finish(&claimed, &success(&claimed, "{}")).await;
+
+    let reply = follow.await.expect("reads").expect_status(StatusCode::OK);
+    assert_eq!(reply.header("content-type"), Some("text/event-stream"));
+    let ids: Vec<i64> =
+        reply.body.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
+    assert_eq!(ids, (11..=200).collect::<Vec<_>>());
+    let last = reply.body.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().expect("data");
+    let last: Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!((&last["type"], &last["status"]), (&json!("execution_update"), &json!("Success")));
+    world.close().await;
+}

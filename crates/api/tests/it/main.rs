@@ -1,0 +1,14 @@
+//! Tests of the api over real connections and a real PostgreSQL; the test itself plays the worker.
+
+mod access;
+mod auth;
+mod bad_input;
+mod browsers;
+mod documents;
+mod execute;
+mod executions;
+mod live;
+mod outages;
+mod sockets;
+mod support;
+mod tokens;

@@ -1,0 +1,202 @@
+//! Parts that are away: what goes on without them, and how soon the rest says so.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::settings::{Environment, Settings};
+use futures::future::join_all;
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+use testkit::{Reply, TestEnv, eventually, free_port};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use url::Url;
+
+use crate::support::{PASSWORD, Replica, World};
+
+/// The longest a request may wait for what is away.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// A URL with another port of this machine.
+fn at_port(url: &SecretString, port: u16) -> SecretString {
+    let mut url = Url::parse(url.expose_secret()).expect("a URL");
+    url.set_host(Some("127.0.0.1")).expect("a host fits");
+    url.set_port(Some(port)).expect("a port fits");
+    url.as_str().into()
+}
+
+/// What a [`Line`] does with what it is to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Carries,
+    /// Ends every connection.
+    Cut,
+    /// Keeps the connections and carries nothing, as a network that swallows packets.
+    Silent,
+}
+
+/// A way to a service that the test can cut and mend.
+struct Line {
+    port: u16,
+    mode: Arc<watch::Sender<Mode>>,
+}
+
+impl Line {
+    async fn to(url: &SecretString) -> Self {
+        let target = Url::parse(url.expose_secret()).expect("a URL");
+        let target = (target.host_str().expect("a host").to_owned(), target.port().expect("a port"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let mode = Arc::new(watch::Sender::new(Mode::Carries));
+        let state = mode.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(carry(near, target.clone(), state.subscribe()));
+            }
+        });
+        Self { port, mode }
+    }
+
+    fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+}
+
+async fn carry(mut near: TcpStream, target: (String, u16), mut mode: watch::Receiver<Mode>) {
+    let Ok(mut far) = TcpStream::connect(target).await else { return };
+    loop {
+        let now = *mode.borrow_and_update();
+        match now {
+            Mode::Cut => return,
+            Mode::Silent => {
+                if mode.changed().await.is_err() {
+                    return;
+                }
+            }
+            Mode::Carries => tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                _ = mode.changed() => {}
+            },
+        }
+    }
+}
+
+fn assert_unavailable(reply: &Reply, took: Duration) {
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.body);
+    assert_eq!(reply.problem_type(), "/problems/unavailable");
+    let pause: u64 = reply.header("retry-after").and_then(|text| text.parse().ok()).expect("Retry-After");
+    assert!((1..=30).contains(&pause));
+    assert!(took < PROMPT, "{took:?}");
+    assert!(!reply.body.contains("127.0.0.1") && !reply.body.contains("onnection"), "{}", reply.body);
+}
+
+/// What any kind of request gets while the database is away, with a token that was good.
+async fn assert_all_unavailable(replica: &Replica, token: &str) -> Duration {
+    let client = replica.nobody.with_bearer(token);
+    let requests = [
+        client.request(Method::GET, "/auth/me"),
+        client.request(Method::GET, "/auth/status"),
+        client.request(Method::POST, "/auth/login").form(&[("username", "a@b.example"), ("password", "x")]),
+        client.request(Method::POST, "/auth/refresh").json(&json!({"refresh_token": "x"})),
+        client.request(Method::GET, "/api/executions"),
+        client.request(Method::POST, "/api/workflows/execute").json(&json!({"code": "x = 1"})),
+        client.request(Method::GET, "/health/ready"),
+    ];
+    let began = Instant::now();
+    let answers = join_all(requests.map(async |request| {
+        let reply = client.send(request).await;
+        (reply, began.elapsed())
+    }))
+    .await;
+    let live = client.get("/health/live").await;
+    assert_eq!(live.status, StatusCode::OK, "the process lives");
+    answers.iter().for_each(|(reply, took)| assert_unavailable(reply, *took));
+    answers.iter().map(|(_, took)| *took).max().expect("there were requests")
+}
+
+#[tokio::test]
+async fn without_postgresql_everything_is_503_and_nothing_hangs() {
+    let world = World::start().await;
+    let token = world.admin.client.bearer().expect("signed in");
+    let settings = world.test.settings_in_process();
+    let url = settings.database_url.clone().expect("is set");
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let ports = [("closed", free_port()), ("silent", silent.local_addr().expect("bound").port())];
+    for (name, port) in ports {
+        let settings = Settings { database_url: Some(at_port(&url, port)), ..settings.clone() };
+        let replica = Replica::start(settings).await;
+        let slowest = assert_all_unavailable(&replica, token).await;
+        println!("PostgreSQL {name}: 503 within {slowest:?}");
+        let detailed = replica.nobody.get("/health/detailed").await.expect_status(StatusCode::OK).json();
+        assert_eq!(detailed["status"], "unhealthy");
+        assert!(detailed["components"]["database"]["error"].is_null(), "texts are for administrators");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn postgresql_may_go_and_come_back() {
+    let test = TestEnv::create().await;
+    let settings = test.settings_in_process();
+    let url = settings.database_url.clone().expect("is set");
+    let line = Line::to(&url).await;
+    let replica = Replica::start(Settings { database_url: Some(at_port(&url, line.port)), ..settings }).await;
+    let client = replica.nobody.register("admin@platform.example", PASSWORD).await;
+    let submit = async || client.post("/api/workflows/execute", &json!({"code": "x = 1"})).await;
+    let kept = submit().await.expect_status(StatusCode::OK).text("execution_id");
+
+    for away in [Mode::Cut, Mode::Silent] {
+        line.set(away);
+        let slowest = assert_all_unavailable(&replica, client.bearer().expect("signed in")).await;
+        println!("PostgreSQL {away:?}: 503 within {slowest:?}");
+
+        line.set(Mode::Carries);
+        eventually("the api to recover", async || (submit().await.status == StatusCode::OK).then_some(()))
+            .await;
+        let listed = client.get("/api/executions").await.expect_status(StatusCode::OK);
+        assert!(listed.body.contains(&kept), "what was answered is durable");
+    }
+    client.get("/health/ready").await.expect_status(StatusCode::OK);
+    drop(replica);
+    test.close().await;
+}
+
+#[tokio::test]
+async fn without_broker_and_redis_work_is_accepted() {
+    let test = TestEnv::create().await;
+    let settings = test.settings();
+    let away = |url: &Option<SecretString>| url.as_ref().map(|url| at_port(url, free_port()));
+    let settings = Settings {
+        environment: Environment::Development,
+        rabbitmq_url: away(&settings.rabbitmq_url),
+        redis_url: away(&settings.redis_url),
+        ..settings
+    };
+    let replica = Replica::start(settings).await;
+    let client = replica.nobody.register("admin@platform.example", PASSWORD).await;
+    let began = Instant::now();
+    let reply = client.post("/api/workflows/execute", &json!({"code": "x = 1"})).await;
+    println!("broker and Redis away: accepted after {:?}", began.elapsed());
+    let id = reply.expect_status(StatusCode::OK).text("execution_id");
+    assert!(began.elapsed() < PROMPT);
+    let path = format!("/api/executions/{id}");
+    assert_eq!(client.get(&path).await.text("status"), "Pending");
+    client.get("/health/ready").await.expect_status(StatusCode::OK);
+    let detailed = client.get("/health/detailed").await.expect_status(StatusCode::OK).json();
+    assert_eq!(detailed["status"], "degraded");
+    for (name, status) in [("database", "healthy"), ("redis", "unhealthy"), ("rabbitmq", "unhealthy")] {
+        assert_eq!(detailed["components"][name]["status"], status, "{name}");
+    }
+
+    // Throttling is never off: the process counts while Redis cannot.
+    let mut answers = Vec::new();
+    for _ in 0..11 {
+        let form = [("username", "admin@platform.example"), ("password", "a wrong password")];
+        let request = client.request(Method::POST, "/auth/login").form(&form);
+        answers.push(client.send(request).await.status.as_u16());
+    }
+    assert_eq!(answers.last(), Some(&429), "{answers:?}");
+    drop(replica);
+    test.close().await;
+}

@@ -1,0 +1,227 @@
+//! The WebSocket: who may connect, what frames do, what channels carry, and what happens to slow readers.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use testkit::{Client, Socket, eventually};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use uuid::Uuid;
+
+use crate::support::{World, failure, lines, success};
+
+/// Opens a socket and reads its first frame.
+async fn connect(client: &Client, path: &str) -> (Socket, Value) {
+    let mut socket = Socket::connect(client, path).await;
+    let hello = socket.next().await.expect("a first frame");
+    (socket, hello)
+}
+
+/// The answer to a ping: whatever came before it has arrived then.
+async fn settled(socket: &mut Socket) -> Vec<Value> {
+    socket.send(&json!({"type": "ping"})).await;
+    let mut frames = socket.until(|frame| frame["type"] == "pong").await;
+    frames.pop();
+    frames
+}
+
+#[tokio::test]
+async fn refusals_accept_the_socket_and_say_why() {
+    let world = World::start().await;
+    let acme = world.org("acme").await;
+    let (ada, bob) = (world.person("ada@acme.example").await, world.person("bob@acme.example").await);
+    let id = world.submit(&ada, Some(acme)).await;
+    let own = format!("/ws/execution/{id}");
+    let token = format!("/ws/connect?token={}", ada.client.bearer().expect("signed in"));
+    let nobody = world.nobody();
+    for (client, path, code) in [
+        (nobody, "/ws/connect", 4001),
+        (nobody, own.as_str(), 4001),
+        (nobody, token.as_str(), 4001),
+        (&nobody.with_bearer("bad"), "/ws/connect", 4001),
+        (&bob.client, own.as_str(), 4003),
+        (&ada.client, &format!("/ws/execution/{}", Uuid::now_v7()), 4003),
+        (&ada.client, "/ws/execution/42", 4003),
+    ] {
+        let mut socket = Socket::connect(client, path).await;
+        assert_eq!(socket.close_code().await, Some(code), "{path}");
+    }
+    for client in [&ada.client, &world.admin.client] {
+        let (mut socket, hello) = connect(client, &own).await;
+        assert_eq!(hello, json!({"type": "connected", "executionId": id}));
+        assert_eq!(socket.next().await.expect("a frame")["snapshot"], true);
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn only_channels_that_are_allowed_are_granted() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let (ada, bob) = (world.person("ada@acme.example").await, world.person("bob@acme.example").await);
+    let own = world.submit(&ada, Some(acme)).await;
+    let others = world.submit(&bob, Some(acme)).await;
+    let user = format!("user:{}", ada.id);
+    let wanted = [
+        format!("execution:{own}"),
+        format!("execution:{others}"),
+        format!("execution:{}", Uuid::now_v7()),
+        format!("user:{}", bob.id),
+        format!("history:{acme}"),
+        format!("history:{rival}"),
+        "history:GLOBAL".to_owned(),
+        "system".to_owned(),
+        "nonsense".to_owned(),
+    ];
+    let query: Vec<String> = wanted.iter().map(|name| format!("channels={name}")).collect();
+    let (mut socket, hello) = connect(&ada.client, &format!("/ws/connect?{}", query.join("&"))).await;
+    assert_eq!((&hello["type"], &hello["userId"]), (&json!("connected"), &json!(ada.id)));
+    let granted = json!([user, wanted[0], wanted[4], "system"]);
+    assert_eq!(hello["channels"], granted);
+    assert_eq!(socket.next().await.expect("a frame")["executionId"], json!(own));
+
+    for name in &wanted {
+        socket.send(&json!({"type": "subscribe", "channels": [name]})).await;
+        let is_answer = |frame: &Value| frame["channel"] == name.as_str();
+        let answer = socket.until(is_answer).await.pop().expect("the last");
+        let allowed = granted.as_array().expect("a list").contains(&json!(name));
+        assert_eq!(answer["type"], if allowed { "subscribed" } else { "error" }, "{name}");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn frames_of_a_client_never_end_the_socket() {
+    let world = World::start().await;
+    let (mut socket, _) = connect(&world.admin.client, "/ws/connect").await;
+    for text in ["", "{", "null", "[]", "\"ping\"", "nonsense", "{\"type\": 5}", "{\"channels\": \"x\"}"] {
+        socket.send_text(text).await;
+        assert_eq!(socket.next().await.expect("a frame")["type"], "error", "{text}");
+    }
+    for frame in [json!({}), json!({"type": "unknown"}), json!({"type": "subscribe"})] {
+        socket.send(&frame).await;
+    }
+    assert_eq!(settled(&mut socket).await, [Value::Null; 0], "unknown types are ignored");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn unsubscribing_ends_what_a_channel_carries() {
+    let world = World::start().await;
+    let id = world.submit(&world.admin, None).await;
+    let worker = world.worker();
+    let claimed = worker.claim().await;
+    let channel = format!("execution:{id}");
+    let (mut socket, _) = connect(&world.admin.client, &format!("/ws/connect?channels={channel}")).await;
+    assert_eq!(socket.next().await.expect("a frame")["snapshot"], true);
+
+    socket.send(&json!({"type": "unsubscribe", "channel": channel})).await;
+    socket.until(|frame| *frame == json!({"type": "unsubscribed", "channel": channel})).await;
+    worker.store(&claimed, &lines(1, 5)).await;
+    worker.tell(&claimed, &lines(1, 5));
+    worker.finish(&claimed, &success(&claimed, "{}")).await;
+    assert_eq!(settled(&mut socket).await, [Value::Null; 0]);
+
+    socket.send(&json!({"type": "subscribe", "channels": [channel], "after": {channel.clone(): 3}})).await;
+    let frames = socket.until(|frame| frame["completed_at"].is_string() && frame["snapshot"] != true).await;
+    let sequences: Vec<i64> = frames.iter().filter_map(|frame| frame["sequence"].as_i64()).collect();
+    assert_eq!(sequences, [4, 5], "after the line the client has");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_history_tells_users_of_their_own_runs_only() {
+    let world = World::start().await;
+    let acme = world.org("acme").await;
+    let (ada, bob) = (world.person("ada@acme.example").await, world.person("bob@acme.example").await);
+    let path = format!("/ws/connect?channels=history:{acme}");
+    let (mut of_ada, _) = connect(&ada.client, &path).await;
+    let (mut of_admin, _) = connect(&world.admin.client, &path).await;
+    let worker = world.worker();
+    let mut ran = Vec::new();
+    for (person, org) in [(&bob, Some(acme)), (&world.admin, None), (&ada, Some(acme))] {
+        world.submit(person, org).await;
+        let claimed = worker.claim().await;
+        worker.finish(&claimed, &failure(&claimed, "KeyError: 'x'", false)).await;
+        ran.push(claimed.id.to_string());
+    }
+
+    let is_last = |frame: &Value| frame["executionId"] == ran[2].as_str();
+    let told = |frames: &[Value]| -> Vec<String> {
+        frames.iter().filter_map(|frame| frame["executionId"].as_str().map(ToOwned::to_owned)).collect()
+    };
+    let to_ada = of_ada.until(is_last).await;
+    assert_eq!(told(&to_ada), [ran[2].as_str()]);
+    assert_eq!(to_ada[0]["error"], "An error occurred during execution");
+    let to_admin = of_admin.until(is_last).await;
+    assert_eq!(told(&to_admin), [ran[0].as_str(), &ran[2]]);
+    assert_eq!(to_admin[0]["error"], "KeyError: 'x'");
+    world.close().await;
+}
+
+/// Whether the api still holds its end of this connection open, as the kernel tells.
+fn is_held(server: SocketAddr, client: SocketAddr) -> bool {
+    let ends = |line: &str| -> Option<(u16, u16, String)> {
+        let mut fields = line.split_whitespace().skip(1);
+        let port = |field: &str| u16::from_str_radix(field.rsplit(':').next()?, 16).ok();
+        Some((port(fields.next()?)?, port(fields.next()?)?, fields.next()?.to_owned()))
+    };
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux shows its connections");
+    table
+        .lines()
+        .filter_map(ends)
+        .any(|(local, remote, state)| (local, remote) == (server.port(), client.port()) && state == "01")
+}
+
+/// Opens a socket by hand, with little room for what is not read.
+async fn connect_without_reading(client: &Client, path: &str) -> TcpStream {
+    let address: SocketAddr = client.base().trim_start_matches("http://").parse().expect("an address");
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("is settable");
+    let mut stream = socket.connect(address).await.expect("connects");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nAuthorization: Bearer {}\r\n\r\n",
+        client.bearer().expect("signed in"),
+    );
+    stream.write_all(request.as_bytes()).await.expect("sends");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("answers");
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    stream
+}
+
+#[tokio::test]
+async fn a_reader_that_falls_behind_is_closed_and_nobody_else_notices() {
+    let world = World::start().await;
+    let id = world.submit(&world.admin, None).await;
+    let worker = world.worker();
+    let claimed = worker.claim().await;
+    // Far more than what the kernel and a bounded queue can hold.
+    let mut long = lines(1, 800);
+    long.iter_mut().for_each(|line| line.message = "x".repeat(32 * 1024));
+    let path = format!("/ws/execution/{id}");
+    let stuck = connect_without_reading(&world.admin.client, &path).await;
+    let (server, client) = (stuck.peer_addr().expect("connected"), stuck.local_addr().expect("connected"));
+    assert!(is_held(server, client));
+    let (mut quick, _) = connect(&world.admin.client, &path).await;
+
+    let began = Instant::now();
+    for chunk in long.chunks(100) {
+        worker.store(&claimed, chunk).await;
+        worker.tell(&claimed, chunk);
+    }
+    worker.finish(&claimed, &success(&claimed, "{}")).await;
+    let frames = quick.until(|frame| frame["status"] == "Success").await;
+    assert_eq!(frames.iter().filter(|frame| frame["type"] == "execution_log").count(), 800);
+
+    eventually("the api to close the stuck reader", || async { (!is_held(server, client)).then_some(()) })
+        .await;
+    println!("slow reader: closed after {:?}", began.elapsed());
+    let reply = world.admin.client.get("/health/live").await;
+    reply.expect_status(StatusCode::OK);
+    drop(stuck);
+    world.close().await;
+}

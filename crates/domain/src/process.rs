@@ -1,0 +1,79 @@
+//! What every long-running process does at its start and its end: settings, logs, TLS, signals.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::Settings;
+use crate::{Platform, Result, telemetry};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Reads and checks the settings of a process that shares its work with others, and opens the logs.
+///
+/// # Errors
+/// One line per fault, naming the variable and never its value.
+pub fn prepare() -> Result<Settings, String> {
+    let settings = Settings::load()?;
+    settings.check_distributed()?;
+    settings.check()?;
+    telemetry::init(&settings);
+    // The first installation wins; a second one is the same provider.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    Ok(settings)
+}
+
+/// A token that SIGINT and SIGTERM cancel; the second signal ends the process at once.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            if told.is_cancelled() {
+                std::process::exit(130);
+            }
+            tracing::info!("stopping");
+            told.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+/// Says which dependency is away until each has answered once; the process works on meanwhile.
+pub async fn report_dependencies(platform: Platform) {
+    tokio::join!(
+        report("PostgreSQL", || platform.db.ping()),
+        report("RabbitMQ", || platform.wakeups.ping()),
+        report("Redis", || platform.cache.ping()),
+    );
+}
+
+/// Ends a `main`: a failure is one readable line on standard error.
+pub fn end<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn report<F: Future<Output = Result<()>>>(name: &str, ping: impl Fn() -> F) {
+    let mut pause = FIRST_PAUSE;
+    while let Err(error) = ping().await {
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(%error, cause, "{name} does not answer yet, trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    tracing::info!("{name} answers");
+}
