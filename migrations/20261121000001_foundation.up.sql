@@ -193,7 +193,9 @@ CREATE TABLE executions (
     cpu_total_seconds  DOUBLE PRECISION,
     traceparent        TEXT
 ) WITH (fillfactor = 85);
-CREATE INDEX executions_list_idx ON executions (organization_id, id DESC) WHERE NOT transient;
+-- Global rows are listed like an organization's: equality finds them, which IS NOT DISTINCT FROM would not by an index.
+CREATE INDEX executions_list_idx
+    ON executions ((COALESCE(organization_id, '00000000-0000-0000-0000-000000000000'::UUID)), id DESC) WHERE NOT transient;
 CREATE INDEX executions_pending_idx ON executions (queue_rank, id) WHERE status = 'Pending';
 CREATE INDEX executions_live_idx ON executions (lease_expires_at) WHERE status IN ('Running', 'Cancelling');
 COMMENT ON COLUMN executions.attempt IS 'The fence: every write of a run names the attempt it was claimed with.';

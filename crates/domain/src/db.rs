@@ -248,7 +248,10 @@ fn pool(options: PgConnectOptions, role: &'static str, connections: u32) -> PgPo
         .test_before_acquire(false)
         .after_connect(move |conn, _| {
             Box::pin(async move {
-                sqlx::raw_sql(AssertSqlSafe(format!("SET ROLE {role}"))).execute(conn).await?;
+                // Every statement is prepared and looks rows up by key or by array: a plan that fits this call
+                // in particular gains nothing and costs more than the call.
+                let settings = format!("SET plan_cache_mode = force_generic_plan; SET ROLE {role}");
+                sqlx::raw_sql(AssertSqlSafe(settings)).execute(conn).await?;
                 Ok(())
             })
         })

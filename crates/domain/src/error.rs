@@ -82,10 +82,10 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
             // 57P0x: the server shuts down, crashed or starts; 53xxx: out of connections, memory or disk;
-            // 08xxx: the connection broke.
-            sqlx::Error::Database(db) => db.code().is_some_and(|code| {
-                code.starts_with("57P") || code.starts_with("53") || code.starts_with("08")
-            }),
+            // 08xxx: the connection broke; 40xxx: rolled back in favour of another transaction.
+            sqlx::Error::Database(db) => db
+                .code()
+                .is_some_and(|code| ["57P", "53", "08", "40"].iter().any(|class| code.starts_with(class))),
             _ => false,
         };
         if away {

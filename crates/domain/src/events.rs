@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use deadpool_redis::redis;
+use deadpool_redis::redis::io::tcp::TcpSettings;
+use deadpool_redis::redis::{self, IntoConnectionInfo};
 use futures::StreamExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -164,7 +165,11 @@ impl Events {
     /// # Errors
     /// [`Error::Internal`] when the URL cannot be read.
     pub fn redis(url: &SecretString, prefix: &str) -> Result<Self> {
-        let client = redis::Client::open(url.expose_secret()).map_err(Error::internal)?;
+        // Nagle's algorithm would hold a large batch of events back for the 40 ms of a delayed acknowledgement.
+        let settings = TcpSettings::default().set_nodelay(true);
+        let server =
+            url.expose_secret().into_connection_info().map_err(Error::internal)?.set_tcp_settings(settings);
+        let client = redis::Client::open(server).map_err(Error::internal)?;
         let hub = Arc::new(Hub::new());
         let (outbox, events) = mpsc::channel(16 * BACKLOG);
         let (subscriptions, wanted) = mpsc::unbounded_channel();

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::Platform;
 use domain::events::Update;
-use domain::executions::finish::{self, Outcome, Recorded};
+use domain::executions::finish::{self, Outcome, Recorded, Written};
 use domain::executions::{Status, logs};
+use domain::gather::Gather;
 use domain::id::ExecutionId;
 use domain::wakeup::Wakeup;
-use domain::{Platform, SystemScope, SystemTx};
 use tokio::sync::{mpsc, oneshot};
 
 const LANES: usize = 2;
@@ -21,7 +22,6 @@ const BATCH: usize = 256;
 const BACKLOG: usize = 512;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-const SCOPE: SystemScope = SystemScope::because("a batch holds outcomes of many organizations");
 
 /// Where outcomes go. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -76,10 +76,14 @@ impl Recorder {
 }
 
 async fn run_lane(platform: Platform, mut entries: mpsc::Receiver<Entry>) {
-    let mut batch = Vec::new();
-    while entries.recv_many(&mut batch, BATCH).await > 0 {
+    let mut gather = Gather::default();
+    loop {
+        let batch = gather.next(&mut entries, BATCH).await;
+        if batch.is_empty() {
+            return;
+        }
         let (mut lines, mut finished, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
-        for entry in batch.drain(..) {
+        for entry in batch {
             match entry {
                 Entry::Lines(batch) => lines.push(batch),
                 Entry::Finished(outcome, done) => {
@@ -123,33 +127,15 @@ async fn write(
     finished: &[Finished],
 ) -> domain::Result<Vec<Recorded>> {
     let outcomes: Vec<Outcome> = finished.iter().map(|finished| finished.outcome.clone()).collect();
-    let recorded = if lines.is_empty() && outcomes.iter().all(|outcome| outcome.lines.is_none()) {
-        // One statement is a transaction by itself: one round trip instead of three.
-        finish::finish_alone(&platform.db, &outcomes).await?
-    } else {
-        let mut tx = platform.db.begin_system(&SCOPE).await?;
-        append(&mut tx, lines).await?;
-        let recorded =
-            if outcomes.is_empty() { Vec::new() } else { finish::finish(&mut tx, &outcomes).await? };
-        tx.commit().await?;
-        recorded
-    };
+    let Written { recorded, dropped_lines } = finish::record(&platform.db, lines, &outcomes).await?;
+    if dropped_lines > 0 {
+        tracing::warn!(dropped_lines, "log lines of attempts that had lost their fence were dropped");
+    }
     let lost = finished.len() - recorded.len();
     if lost > 0 {
         tracing::warn!(lost, "outcomes of attempts that had lost their fence were dropped");
     }
     Ok(recorded)
-}
-
-async fn append(tx: &mut SystemTx, lines: &[logs::Batch]) -> domain::Result<()> {
-    if lines.is_empty() {
-        return Ok(());
-    }
-    let dropped = logs::append(tx, lines).await?;
-    if dropped > 0 {
-        tracing::warn!(dropped, "log lines of attempts that had lost their fence were dropped");
-    }
-    Ok(())
 }
 
 /// One bad value must not hold the others up: what PostgreSQL refuses becomes a failure that says so.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use domain::Platform;
 use domain::events::Event;
 use domain::executions::claim::{self, Claimed};
+use domain::gather::{Gather, LINGER};
 use domain::id::{ExecutionId, WorkerId};
 use runner::Template;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
@@ -90,6 +91,7 @@ impl Worker {
         let prefetch = u16::try_from(slots + PREFETCH_AHEAD).unwrap_or(u16::MAX);
         let mut consumer = self.platform.wakeups.consume(prefetch);
         let mut waiting = Vec::new();
+        let mut gather = Gather::default();
         loop {
             if waiting.is_empty() {
                 tokio::select! {
@@ -98,6 +100,12 @@ impl Worker {
                     () = self.submitted.notified(), if self.running().is_empty() => {}
                 }
             }
+            let free = self.slots.available_permits();
+            if gather.is_busy() && waiting.len() < free {
+                let more = tokio::time::timeout(LINGER, consumer.next(free - waiting.len())).await;
+                waiting.extend(more.unwrap_or_default());
+            }
+            gather.saw(waiting.len());
             // No slot is held while nothing waits: a parent that takes its own back could need it.
             let permits = self.permits(waiting.len()).await;
             let claimed = self.claim(permits.len()).await;

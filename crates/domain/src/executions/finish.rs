@@ -6,9 +6,12 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::logs::storable;
 use super::{RawJson, Status, logs};
 use crate::id::ExecutionId;
 use crate::{Db, Result, SystemScope, SystemTx};
+
+const SCOPE: SystemScope = SystemScope::because("a batch holds outcomes of many organizations");
 
 /// The outcome of one attempt.
 #[derive(Debug, Clone)]
@@ -54,25 +57,43 @@ pub struct Recorded {
     pub completed_at: Option<DateTime<Utc>>,
 }
 
+/// What was written, and how many lines of attempts that had lost their fence were dropped.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Outcomes that count; what is missing lost its fence and changed nothing.
+    pub recorded: Vec<Recorded>,
+    /// Lines that do not count.
+    pub dropped_lines: usize,
+}
+
+/// Writes lines of runs that go on and outcomes of runs that ended: a single statement where that is enough,
+/// else one transaction.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away; then nothing was written.
+pub async fn record(db: &Db, lines: &[logs::Batch], outcomes: &[Outcome]) -> Result<Written> {
+    if lines.is_empty() {
+        let recorded = write(&mut *db.system(&SCOPE).await?, outcomes).await?;
+        return Ok(Written { recorded, dropped_lines: 0 });
+    }
+    if outcomes.is_empty() {
+        let dropped_lines = logs::insert(&mut *db.system(&SCOPE).await?, lines).await?;
+        return Ok(Written { recorded: Vec::new(), dropped_lines });
+    }
+    let mut tx = db.begin_system(&SCOPE).await?;
+    let dropped_lines = logs::append(&mut tx, lines).await?;
+    let recorded = finish(&mut tx, outcomes).await?;
+    tx.commit().await?;
+    Ok(Written { recorded, dropped_lines })
+}
+
 /// Writes the outcomes whose attempt holds the fence, with their last log lines. What is missing from the
 /// answer lost its fence and changed nothing.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away; then nothing was written.
 pub async fn finish(tx: &mut SystemTx, outcomes: &[Outcome]) -> Result<Vec<Recorded>> {
-    let recorded = write(tx.conn(), outcomes).await?;
-    let held = |batch: &&logs::Batch| recorded.iter().any(|recorded| recorded.id == batch.execution_id);
-    logs::copy(tx, outcomes.iter().filter_map(|outcome| outcome.lines.as_ref()).filter(held)).await?;
-    Ok(recorded)
-}
-
-/// As [`finish`], for outcomes without log lines: one statement that is its own transaction.
-///
-/// # Errors
-/// As [`finish`].
-pub async fn finish_alone(db: &Db, outcomes: &[Outcome]) -> Result<Vec<Recorded>> {
-    let mut conn = db.system(&SystemScope::because("a batch holds outcomes of many organizations")).await?;
-    write(&mut conn, outcomes).await
+    write(tx.conn(), outcomes).await
 }
 
 async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Recorded>> {
@@ -92,35 +113,36 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
     let durations: Vec<i64> = outcomes.iter().map(|o| o.duration_ms).collect();
     let peaks: Vec<Option<i64>> = outcomes.iter().map(|o| o.peak_memory_bytes).collect();
     let cpus: Vec<Option<f64>> = outcomes.iter().map(|o| o.cpu_total_seconds).collect();
+    let lines = logs::Columns::of(outcomes.iter().filter_map(|outcome| outcome.lines.as_ref()));
     let recorded = sqlx::query_as!(
         Recorded,
-        r#"WITH held AS (
-               SELECT e.id, e.status = 'Cancelling' AS cancelled, o.status AS outcome, o.pause, o.result, o.result_type,
-                   o.error_message, o.error_type, o.is_user_error, o.variables, o.duration_ms, o.peak, o.cpu
-               FROM executions e
-               JOIN UNNEST($1::uuid[], $2::int[], $3::text[], $4::float8[], $5::text[], $6::text[], $7::text[], $8::text[],
+        r#"WITH updated AS (
+               UPDATE executions e
+               SET status = CASE WHEN e.status = 'Cancelling' THEN 'Cancelled' ELSE o.status END,
+                   due_at = CASE WHEN o.status = 'Pending' THEN now() + make_interval(secs => o.pause) ELSE e.due_at END,
+                   completed_at = CASE WHEN o.status = 'Pending' AND e.status <> 'Cancelling' THEN NULL ELSE now() END,
+                   result = CASE WHEN e.status <> 'Cancelling' THEN o.result::json END,
+                   result_type = CASE WHEN e.status <> 'Cancelling' THEN o.result_type END,
+                   error_message = CASE WHEN e.status = 'Cancelling' THEN 'cancelled while it ran' ELSE o.error_message END,
+                   error_type = CASE WHEN e.status <> 'Cancelling' THEN o.error_type END,
+                   is_user_error = o.is_user_error AND e.status <> 'Cancelling',
+                   variables = CASE WHEN e.status <> 'Cancelling' THEN o.variables::json END,
+                   duration_ms = o.duration_ms, peak_memory_bytes = o.peak, cpu_total_seconds = o.cpu,
+                   lease_owner = NULL, lease_expires_at = NULL
+               FROM UNNEST($1::uuid[], $2::int[], $3::text[], $4::float8[], $5::text[], $6::text[], $7::text[], $8::text[],
                         $9::bool[], $10::text[], $11::bigint[], $12::bigint[], $13::float8[])
-                    AS o (id, attempt, status, pause, result, result_type, error_message, error_type, is_user_error,
-                        variables, duration_ms, peak, cpu) ON o.id = e.id AND o.attempt = e.attempt
-               WHERE e.status IN ('Running', 'Cancelling')
-               ORDER BY e.id
-               FOR UPDATE OF e
+                   AS o (id, attempt, status, pause, result, result_type, error_message, error_type, is_user_error,
+                        variables, duration_ms, peak, cpu)
+               WHERE e.id = o.id AND e.attempt = o.attempt AND e.status IN ('Running', 'Cancelling')
+               RETURNING e.id, e.organization_id, e.status, e.completed_at
+           ), logged AS (
+               INSERT INTO execution_logs (execution_id, sequence, user_sequence, organization_id, attempt, level, message, data, logged_at)
+               SELECT l.execution_id, l.sequence, l.user_sequence, u.organization_id, l.attempt, l.level, l.message, l.data::json, l.logged_at
+               FROM UNNEST($14::uuid[], $15::bigint[], $16::bigint[], $17::int[], $18::text[], $19::text[], $20::text[], $21::timestamptz[])
+                   AS l (execution_id, sequence, user_sequence, attempt, level, message, data, logged_at)
+               JOIN updated u ON u.id = l.execution_id
            )
-           UPDATE executions e
-           SET status = CASE WHEN held.cancelled THEN 'Cancelled' ELSE held.outcome END,
-               due_at = CASE WHEN held.outcome = 'Pending' THEN now() + make_interval(secs => held.pause) ELSE e.due_at END,
-               completed_at = CASE WHEN held.outcome = 'Pending' AND NOT held.cancelled THEN NULL ELSE now() END,
-               result = CASE WHEN NOT held.cancelled THEN held.result::json END,
-               result_type = CASE WHEN NOT held.cancelled THEN held.result_type END,
-               error_message = CASE WHEN held.cancelled THEN 'cancelled while it ran' ELSE held.error_message END,
-               error_type = CASE WHEN NOT held.cancelled THEN held.error_type END,
-               is_user_error = held.is_user_error AND NOT held.cancelled,
-               variables = CASE WHEN NOT held.cancelled THEN held.variables::json END,
-               duration_ms = held.duration_ms, peak_memory_bytes = held.peak, cpu_total_seconds = held.cpu,
-               lease_owner = NULL, lease_expires_at = NULL
-           FROM held
-           WHERE e.id = held.id
-           RETURNING e.id AS "id: ExecutionId", e.status AS "status: Status", e.completed_at"#,
+           SELECT id AS "id!: ExecutionId", status AS "status!: Status", completed_at FROM updated"#,
         &ids,
         &attempts,
         &statuses,
@@ -134,13 +156,16 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
         &durations,
         &peaks as &[Option<i64>],
         &cpus as &[Option<f64>],
+        &lines.executions,
+        &lines.sequences,
+        &lines.user_sequences as &[Option<i64>],
+        &lines.attempts,
+        &lines.levels,
+        &lines.messages,
+        &lines.data as &[Option<String>],
+        &lines.times,
     )
     .fetch_all(conn)
     .await?;
     Ok(recorded)
-}
-
-/// PostgreSQL's text holds no NUL.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }

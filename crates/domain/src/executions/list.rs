@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use super::{Execution, RawJson, Status};
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
@@ -102,7 +103,7 @@ pub async fn list(
                    result_type, error_message, error_type, is_user_error, transient, NULL::json AS "variables: Json<RawJson>",
                    peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
                FROM executions
-               WHERE NOT transient AND organization_id IS NOT DISTINCT FROM $8 AND ($1::uuid IS NULL OR id < $1)
+               WHERE NOT transient AND COALESCE(organization_id, '00000000-0000-0000-0000-000000000000'::uuid) = $8 AND ($1::uuid IS NULL OR id < $1)
                  AND ($2::text IS NULL OR workflow_name = $2) AND ($3::text IS NULL OR status = $3)
                  AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
                  AND ($6::uuid IS NULL OR executed_by = $6)
@@ -115,7 +116,7 @@ pub async fn list(
             filters.until,
             filters.executed_by as _,
             limit,
-            org as _,
+            org.map_or(Uuid::nil(), |org| org.0),
         )
         .fetch_all(tx.conn())
         .await?

@@ -1,8 +1,9 @@
-//! Log lines: stored in batches by `COPY`, read by sequence.
+//! Log lines: stored in batches, read by sequence.
 //!
 //! A line is accepted only with the attempt that holds the fence; sequences have no gaps.
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -42,54 +43,87 @@ pub struct Batch {
     pub lines: Vec<Line>,
 }
 
-/// Appends the batches whose attempt still holds the fence, in one `COPY`; returns how many lines were dropped.
+/// Appends the batches whose attempt still holds the fence, in one statement; returns how many lines were dropped.
 ///
 /// The rows are locked in id order, so that a reaper waits for the lines of the attempt it ends.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn append(tx: &mut SystemTx, batches: &[Batch]) -> Result<usize> {
-    let ids: Vec<Uuid> = batches.iter().map(|batch| batch.execution_id.0).collect();
-    let attempts: Vec<i32> = batches.iter().map(|batch| batch.attempt).collect();
-    let held = sqlx::query!(
-        r#"SELECT e.id AS "id: ExecutionId", e.attempt
-           FROM executions e
-           JOIN UNNEST($1::uuid[], $2::int[]) AS b (id, attempt) ON b.id = e.id AND b.attempt = e.attempt
-           WHERE e.status IN ('Running', 'Cancelling')
-           ORDER BY e.id
-           FOR SHARE OF e"#,
-        &ids,
-        &attempts,
-    )
-    .fetch_all(tx.conn())
-    .await?;
-    let holds =
-        |batch: &&Batch| held.iter().any(|row| (row.id, row.attempt) == (batch.execution_id, batch.attempt));
-    let (accepted, dropped): (Vec<_>, Vec<_>) = batches.iter().partition(holds);
-    copy(tx, accepted.into_iter()).await?;
-    Ok(dropped.iter().map(|batch| batch.lines.len()).sum())
+    insert(tx.conn(), batches).await
 }
 
-/// Copies lines whose fence the caller holds in this transaction.
-pub(super) async fn copy<'a>(tx: &mut SystemTx, batches: impl Iterator<Item = &'a Batch>) -> Result<()> {
-    let mut rows = Vec::new();
-    for batch in batches {
-        for line in &batch.lines {
-            write_row(&mut rows, batch, line);
+/// As [`append`], on a connection that commits the statement by itself.
+pub(super) async fn insert(conn: &mut PgConnection, batches: &[Batch]) -> Result<usize> {
+    let ids: Vec<Uuid> = batches.iter().map(|batch| batch.execution_id.0).collect();
+    let attempts: Vec<i32> = batches.iter().map(|batch| batch.attempt).collect();
+    let lines = Columns::of(batches.iter());
+    let stored = sqlx::query!(
+        "WITH held AS (
+             SELECT e.id, e.attempt, e.organization_id
+             FROM executions e
+             JOIN UNNEST($1::uuid[], $2::int[]) AS b (id, attempt) ON b.id = e.id AND b.attempt = e.attempt
+             WHERE e.status IN ('Running', 'Cancelling')
+             ORDER BY e.id
+             FOR SHARE OF e
+         )
+         INSERT INTO execution_logs (execution_id, sequence, user_sequence, organization_id, attempt, level, message, data, logged_at)
+         SELECT l.execution_id, l.sequence, l.user_sequence, held.organization_id, l.attempt, l.level, l.message, l.data::json, l.logged_at
+         FROM UNNEST($3::uuid[], $4::bigint[], $5::bigint[], $6::int[], $7::text[], $8::text[], $9::text[], $10::timestamptz[])
+             AS l (execution_id, sequence, user_sequence, attempt, level, message, data, logged_at)
+         JOIN held ON held.id = l.execution_id AND held.attempt = l.attempt",
+        &ids,
+        &attempts,
+        &lines.executions,
+        &lines.sequences,
+        &lines.user_sequences as &[Option<i64>],
+        &lines.attempts,
+        &lines.levels,
+        &lines.messages,
+        &lines.data as &[Option<String>],
+        &lines.times,
+    )
+    .execute(conn)
+    .await?
+    .rows_affected();
+    Ok(lines.executions.len().saturating_sub(usize::try_from(stored).unwrap_or(usize::MAX)))
+}
+
+/// Lines as arrays: one message to the server, whatever their number (ADR 10).
+#[derive(Default)]
+pub(super) struct Columns {
+    pub(super) executions: Vec<Uuid>,
+    pub(super) sequences: Vec<i64>,
+    pub(super) user_sequences: Vec<Option<i64>>,
+    pub(super) attempts: Vec<i32>,
+    pub(super) levels: Vec<String>,
+    pub(super) messages: Vec<String>,
+    pub(super) data: Vec<Option<String>>,
+    pub(super) times: Vec<DateTime<Utc>>,
+}
+
+impl Columns {
+    pub(super) fn of<'a>(batches: impl Iterator<Item = &'a Batch>) -> Self {
+        let mut columns = Self::default();
+        for batch in batches {
+            for line in &batch.lines {
+                columns.executions.push(batch.execution_id.0);
+                columns.sequences.push(line.sequence);
+                columns.user_sequences.push(line.user_sequence);
+                columns.attempts.push(line.attempt);
+                columns.levels.push(line.level.clone());
+                columns.messages.push(storable(&line.message));
+                columns.data.push(line.data.as_ref().map(|data| data.get().to_owned()));
+                columns.times.push(line.logged_at);
+            }
         }
+        columns
     }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let mut copy = tx
-        .conn()
-        .copy_in_raw(
-            "COPY execution_logs (execution_id, sequence, user_sequence, organization_id, attempt, level, message, data, logged_at) FROM STDIN",
-        )
-        .await?;
-    copy.send(rows).await?;
-    copy.finish().await?;
-    Ok(())
+}
+
+/// PostgreSQL's text holds no NUL.
+pub(super) fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// The lines after `after` in the reader's own counting, at most `limit`.
@@ -117,45 +151,4 @@ pub async fn list(
     )
     .fetch_all(tx.conn())
     .await?)
-}
-
-/// One line in the text format of `COPY`.
-fn write_row(rows: &mut Vec<u8>, batch: &Batch, line: &Line) {
-    use std::io::Write as _;
-
-    const INFALLIBLE: &str = "writing to memory cannot fail";
-    write!(rows, "{}\t{}\t", batch.execution_id, line.sequence).expect(INFALLIBLE);
-    write_optional(rows, line.user_sequence);
-    write_optional(rows, batch.organization_id);
-    write!(rows, "{}\t{}\t", batch.attempt, line.level).expect(INFALLIBLE);
-    write_escaped(rows, &line.message);
-    rows.push(b'\t');
-    match &line.data {
-        Some(data) => write_escaped(rows, data.get()),
-        None => rows.extend_from_slice(b"\\N"),
-    }
-    writeln!(rows, "\t{}", line.logged_at.format("%Y-%m-%dT%H:%M:%S%.6fZ")).expect(INFALLIBLE);
-}
-
-fn write_optional(rows: &mut Vec<u8>, value: Option<impl std::fmt::Display>) {
-    use std::io::Write as _;
-
-    match value {
-        Some(value) => write!(rows, "{value}\t").expect("writing to memory cannot fail"),
-        None => rows.extend_from_slice(b"\\N\t"),
-    }
-}
-
-fn write_escaped(rows: &mut Vec<u8>, text: &str) {
-    for byte in text.bytes() {
-        match byte {
-            b'\\' => rows.extend_from_slice(b"\\\\"),
-            b'\n' => rows.extend_from_slice(b"\\n"),
-            b'\r' => rows.extend_from_slice(b"\\r"),
-            b'\t' => rows.extend_from_slice(b"\\t"),
-            // PostgreSQL's text holds no NUL.
-            0 => rows.extend_from_slice("\u{fffd}".as_bytes()),
-            other => rows.push(other),
-        }
-    }
 }

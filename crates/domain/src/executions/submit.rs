@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{RawJson, Status};
 use crate::events::{Event, Events};
+use crate::gather::Gather;
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
@@ -125,10 +126,11 @@ impl Submitter {
 }
 
 async fn run_lane(db: Db, wakeups: Wakeups, events: Events, entries: Arc<Mutex<mpsc::Receiver<Entry>>>) {
+    let mut gather = Gather::default();
     loop {
-        let mut batch = Vec::with_capacity(16);
         // One lane collects while the other commits.
-        if entries.lock().await.recv_many(&mut batch, BATCH).await == 0 {
+        let batch = gather.next(&mut *entries.lock().await, BATCH).await;
+        if batch.is_empty() {
             return;
         }
         match write(&db, &batch).await {
