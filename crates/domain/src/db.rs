@@ -49,8 +49,10 @@ impl Db {
         let options: PgConnectOptions = url.expose_secret().parse()?;
         let options = options.application_name("bifrost").log_statements(tracing::log::LevelFilter::Off);
         Ok(Self {
-            app: pool(options.clone(), "bifrost_app", connections),
-            system: pool(options, "bifrost_system", connections),
+            app: pool(options.clone(), "bifrost_app", "auto", connections),
+            // The platform's statements look rows up by key or by array: a plan made for one call in particular
+            // gains nothing and costs more than the call. Lists with a limit are for the app pool.
+            system: pool(options, "bifrost_system", "force_generic_plan", connections),
         })
     }
 
@@ -240,7 +242,7 @@ fn percent_decoded(text: &str) -> String {
         .unwrap_or_default()
 }
 
-fn pool(options: PgConnectOptions, role: &'static str, connections: u32) -> PgPool {
+fn pool(options: PgConnectOptions, role: &'static str, plans: &'static str, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -248,9 +250,7 @@ fn pool(options: PgConnectOptions, role: &'static str, connections: u32) -> PgPo
         .test_before_acquire(false)
         .after_connect(move |conn, _| {
             Box::pin(async move {
-                // Every statement is prepared and looks rows up by key or by array: a plan that fits this call
-                // in particular gains nothing and costs more than the call.
-                let settings = format!("SET plan_cache_mode = force_generic_plan; SET ROLE {role}");
+                let settings = format!("SET plan_cache_mode = {plans}; SET ROLE {role}");
                 sqlx::raw_sql(AssertSqlSafe(settings)).execute(conn).await?;
                 Ok(())
             })

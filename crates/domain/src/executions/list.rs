@@ -103,7 +103,8 @@ pub async fn list(
                    result_type, error_message, error_type, is_user_error, transient, NULL::json AS "variables: Json<RawJson>",
                    peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
                FROM executions
-               WHERE NOT transient AND COALESCE(organization_id, '00000000-0000-0000-0000-000000000000'::uuid) = $8 AND ($1::uuid IS NULL OR id < $1)
+               WHERE NOT transient AND (CASE WHEN organization_id IS NULL
+                     THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $8 AND ($1::uuid IS NULL OR id < $1)
                  AND ($2::text IS NULL OR workflow_name = $2) AND ($3::text IS NULL OR status = $3)
                  AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
                  AND ($6::uuid IS NULL OR executed_by = $6)

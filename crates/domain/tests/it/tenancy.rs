@@ -143,3 +143,28 @@ async fn the_login_of_the_application_is_no_superuser_and_owns_nothing() {
     assert!(seen.is_err(), "without a role the login sees no table");
     fixture.close().await;
 }
+
+#[tokio::test]
+async fn a_page_of_an_organization_is_found_by_an_index_beside_row_level_security() {
+    let fixture = Fixture::embedded().await;
+    let mut conn = fixture.test.db.connect().await;
+    // Row-level security runs first, so an index helps only where its condition cannot leak.
+    sqlx::raw_sql("SET enable_seqscan = off; SET enable_sort = off; SET ROLE bifrost_app; SET bifrost.org_id = 'GLOBAL'")
+        .execute(&mut conn)
+        .await
+        .expect("is allowed");
+
+    let plan: Vec<String> = sqlx::query_scalar(
+        "EXPLAIN SELECT id FROM executions
+         WHERE NOT transient AND (CASE WHEN organization_id IS NULL
+             THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = '01a1fc25-92a0-7054-b1a5-5b0eee6f91a1'
+         ORDER BY id DESC LIMIT 26",
+    )
+    .fetch_all(&mut conn)
+    .await
+    .expect("explains");
+
+    let plan = plan.join("\n");
+    assert!(plan.contains("executions_list_idx") && plan.contains("Index Cond"), "{plan}");
+    fixture.close().await;
+}
