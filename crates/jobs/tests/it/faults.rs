@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use sqlx::PgConnection;
 use testkit::TestEnv;
 
-use crate::support::{Engine, repository, write_file};
+use crate::support::{Engine, PATIENCE, repository, write_file};
 
 const RUNS: usize = 500;
 const WORKER_KILLS: usize = 20;
@@ -127,7 +127,9 @@ async fn nothing_is_lost_when_workers_and_the_broker_are_killed() {
     for kill in 1..=WORKER_KILLS {
         // The next fault comes with progress, not with time: every 20 ends.
         let due = i64::try_from(kill * 20).expect("small");
+        let waiting_since = Instant::now();
         while count(&mut conn, "SELECT count(*) FROM executions WHERE completed_at IS NOT NULL").await < due {
+            assert!(waiting_since.elapsed() < PATIENCE, "no progress before fault {kill}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let victim = kill % 2;
