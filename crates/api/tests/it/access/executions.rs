@@ -1,0 +1,13 @@
+//! Rows of the access matrix. Executions: the one of [`super::Stage`] is the owner's and was cancelled.
+
+use super::{Body, OWNER, Row, SIGNED_IN};
+
+pub(super) const ROWS: &[Row] = &[
+    ("get", "/api/executions", Body::None, SIGNED_IN),
+    ("get", "/api/executions/{execution_id}", Body::None, OWNER),
+    ("get", "/api/executions/{execution_id}/result", Body::None, OWNER),
+    ("get", "/api/executions/{execution_id}/logs", Body::None, OWNER),
+    ("get", "/api/executions/{execution_id}/stream", Body::None, OWNER),
+    ("get", "/api/executions/{execution_id}/variables", Body::None, [401, 401, 403, 403, 404, 200]),
+    ("post", "/api/executions/{execution_id}/cancel", Body::None, OWNER),
+];

@@ -1,0 +1,8 @@
+//! Rows of the access matrix. Workflows.
+
+use super::{ADMINISTRATOR, Body, Row, SIGNED_IN};
+
+pub(super) const ROWS: &[Row] = &[
+    ("get", "/api/workflows", Body::None, SIGNED_IN),
+    ("post", "/api/workflows/execute", Body::Json(r#"{"code": "x = 1"}"#), ADMINISTRATOR),
+];
