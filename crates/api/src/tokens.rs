@@ -13,6 +13,8 @@ const AUDIENCE: &str = "bifrost-client";
 const ACCESS: &str = "access";
 /// Seconds that clocks of replicas may differ.
 const LEEWAY: u64 = 2;
+/// Bytes of role names in a token. It must fit into a cookie; `/auth/me` lists them all.
+const MAX_ROLES: usize = 1_000;
 
 /// Signs and verifies. The key never prints.
 pub(crate) struct Tokens {
@@ -39,7 +41,7 @@ struct Claims<'a> {
     user_type: &'a str,
     is_superuser: bool,
     org_id: Option<Uuid>,
-    roles: Vec<&'static str>,
+    roles: Vec<&'a str>,
 }
 
 /// What verification reads back.
@@ -90,7 +92,7 @@ impl Tokens {
             user_type: &principal.user_type,
             is_superuser: principal.is_superuser,
             org_id: principal.organization_id.map(|org| org.0),
-            roles: roles(principal.is_superuser),
+            roles: within(MAX_ROLES, roles(principal)),
         };
         let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::HS256) };
         jsonwebtoken::encode(&header, &claims, &self.signing)
@@ -111,9 +113,25 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-/// The names clients show as roles.
-pub(crate) fn roles(is_superuser: bool) -> Vec<&'static str> {
-    vec!["authenticated", if is_superuser { "PlatformAdmin" } else { "OrgUser" }]
+/// The names clients show as roles: those that everybody has, then the user's own.
+pub(crate) fn roles(principal: &Principal) -> Vec<&str> {
+    let own = principal.roles.iter().map(String::as_str);
+    standing(principal.is_superuser).into_iter().chain(own).collect()
+}
+
+/// The names that come with an account, whatever roles it has.
+pub(crate) fn standing(is_superuser: bool) -> [&'static str; 2] {
+    ["authenticated", if is_superuser { "PlatformAdmin" } else { "OrgUser" }]
+}
+
+/// As many of the names as fit.
+fn within(mut room: usize, mut names: Vec<&str>) -> Vec<&str> {
+    names.retain(|name| {
+        let fits = name.len() <= room;
+        room = room.saturating_sub(name.len());
+        fits
+    });
+    names
 }
 
 /// Names a key without telling anything about it.
@@ -126,6 +144,7 @@ fn key_id(key: &[u8]) -> String {
 mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use domain::PermissionSet;
     use serde_json::{Value, json};
 
     use super::*;
@@ -145,6 +164,8 @@ mod tests {
             name: "Ada".into(),
             user_type: "PLATFORM".into(),
             is_superuser: true,
+            roles: vec!["Technicians".into()],
+            permissions: PermissionSet::NONE,
         }
     }
 
@@ -162,6 +183,14 @@ mod tests {
     fn a_token_names_its_session() {
         let principal = principal();
         assert_eq!(tokens().verify(&tokens().issue(&principal)), Some(principal.session_id));
+    }
+
+    #[test]
+    fn a_token_names_the_roles_that_fit() {
+        let mut principal = principal();
+        assert_eq!(roles(&principal), ["authenticated", "PlatformAdmin", "Technicians"]);
+        principal.roles = (0..200).map(|n| format!("A role with a longer name, number {n}")).collect();
+        assert!(tokens().issue(&principal).len() < 3_000, "a cookie holds 4,096 bytes");
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod id;
 pub mod organizations;
 pub mod page;
 pub mod passwords;
+pub mod permissions;
 pub mod platform;
 pub mod process;
 pub mod schema;
@@ -31,5 +32,6 @@ pub mod workflows;
 
 pub use db::{Db, MIGRATOR, OrgTx, SystemTx};
 pub use error::{Error, FieldError, Result};
+pub use permissions::{Permission, PermissionSet};
 pub use platform::Platform;
 pub use scope::{Actor, OrgScope, Reach, SystemScope};

@@ -4,6 +4,7 @@
 //! the message that woke the worker) and the due schedule.
 
 use crate::id::{OrgId, UserId};
+use crate::permissions::{Permission, PermissionSet};
 use crate::sessions::Principal;
 use crate::{Error, Result};
 
@@ -38,6 +39,7 @@ pub struct Actor {
 pub struct OrgScope {
     reach: Reach,
     actor: Actor,
+    permissions: PermissionSet,
     request_id: Option<String>,
 }
 
@@ -66,13 +68,14 @@ impl OrgScope {
             email: principal.email.clone(),
             is_platform_admin: principal.is_superuser,
         };
-        Ok(Self { reach, actor, request_id })
+        Ok(Self { reach, actor, permissions: principal.permissions, request_id })
     }
 
-    /// The scope of a run: what the claimed row says, whoever woke the worker.
+    /// The scope of a run: what the claimed row says, whoever woke the worker. What roles allow their holder at
+    /// the api is not lent to code.
     pub fn for_run(organization: Option<OrgId>, actor: Actor) -> Self {
         let reach = organization.map_or(Reach::Global, Reach::Org);
-        Self { reach, actor, request_id: None }
+        Self { reach, actor, permissions: PermissionSet::NONE, request_id: None }
     }
 
     /// Narrows a platform-wide scope to the global rows, for operations that address by key or create.
@@ -90,6 +93,30 @@ impl OrgScope {
             self.reach = Reach::Platform;
         }
         self
+    }
+
+    /// Whether the actor may do this in this scope: a platform administrator by right, anybody else by a role.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] when no role allows it, or there is no organization to do it in.
+    pub fn require(&self, permission: Permission) -> Result<()> {
+        if self.actor.is_platform_admin {
+            return Ok(());
+        }
+        if !self.permissions.holds(permission) {
+            return Err(Error::Forbidden("Superuser privileges required".into()));
+        }
+        self.owner().map(drop)
+    }
+
+    /// Whether [`Self::require`] allows it.
+    pub fn permits(&self, permission: Permission) -> bool {
+        self.require(permission).is_ok()
+    }
+
+    /// Whether the actor holds all of these: nobody grants, or acts on somebody who holds, more than they hold.
+    pub fn holds_all(&self, permissions: PermissionSet) -> bool {
+        self.actor.is_platform_admin || self.permissions.holds_all(permissions)
     }
 
     /// Which rows it reaches.
@@ -158,5 +185,50 @@ impl SystemScope {
     /// The reason given.
     pub fn reason(self) -> &'static str {
         self.reason
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SessionId;
+
+    fn principal(organization_id: Option<OrgId>, names: &[&str], is_superuser: bool) -> Principal {
+        Principal {
+            session_id: SessionId::generate(),
+            user_id: UserId::generate(),
+            organization_id,
+            email: "ada@example.com".into(),
+            name: "Ada".into(),
+            user_type: if is_superuser { "PLATFORM" } else { "ORG" }.into(),
+            is_superuser,
+            roles: Vec::new(),
+            permissions: PermissionSet::from_names(names),
+        }
+    }
+
+    fn refusal(principal: &Principal) -> Option<String> {
+        let scope = OrgScope::for_principal(principal, None, None).expect("their own scope");
+        scope.require(Permission::UsersRead).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_an_administrator_or_a_holder_within_an_organization_may() {
+        let org = Some(OrgId::generate());
+        assert_eq!(refusal(&principal(None, &[], true)), None);
+        assert_eq!(refusal(&principal(org, &["users.read"], false)), None);
+        assert_eq!(refusal(&principal(org, &["users.manage"], false)), None, "which includes it");
+        let without = refusal(&principal(org, &["roles.manage"], false));
+        assert_eq!(without.as_deref(), Some("Superuser privileges required"));
+        let nowhere = refusal(&principal(None, &["users.read"], false));
+        assert_eq!(nowhere.as_deref(), Some("No organization context"));
+    }
+
+    #[test]
+    fn a_run_has_no_permission_of_its_caller() {
+        let actor =
+            Actor { id: UserId::generate(), name: "n".into(), email: "e".into(), is_platform_admin: false };
+        let scope = OrgScope::for_run(Some(OrgId::generate()), actor);
+        assert!(Permission::ALL.iter().all(|permission| !scope.permits(*permission)));
     }
 }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::audit::{self, Action};
 use crate::id::{OrgId, SessionId, UserId};
+use crate::permissions::PermissionSet;
 use crate::{Db, Error, Result, SystemScope, SystemTx, passwords};
 
 const SIGN_IN: SystemScope = SystemScope::because("a sign-in finds its user before it has a scope");
@@ -31,6 +32,18 @@ pub struct Principal {
     pub user_type: String,
     /// Platform administrator.
     pub is_superuser: bool,
+    /// Names of the active roles the user has, for display.
+    pub roles: Vec<String>,
+    /// What these roles allow.
+    pub permissions: PermissionSet,
+}
+
+impl Principal {
+    /// Whether somebody may do exactly what this one may: names do not matter.
+    pub fn has_same_rights(&self, other: &Self) -> bool {
+        let rights = |one: &Self| (one.user_id, one.organization_id, one.is_superuser, one.permissions);
+        rights(self) == rights(other)
+    }
 }
 
 /// A session just started or refreshed, with the refresh token that is shown once.
@@ -58,8 +71,7 @@ pub async fn sign_in(
     let found = {
         let mut conn = db.system(&SIGN_IN).await?;
         sqlx::query!(
-            r#"SELECT u.id AS "id: UserId", u.organization_id AS "organization_id: OrgId", u.email, u.name, u.user_type,
-                   u.is_superuser, u.password_hash, u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!"
+            r#"SELECT u.id AS "id: UserId", u.email, u.password_hash, u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!"
                FROM users u
                LEFT JOIN organizations o ON o.id = u.organization_id
                WHERE u.email = $1 AND u.is_registered AND u.user_type <> 'SYSTEM'"#,
@@ -96,15 +108,7 @@ pub async fn sign_in(
     .await?;
     audit::record_system(&mut tx, Action::SessionStarted, &user.email, session_id, request_id).await?;
     tx.commit().await?;
-    let principal = Principal {
-        session_id,
-        user_id: user.id,
-        organization_id: user.organization_id,
-        email: user.email,
-        name: user.name,
-        user_type: user.user_type,
-        is_superuser: user.is_superuser,
-    };
+    let principal = find(db, session_id).await?.ok_or(Error::Unauthenticated)?;
     Ok(Started { principal, refresh_token })
 }
 
@@ -148,25 +152,45 @@ pub async fn refresh(
     Ok(Started { principal, refresh_token: successor })
 }
 
-/// The owner of a session that is live: not revoked or expired, user and organization active.
+/// The owner of a session that is live: not revoked or expired, user and organization active. With what the
+/// owner's active roles allow, so that a change of those acts as soon as a change of the session.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn find(db: &Db, id: SessionId) -> Result<Option<Principal>> {
     let mut conn = db.system(&SystemScope::because("a request is checked before it has a scope")).await?;
-    Ok(sqlx::query_as!(
-        Principal,
-        r#"SELECT s.id AS "session_id: SessionId", u.id AS "user_id: UserId", u.organization_id AS "organization_id: OrgId",
-               u.email, u.name, u.user_type, u.is_superuser
+    let row = sqlx::query!(
+        r#"SELECT u.id AS "user_id: UserId", u.organization_id AS "organization_id: OrgId", u.email, u.name, u.user_type,
+               u.is_superuser, granted.roles, granted.permissions
            FROM sessions s
            JOIN users u ON u.id = s.user_id
            LEFT JOIN organizations o ON o.id = u.organization_id
+           -- A role of an organization that the user has left grants nothing.
+           CROSS JOIN LATERAL (
+               SELECT array_agg(DISTINCT r.name) AS roles,
+                   array_agg(DISTINCT p.name) FILTER (WHERE p.name IS NOT NULL) AS permissions
+               FROM user_roles ur
+               JOIN roles r ON r.id = ur.role_id AND r.is_active
+               LEFT JOIN LATERAL jsonb_array_elements_text(r.permissions) AS p (name) ON TRUE
+               WHERE ur.user_id = u.id AND (r.organization_id IS NULL OR r.organization_id = u.organization_id)
+           ) AS granted
            WHERE s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()
              AND u.is_active AND COALESCE(o.is_active, TRUE)"#,
         id as _,
     )
     .fetch_optional(&mut *conn)
-    .await?)
+    .await?;
+    Ok(row.map(|row| Principal {
+        session_id: id,
+        user_id: row.user_id,
+        organization_id: row.organization_id,
+        email: row.email,
+        name: row.name,
+        user_type: row.user_type,
+        is_superuser: row.is_superuser,
+        roles: row.roles.unwrap_or_default(),
+        permissions: PermissionSet::from_names(row.permissions.into_iter().flatten()),
+    }))
 }
 
 /// The session of this user whose current refresh token this is, live or not.

@@ -224,7 +224,8 @@ async fn refresh_session(
 )]
 async fn get_me(State(app): State<AppState>, signed: Signed) -> Result<Json<UserResponse>, Problem> {
     let user = users::get(&app.platform.db, signed.principal.user_id).await?;
-    Ok(Json(user.into()))
+    let roles = tokens::roles(&signed.principal).into_iter().map(str::to_owned).collect();
+    Ok(Json(UserResponse { roles, ..user.into() }))
 }
 
 /// Registers an account.
@@ -304,7 +305,7 @@ impl From<User> for UserResponse {
             is_verified: user.is_verified,
             user_type: user.user_type,
             organization_id: user.organization_id.map(|org| org.0),
-            roles: tokens::roles(user.is_superuser).into_iter().map(Into::into).collect(),
+            roles: tokens::standing(user.is_superuser).map(str::to_owned).to_vec(),
         }
     }
 }

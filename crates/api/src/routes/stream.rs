@@ -1,6 +1,7 @@
 //! Following an execution by server-sent events: for scripts, which need no WebSocket this way.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -8,7 +9,8 @@ use axum::http::HeaderMap;
 use axum::http::header::{CACHE_CONTROL, HeaderName};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use domain::id::{ExecutionId, SessionId};
+use domain::id::ExecutionId;
+use domain::sessions::Principal;
 use futures::{Stream, StreamExt as _, stream};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -47,7 +49,7 @@ async fn stream_execution(
 ) -> Result<Response, Problem> {
     let last = headers.get(LAST_EVENT_ID).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let follow = Follow::open(app.clone(), &signed.scope, id, last.unwrap_or(0).max(0)).await?;
-    let end = end_of_welcome(app, signed.principal.session_id);
+    let end = end_of_welcome(app, signed.principal);
     let events = frames(follow).map(|frame| Ok::<_, Infallible>(event(&frame))).take_until(Box::pin(end));
     let mut response = Sse::new(events).keep_alive(KeepAlive::default()).into_response();
     response.headers_mut().insert(CACHE_CONTROL, axum::http::HeaderValue::from_static("no-store"));
@@ -69,13 +71,15 @@ fn event(frame: &Frame) -> Event {
     event.data(serde_json::to_string(frame).expect("a frame is always JSON"))
 }
 
-/// Resolves when the session ends or the process stops.
-async fn end_of_welcome(app: AppState, session: SessionId) {
+/// Resolves when the session ends, its owner's rights change or the process stops.
+async fn end_of_welcome(app: AppState, principal: Arc<Principal>) {
     let session_ends = async {
         loop {
             tokio::time::sleep(SESSION_CHECK).await;
-            if matches!(app.live_session(session).await, Ok(None)) {
-                return;
+            match app.live_session(principal.session_id).await {
+                Ok(Some(now)) if now.has_same_rights(&principal) => {}
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, "cannot look at the session of a stream, it goes on"),
             }
         }
     };

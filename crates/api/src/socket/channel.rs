@@ -67,6 +67,7 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
+    use domain::PermissionSet;
     use domain::id::SessionId;
 
     use super::*;
@@ -80,6 +81,8 @@ mod tests {
             name: "Ada".into(),
             user_type: "ORG".into(),
             is_superuser: false,
+            roles: Vec::new(),
+            permissions: PermissionSet::NONE,
         }
     }
 

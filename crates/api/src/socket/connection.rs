@@ -146,8 +146,8 @@ impl Connection {
     /// Why the connection must end, if its session did.
     async fn check_session(&self) -> Option<Refusal> {
         match self.app.live_session(self.listener.principal.session_id).await {
-            // Whoever became somebody else (promoted, moved) signs in to the socket again.
-            Ok(Some(principal)) if principal == self.listener.principal => None,
+            // Whoever's rights changed (promoted, moved, another role) signs in to the socket again.
+            Ok(Some(principal)) if principal.has_same_rights(&self.listener.principal) => None,
             Ok(_) => Some(UNAUTHENTICATED),
             Err(error) => {
                 tracing::debug!(%error, "cannot look at the session of a WebSocket, it goes on");

@@ -85,6 +85,8 @@ async fn a_user_without_organization_submits_nothing() {
         name: "Stray".into(),
         user_type: "ORG".into(),
         is_superuser: false,
+        roles: Vec::new(),
+        permissions: domain::PermissionSet::NONE,
     };
     let scope = OrgScope::for_principal(&principal, None, None).expect("may sign in");
 

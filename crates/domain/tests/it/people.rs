@@ -1,6 +1,6 @@
 //! Registration and sessions: races have one winner, reuse is punished.
 
-use domain::{Error, sessions};
+use domain::{Error, Permission, PermissionSet, sessions};
 
 use crate::support::{Fixture, PASSWORD};
 
@@ -93,5 +93,48 @@ async fn a_revoked_session_is_nobody() {
     assert_eq!(sessions::find(db, principal.session_id).await.expect("asks"), Some(principal.clone()));
     sessions::revoke(db, principal.session_id, "test", None).await.expect("revokes");
     assert_eq!(sessions::find(db, principal.session_id).await.expect("asks"), None);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn what_active_roles_allow_is_part_of_the_session() {
+    let fixture = Fixture::embedded().await;
+    fixture.register("admin@example.com").await.expect("registers");
+    let (acme, rival) = (fixture.org("acme").await, fixture.org("rival").await);
+    fixture.register("jo@acme.example").await.expect("registers");
+    let jo = fixture.principal("jo@acme.example").await;
+    assert!(jo.roles.is_empty() && jo.permissions == PermissionSet::NONE, "nothing comes by itself");
+
+    let mut conn = fixture.test.db.connect().await;
+    for (name, organization, is_active, permissions) in [
+        ("Leads", Some(acme.0), true, r#"["users.manage"]"#),
+        ("Everywhere", None, true, r#"["audit.read"]"#),
+        ("Of a later version", Some(acme.0), true, r#"["time.travel"]"#),
+        ("Retired", Some(acme.0), false, r#"["secrets.manage"]"#),
+        ("Of another organization", Some(rival.0), true, r#"["config.manage"]"#),
+    ] {
+        sqlx::query(
+            "WITH role AS (
+                 INSERT INTO roles (id, organization_id, name, is_active, permissions, created_by)
+                 VALUES (gen_random_uuid(), $1, $2, $3, $4::jsonb, 'test')
+                 RETURNING id
+             )
+             INSERT INTO user_roles (user_id, role_id, organization_id, assigned_by) SELECT $5, id, $6, 'test' FROM role",
+        )
+        .bind(organization)
+        .bind(name)
+        .bind(is_active)
+        .bind(permissions)
+        .bind(jo.user_id.0)
+        .bind(acme.0)
+        .execute(&mut conn)
+        .await
+        .expect("inserts");
+    }
+
+    let jo = sessions::find(&fixture.platform.db, jo.session_id).await.expect("asks").expect("is live");
+    assert_eq!(jo.roles, ["Everywhere", "Leads", "Of a later version"]);
+    let expected = PermissionSet::from_iter([Permission::UsersManage, Permission::AuditRead]);
+    assert_eq!(jo.permissions, expected);
     fixture.close().await;
 }

@@ -291,6 +291,7 @@ fn is_traceparent(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use domain::PermissionSet;
     use domain::id::{OrgId, SessionId, UserId};
     use domain::sessions::Principal;
     use serde_json::json;
@@ -306,6 +307,8 @@ mod tests {
             name: "Ada".into(),
             user_type: "PLATFORM".into(),
             is_superuser: true,
+            roles: Vec::new(),
+            permissions: PermissionSet::NONE,
         };
         let scope =
             OrgScope::for_principal(&administrator, organization, None).expect("an administrator").narrowed();
