@@ -16,7 +16,9 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::AppState;
 use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
-use crate::routes::{auth, docs, executions, health, organizations, stream, workflows};
+use crate::routes::{
+    audit, auth, config, docs, executions, health, organizations, secrets, stream, workflows,
+};
 use crate::socket;
 
 /// Longest JSON body.
@@ -50,6 +52,9 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(docs::router())
         .merge(auth::router())
         .merge(organizations::router())
+        .merge(config::router())
+        .merge(secrets::router())
+        .merge(audit::router())
         .merge(workflows::router())
         .merge(executions::router())
         .merge(stream::router())

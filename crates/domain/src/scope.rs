@@ -21,6 +21,18 @@ pub enum Reach {
     Nothing,
 }
 
+/// What names it in a setting of the transaction, and in the tokens of a list.
+impl std::fmt::Display for Reach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Org(org) => org.fmt(f),
+            Self::Global => f.write_str("GLOBAL"),
+            Self::Platform => f.write_str("PLATFORM"),
+            Self::Nothing => Ok(()),
+        }
+    }
+}
+
 /// Who acts; recorded in executions and in the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
@@ -148,12 +160,7 @@ impl OrgScope {
 
     /// The value of `bifrost.org_id` that row-level security compares with.
     pub(crate) fn setting(&self) -> String {
-        match self.reach {
-            Reach::Org(org) => org.to_string(),
-            Reach::Global => "GLOBAL".into(),
-            Reach::Platform => "PLATFORM".into(),
-            Reach::Nothing => String::new(),
-        }
+        self.reach.to_string()
     }
 
     /// Whether lists span all organizations.

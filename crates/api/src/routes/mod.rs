@@ -1,10 +1,14 @@
 //! One file per resource: request, view, handlers and `router()` together.
 
+#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
+pub(crate) mod audit;
 pub(crate) mod auth;
+pub(crate) mod config;
 pub(crate) mod docs;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod executions;
 pub(crate) mod health;
 pub(crate) mod organizations;
+pub(crate) mod secrets;
 pub(crate) mod stream;
 pub(crate) mod workflows;

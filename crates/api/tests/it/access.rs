@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::support::{PASSWORD, Person, World};
 
 mod auth;
+mod config;
 mod executions;
 mod organizations;
 mod platform;
@@ -21,7 +22,7 @@ const CALLERS: [&str; 6] =
 
 /// Rows of one area of the api each; an operation is added to the file of its area.
 const AREAS: &[&[Row]] =
-    &[platform::ROWS, auth::ROWS, organizations::ROWS, workflows::ROWS, executions::ROWS];
+    &[platform::ROWS, auth::ROWS, organizations::ROWS, config::ROWS, workflows::ROWS, executions::ROWS];
 /// Comes last, because it ends the sessions of the callers.
 const SIGN_OUT: Row = ("post", "/auth/logout", Body::None, SIGNED_IN);
 
@@ -79,7 +80,13 @@ impl Stage {
         let execution = world.submit(&owner, Some(acme)).await;
         let path = format!("/api/executions/{execution}/cancel");
         owner.client.post(&path, &Value::Null).await.expect_status(StatusCode::OK);
+        let admin = &world.admin.client;
+        let config = json!({"key": "matrix", "value": "on", "type": "string"});
+        admin.post("/api/config", &config).await.expect_status(StatusCode::CREATED);
+        let secret = json!({"secret_key": "matrix", "value": "sealed"});
+        admin.post("/api/secrets", &secret).await.expect_status(StatusCode::CREATED);
         let names = vec![
+            Named::new("key", "matrix", "nothing"),
             Named::new("execution_id", execution, ExecutionId::generate()),
             Named::new("org_id", organization, OrgId::generate()),
         ];

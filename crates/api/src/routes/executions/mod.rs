@@ -12,7 +12,7 @@ use domain::executions::list::{self, Filters};
 use domain::executions::{Execution, Status, logs, read};
 use domain::id::ExecutionId;
 use domain::page::Cursor;
-use domain::{OrgScope, Reach, Result};
+use domain::{OrgScope, Result};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -97,7 +97,7 @@ async fn list_executions(
     let reader = Reader::of(&signed.scope);
     let filters = filters(&query, &signed)?;
     // The token is bound to what the caller reaches as well, so that it cannot be carried over.
-    let list = (&filters, reach(&signed.scope));
+    let list = (&filters, signed.scope.reach().to_string());
     let after = query.continuation_token.as_deref().map(|token| Cursor::parse(token, &list)).transpose()?;
 
     let mut tx = app.platform.db.begin(&signed.scope).await?;
@@ -292,15 +292,6 @@ fn moment(text: &str, time_of_day: NaiveTime) -> Option<DateTime<Utc>> {
         .or_else(|_| text.parse::<NaiveDate>().map(|day| day.and_time(time_of_day).and_utc()))
         .ok()
         .filter(|time| (1..=9999).contains(&time.year()))
-}
-
-fn reach(scope: &OrgScope) -> String {
-    match scope.reach() {
-        Reach::Org(org) => org.to_string(),
-        Reach::Global => "GLOBAL".into(),
-        Reach::Platform => "PLATFORM".into(),
-        Reach::Nothing => String::new(),
-    }
 }
 
 #[cfg(test)]
