@@ -24,6 +24,8 @@ use crate::router;
         (name = "health", description = "Whether the server lives and is ready."),
         (name = "auth", description = "Signing in and out."),
         (name = "Organizations", description = "The tenants."),
+        (name = "Users", description = "The people."),
+        (name = "Roles", description = "What people may do, and which forms they reach."),
         (name = "Workflows", description = "What can run, and running it."),
         (name = "Executions", description = "What runs, and what became of it."),
     ),

@@ -16,7 +16,8 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::AppState;
 use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
-use crate::routes::{auth, docs, executions, health, organizations, stream, workflows};
+use crate::page::X_CONTINUATION_TOKEN;
+use crate::routes::{auth, docs, executions, health, organizations, roles, stream, users, workflows};
 use crate::socket;
 
 /// Longest JSON body.
@@ -50,6 +51,8 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(docs::router())
         .merge(auth::router())
         .merge(organizations::router())
+        .merge(users::router())
+        .merge(roles::router())
         .merge(workflows::router())
         .merge(executions::router())
         .merge(stream::router())
@@ -70,6 +73,11 @@ fn cors(settings: &Settings) -> CorsLayer {
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([X_REQUEST_ID, RETRY_AFTER, HeaderName::from_static("idempotency-replayed")])
+        .expose_headers([
+            X_REQUEST_ID,
+            X_CONTINUATION_TOKEN,
+            RETRY_AFTER,
+            HeaderName::from_static("idempotency-replayed"),
+        ])
         .max_age(PREFLIGHT_LIFETIME)
 }

@@ -3,13 +3,15 @@
 //! An [`OrgScope`] is minted in three places: the request's principal, the claimed execution row (never
 //! the message that woke the worker) and the due schedule.
 
+use serde::Serialize;
+
 use crate::id::{OrgId, UserId};
 use crate::permissions::{Permission, PermissionSet};
 use crate::sessions::Principal;
 use crate::{Error, Result};
 
 /// Which rows a scope reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Reach {
     /// One organization.
     Org(OrgId),

@@ -14,6 +14,7 @@ use super::{RawJson, Status};
 use crate::events::{Event, Events};
 use crate::gather::Gather;
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
+use crate::organizations::Activity;
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
 use crate::{Db, Error, OrgScope, Result, SystemScope};
@@ -90,6 +91,7 @@ pub struct Submitted {
 #[derive(Debug, Clone)]
 pub struct Submitter {
     queue: mpsc::Sender<Entry>,
+    activity: Activity,
 }
 
 #[derive(Debug)]
@@ -105,19 +107,23 @@ impl Submitter {
     pub fn start(db: Db, wakeups: Wakeups, events: Events) -> Self {
         let (queue, entries) = mpsc::channel(BATCH * 4);
         let entries = Arc::new(Mutex::new(entries));
+        let activity = Activity::new(db.clone());
         for _ in 0..LANES {
             tokio::spawn(run_lane(db.clone(), wakeups.clone(), events.clone(), entries.clone()));
         }
-        Self { queue }
+        Self { queue, activity }
     }
 
     /// Writes the pending row. When this returns, the execution is durable.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] without an organization context, [`Error::Invalid`] for an idempotency key that
+    /// [`Error::Forbidden`] without an organization context, [`Error::Impossible`] for an inactive one, [`Error::Invalid`] for an idempotency key that
     /// was used with another body, [`Error::Unavailable`] when PostgreSQL is away: then nothing was written.
     pub async fn submit(&self, scope: &OrgScope, new: NewExecution) -> Result<Submitted> {
         let owner = scope.owner()?;
+        if let Some(organization) = owner {
+            self.activity.require(organization).await?;
+        }
         let (answer, submitted) = oneshot::channel();
         let entry = Entry { scope: scope.clone(), owner, new, answer };
         self.queue.send(entry).await.map_err(|_| Error::internal("the submit lanes are gone"))?;
