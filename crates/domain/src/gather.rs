@@ -1,8 +1,8 @@
 //! Gathering: what arrives together is done together.
 //!
-//! A lone arrival is handed on at once. Under load — the last batch held several — a batch waits a moment for
-//! more, because on a quick disk a commit is over before the next arrival, and small batches cost more than
-//! they gain.
+//! A lone arrival is handed on at once. Under load — one of the last batches held several — a batch waits a
+//! moment for more, because on a quick disk a commit is over before the next arrival, and small batches cost
+//! more than they gain.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use tokio::sync::mpsc;
 
 /// How long a batch waits for more under load.
 pub const LINGER: Duration = Duration::from_millis(3);
-/// A batch of this many is load.
-const SEVERAL: usize = 3;
+/// After this many batches of one in a row there is no load any more.
+const LONE_BATCHES: u32 = 16;
 
 /// Takes batches, and remembers whether there is load.
 #[derive(Debug, Default)]
 pub struct Gather {
-    is_busy: bool,
+    /// Batches of one that will still be taken for load.
+    credit: u32,
 }
 
 impl Gather {
@@ -24,7 +25,7 @@ impl Gather {
     pub async fn next<T>(&mut self, arrivals: &mut mpsc::Receiver<T>, limit: usize) -> Vec<T> {
         let mut batch = Vec::new();
         arrivals.recv_many(&mut batch, limit).await;
-        if self.is_busy && !batch.is_empty() {
+        if self.is_busy() && !batch.is_empty() {
             tokio::time::sleep(LINGER).await;
             while batch.len() < limit
                 && let Ok(more) = arrivals.try_recv()
@@ -38,12 +39,12 @@ impl Gather {
 
     /// Whether a batch that was begun should wait for more.
     pub fn is_busy(&self) -> bool {
-        self.is_busy
+        self.credit > 0
     }
 
     /// Remembers the size of a batch.
     pub fn saw(&mut self, size: usize) {
-        self.is_busy = size >= SEVERAL;
+        self.credit = if size > 1 { LONE_BATCHES } else { self.credit.saturating_sub(1) };
     }
 }
 
@@ -67,12 +68,17 @@ mod tests {
         late.await.expect("runs").expect("open");
         assert_eq!(gather.next(&mut arrivals, 16).await, [1]);
 
-        for n in 0..SEVERAL {
+        for n in 0..2 {
             sender.send(n).await.expect("open");
         }
-        assert_eq!(gather.next(&mut arrivals, 16).await.len(), SEVERAL);
+        assert_eq!(gather.next(&mut arrivals, 16).await.len(), 2);
         sender.send(2).await.expect("open");
         send_late(3);
-        assert_eq!(gather.next(&mut arrivals, 16).await, [2, 3]);
+        assert_eq!(gather.next(&mut arrivals, 16).await, [2, 3], "after several, it waits for more");
+
+        for n in 0..LONE_BATCHES {
+            gather.saw(1);
+            assert_eq!(gather.is_busy(), n + 1 < LONE_BATCHES, "a load that is over is forgotten");
+        }
     }
 }

@@ -1,9 +1,8 @@
 //! Recording: log lines and outcomes of all runs, in batches, one transaction each.
 //!
-//! A lane per hash of the execution id keeps the order within an execution. While PostgreSQL is away the
-//! batch is kept and tried again; the fence decides whether it still counts.
+//! One lane keeps the order within an execution. While PostgreSQL is away the batch is kept and tried again;
+//! the fence decides whether it still counts.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use domain::Platform;
@@ -11,11 +10,9 @@ use domain::events::Update;
 use domain::executions::finish::{self, Outcome, Recorded, Written};
 use domain::executions::{Status, logs};
 use domain::gather::Gather;
-use domain::id::ExecutionId;
 use domain::wakeup::Wakeup;
 use tokio::sync::{mpsc, oneshot};
 
-const LANES: usize = 2;
 /// Entries of one transaction.
 const BATCH: usize = 256;
 /// Entries that may wait; more makes runs wait, which slows their processes down.
@@ -26,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Where outcomes go. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
-    lanes: Arc<[mpsc::Sender<Entry>]>,
+    lane: mpsc::Sender<Entry>,
 }
 
 /// The outcome of an attempt, with what its last event says.
@@ -46,32 +43,22 @@ enum Entry {
 
 impl Recorder {
     pub(crate) fn start(platform: &Platform) -> Self {
-        let lanes = (0..LANES).map(|_| {
-            let (sender, entries) = mpsc::channel(BACKLOG);
-            tokio::spawn(run_lane(platform.clone(), entries));
-            sender
-        });
-        Self { lanes: lanes.collect() }
+        let (lane, entries) = mpsc::channel(BACKLOG);
+        tokio::spawn(run_lane(platform.clone(), entries));
+        Self { lane }
     }
 
     /// Stores lines of a run that goes on.
     pub(crate) async fn lines(&self, batch: logs::Batch) {
-        let lane = self.lane(batch.execution_id);
-        // The lanes end only with the process.
-        let _ = lane.send(Entry::Lines(batch)).await;
+        // The lane ends only with the process.
+        let _ = self.lane.send(Entry::Lines(batch)).await;
     }
 
     /// Stores an outcome; returns when it is durable or its fence was lost.
     pub(crate) async fn finish(&self, finished: Finished) {
         let (done, recorded) = oneshot::channel();
-        let lane = self.lane(finished.outcome.id);
-        let _ = lane.send(Entry::Finished(Box::new(finished), done)).await;
+        let _ = self.lane.send(Entry::Finished(Box::new(finished), done)).await;
         let _ = recorded.await;
-    }
-
-    fn lane(&self, id: ExecutionId) -> &mpsc::Sender<Entry> {
-        // The last bytes of a UUIDv7 are random.
-        &self.lanes[usize::from(id.0.as_bytes()[15]) % LANES]
     }
 }
 

@@ -1,13 +1,13 @@
 //! Submit: the pending row, its idempotency key and its audit record, in one statement for many submissions.
 //!
-//! Lanes take whatever arrived while the last batch was being committed: unloaded, a submission waits for
+//! A lane takes whatever arrived while the last batch was being committed: unloaded, a submission waits for
 //! nothing; under load, hundreds share one commit. Publishing the wake-ups follows the commit and is never
 //! waited for: the sweeper repeats a lost one (ADR 3).
 
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{RawJson, Status};
@@ -20,7 +20,6 @@ use crate::workflows::{RetryPolicy, Workflow};
 use crate::{Db, Error, OrgScope, Result, SystemScope};
 
 const BATCH: usize = 256;
-const LANES: usize = 2;
 /// Under load workers are awake; only a submission that comes alone may find one that idles.
 const FEW: usize = 2;
 const SCOPE: SystemScope =
@@ -103,14 +102,11 @@ struct Entry {
 }
 
 impl Submitter {
-    /// Starts the lanes; they end when the last submitter is dropped.
+    /// Starts the lane; it ends when the last submitter is dropped.
     pub fn start(db: Db, wakeups: Wakeups, events: Events) -> Self {
         let (queue, entries) = mpsc::channel(BATCH * 4);
-        let entries = Arc::new(Mutex::new(entries));
         let activity = Activity::new(db.clone());
-        for _ in 0..LANES {
-            tokio::spawn(run_lane(db.clone(), wakeups.clone(), events.clone(), entries.clone()));
-        }
+        tokio::spawn(run_lane(db, wakeups, events, entries));
         Self { queue, activity }
     }
 
@@ -126,16 +122,15 @@ impl Submitter {
         }
         let (answer, submitted) = oneshot::channel();
         let entry = Entry { scope: scope.clone(), owner, new, answer };
-        self.queue.send(entry).await.map_err(|_| Error::internal("the submit lanes are gone"))?;
-        submitted.await.map_err(|_| Error::internal("a submit lane dropped its batch"))?
+        self.queue.send(entry).await.map_err(|_| Error::internal("the submit lane is gone"))?;
+        submitted.await.map_err(|_| Error::internal("the submit lane dropped its batch"))?
     }
 }
 
-async fn run_lane(db: Db, wakeups: Wakeups, events: Events, entries: Arc<Mutex<mpsc::Receiver<Entry>>>) {
+async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::Receiver<Entry>) {
     let mut gather = Gather::default();
     loop {
-        // One lane collects while the other commits.
-        let batch = gather.next(&mut *entries.lock().await, BATCH).await;
+        let batch = gather.next(&mut entries, BATCH).await;
         if batch.is_empty() {
             return;
         }

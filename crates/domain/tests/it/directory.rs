@@ -60,8 +60,12 @@ async fn plan(conn: &mut PgConnection, scope: &str, mode: &str, statement: &str,
 }
 
 async fn p95<T, F: Future<Output = T>>(what: impl Fn() -> F) -> Duration {
+    // The first few open a connection and prepare.
+    for _ in 0..10 {
+        what().await;
+    }
     let mut took = Vec::new();
-    for _ in 0..60 {
+    for _ in 0..100 {
         let began = Instant::now();
         what().await;
         took.push(began.elapsed());
@@ -75,7 +79,7 @@ async fn a_page_among_a_hundred_thousand_rows_needs_no_sequential_scan() {
     let fixture = Fixture::embedded().await;
     let mut conn = fixture.test.db.connect().await;
     sqlx::raw_sql(ROWS).execute(&mut conn).await.expect("fills the tables");
-    let place = "'m', '00000000-0000-0000-0000-000000000000'";
+    let place = "'A', '00000000-0000-0000-0000-000000000000'";
     let cases = [
         ("PLATFORM", vec!["FROM organizations", "LIMIT"], format!("{place}, 101")),
         (
@@ -112,20 +116,22 @@ async fn a_page_among_a_hundred_thousand_rows_needs_no_sequential_scan() {
             for mode in ["force_custom_plan", "force_generic_plan"] {
                 let plan = plan(&mut conn, scope, mode, &statement, values).await;
                 plans += 1;
-                if plan.contains("Seq Scan") || !plan.contains("Index") {
+                // A page that has to be sorted first reads everything before it.
+                let is_sorted = plan.contains("Sort\"") && statement.contains("LIMIT");
+                if plan.contains("Seq Scan") || !plan.contains("Index") || is_sorted {
                     scans.push(format!("{statement}\nunder {scope}, {mode}:\n{plan}"));
                 }
             }
         }
     }
-    println!("lists at 100,000 rows: {plans} plans, sequential scans {}", scans.len());
+    println!("lists at 100,000 rows: {plans} plans, sequential scans and sorts {}", scans.len());
     assert!(scans.is_empty(), "{}", scans.join("\n\n"));
 
     // Figures, not promises: a debug build, with a database that has just been filled.
     let db = &fixture.platform.db;
     let everything = OrgScope::for_run(None, actor("admin", true)).widened();
     let large = OrgScope::for_run(Some(LARGE.parse().expect("an id")), actor("lead", false));
-    let after = NameCursor { name: "m".into(), id: uuid::Uuid::nil() };
+    let after = NameCursor { name: "A".into(), id: uuid::Uuid::nil() };
     for (name, scope) in [("all", &everything), ("one organization", &large)] {
         let users = p95(|| async {
             let mut tx = db.begin(scope).await.expect("begins");
