@@ -9,6 +9,7 @@ mod extract;
 mod limits;
 mod live;
 mod openapi;
+mod page;
 mod problem;
 mod router;
 mod routes;

@@ -27,6 +27,8 @@ use crate::router;
         (name = "Configuration", description = "Values that workflows read; an organization's over the global ones."),
         (name = "Secrets", description = "Values that only runs can read."),
         (name = "Audit", description = "Who did what."),
+        (name = "Users", description = "The people."),
+        (name = "Roles", description = "What people may do, and which forms they reach."),
         (name = "Workflows", description = "What can run, and running it."),
         (name = "Executions", description = "What runs, and what became of it."),
     ),

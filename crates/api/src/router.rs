@@ -16,8 +16,9 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::AppState;
 use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
+use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, docs, executions, health, organizations, secrets, stream, workflows,
+    audit, auth, config, docs, executions, health, organizations, roles, secrets, stream, users, workflows,
 };
 use crate::socket;
 
@@ -52,6 +53,8 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(docs::router())
         .merge(auth::router())
         .merge(organizations::router())
+        .merge(users::router())
+        .merge(roles::router())
         .merge(config::router())
         .merge(secrets::router())
         .merge(audit::router())
@@ -75,6 +78,11 @@ fn cors(settings: &Settings) -> CorsLayer {
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([X_REQUEST_ID, RETRY_AFTER, HeaderName::from_static("idempotency-replayed")])
+        .expose_headers([
+            X_REQUEST_ID,
+            X_CONTINUATION_TOKEN,
+            RETRY_AFTER,
+            HeaderName::from_static("idempotency-replayed"),
+        ])
         .max_age(PREFLIGHT_LIFETIME)
 }

@@ -96,10 +96,16 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+/// What the violation of a constraint means for a person.
+pub type Refusal = (&'static str, fn() -> Error);
+
 /// Turns the violation of a named constraint into the error that a person can act on.
 pub trait OnConstraint<T> {
     /// Maps a violation of `constraint` to `error`, everything else as usual.
     fn on_constraint(self, constraint: &str, error: impl FnOnce() -> Error) -> Result<T>;
+
+    /// The same for several constraints.
+    fn on_constraints(self, refusals: &[Refusal]) -> Result<T>;
 }
 
 impl<T> OnConstraint<T> for Result<T, sqlx::Error> {
@@ -107,6 +113,16 @@ impl<T> OnConstraint<T> for Result<T, sqlx::Error> {
         self.map_err(|cause| match &cause {
             sqlx::Error::Database(db) if db.constraint() == Some(constraint) => error(),
             _ => cause.into(),
+        })
+    }
+
+    fn on_constraints(self, refusals: &[Refusal]) -> Result<T> {
+        self.map_err(|cause| {
+            let violated = cause.as_database_error().and_then(|error| error.constraint());
+            match refusals.iter().find(|(constraint, _)| violated == Some(*constraint)) {
+                Some((_, error)) => error(),
+                None => cause.into(),
+            }
         })
     }
 }

@@ -45,6 +45,8 @@ ids! {
     OrgId,
     /// A person, or the SYSTEM user.
     UserId,
+    /// A role: what its users may do, and which forms they reach.
+    RoleId,
     /// A sign-in: a family of refresh tokens.
     SessionId,
     /// A workflow or data provider discovered in the workspace.

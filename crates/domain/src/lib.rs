@@ -19,6 +19,7 @@ pub mod passwords;
 pub mod permissions;
 pub mod platform;
 pub mod process;
+pub mod roles;
 pub mod schema;
 pub mod scope;
 pub mod secrets;

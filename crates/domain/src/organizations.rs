@@ -1,11 +1,18 @@
 //! Organizations: the tenants. Deleted softly; a domain is unique among the active ones.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::error::OnConstraint;
 use crate::id::OrgId;
-use crate::{Error, OrgTx, Result};
+use crate::page::NameCursor;
+use crate::{Db, Error, OrgTx, Result, SystemScope};
+
+/// How old the answer may be. It stays below the five seconds within which a deactivation must act.
+const ACTIVITY_TTL: Duration = Duration::from_secs(2);
+const ACTIVITY: SystemScope = SystemScope::because("a submission is checked whatever scope it comes from");
 
 /// An organization as stored.
 #[derive(Debug, Clone)]
@@ -79,17 +86,21 @@ pub async fn insert(tx: &mut OrgTx, new: NewOrganization) -> Result<Organization
     .on_constraint("organizations_domain_key", domain_taken)
 }
 
-/// The active organizations of the scope, by name.
+/// The active organizations of the scope, by name, at most `limit`, after `after`.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn list(tx: &mut OrgTx) -> Result<Vec<Organization>> {
+pub async fn list(tx: &mut OrgTx, limit: i64, after: &NameCursor) -> Result<Vec<Organization>> {
     let rows = sqlx::query_as!(
         Organization,
         r#"SELECT id AS "id: OrgId", name, domain, is_active, settings, created_by, created_at, updated_at
            FROM organizations
-           WHERE is_active
-           ORDER BY name COLLATE "C", id"#,
+           WHERE is_active AND (name COLLATE "C", id) > ($1, $2)
+           ORDER BY name COLLATE "C", id
+           LIMIT $3"#,
+        after.name,
+        after.id,
+        limit,
     )
     .fetch_all(tx.conn())
     .await?;
@@ -142,6 +153,45 @@ pub async fn update(tx: &mut OrgTx, id: OrgId, changes: Changes) -> Result<Organ
     .await
     .on_constraint("organizations_domain_key", domain_taken)?
     .ok_or(Error::NotFound("organization"))
+}
+
+/// Which organizations are active, remembered for a moment: asked for every submission, and a deactivation must act
+/// within seconds. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Activity {
+    db: Db,
+    known: moka::future::Cache<OrgId, bool>,
+}
+
+impl Activity {
+    /// Asks this database.
+    pub fn new(db: Db) -> Self {
+        let known = moka::future::Cache::builder().max_capacity(10_000).time_to_live(ACTIVITY_TTL).build();
+        Self { db, known }
+    }
+
+    /// Makes sure that executions of this organization may start.
+    ///
+    /// # Errors
+    /// [`Error::Impossible`] when it is inactive, [`Error::Unavailable`] when nobody can tell.
+    pub async fn require(&self, id: OrgId) -> Result<()> {
+        if let Some(is_active) = self.known.get(&id).await {
+            return if is_active { Ok(()) } else { Err(inactive()) };
+        }
+        let is_active = {
+            let mut conn = self.db.system(&ACTIVITY).await?;
+            sqlx::query_scalar!("SELECT is_active FROM organizations WHERE id = $1", id as _)
+                .fetch_optional(&mut *conn)
+                .await?
+                .unwrap_or(false)
+        };
+        self.known.insert(id, is_active).await;
+        if is_active { Ok(()) } else { Err(inactive()) }
+    }
+}
+
+fn inactive() -> Error {
+    Error::Impossible("the organization is inactive; nothing runs in it".into())
 }
 
 fn valid_name(name: &str) -> Result<String> {

@@ -1,7 +1,7 @@
 //! Keyset pages: opaque continuation tokens that name the last row seen and the filters it was seen with.
 //!
 //! Lists run newest first by id: ids are UUIDv7, so the order is that of creation, unique, and never
-//! changes under the reader (ADR 5).
+//! changes under the reader (ADR 5). Lists of named things run by name and then id (ADR 21).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,14 +28,53 @@ impl Cursor {
     /// # Errors
     /// [`Error::Impossible`] for a token that is not ours or was made for other filters.
     pub fn parse(token: &str, filters: &impl Serialize) -> Result<Self> {
-        let unknown = || Error::Impossible("the continuation token does not belong to this list".into());
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| unknown())?;
-        let (made_for, id) = bytes.split_at_checked(DIGEST).ok_or_else(unknown)?;
-        if made_for != digest(filters) {
-            return Err(unknown());
-        }
-        Uuid::from_slice(id).map(Self).map_err(|_| unknown())
+        Uuid::from_slice(&place(token, filters)?).map(Self).map_err(|_| unknown())
     }
+}
+
+/// The place after the last row of a page of a list by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameCursor {
+    /// Its name.
+    pub name: String,
+    /// Its id, which tells rows of one name apart.
+    pub id: Uuid,
+}
+
+impl NameCursor {
+    /// Before every row: no name is empty.
+    pub const START: Self = Self { name: String::new(), id: Uuid::nil() };
+
+    /// The token a client sends back to get the next page of the same `filters`.
+    pub fn token(&self, filters: &impl Serialize) -> String {
+        URL_SAFE_NO_PAD
+            .encode([digest(filters).as_slice(), self.id.as_bytes(), self.name.as_bytes()].concat())
+    }
+
+    /// Reads a token back.
+    ///
+    /// # Errors
+    /// [`Error::Impossible`] for a token that is not ours or was made for other filters.
+    pub fn parse(token: &str, filters: &impl Serialize) -> Result<Self> {
+        let rest = place(token, filters)?;
+        let (id, name) = rest.split_first_chunk::<16>().ok_or_else(unknown)?;
+        let name = String::from_utf8(name.to_vec()).ok().filter(|name| !name.contains('\0'));
+        Ok(Self { name: name.ok_or_else(unknown)?, id: Uuid::from_bytes(*id) })
+    }
+}
+
+/// What a token holds besides the filters it was made for, which must be these.
+fn place(token: &str, filters: &impl Serialize) -> Result<Vec<u8>> {
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| unknown())?;
+    let (made_for, place) = bytes.split_at_checked(DIGEST).ok_or_else(unknown)?;
+    if made_for != digest(filters) {
+        return Err(unknown());
+    }
+    Ok(place.to_vec())
+}
+
+fn unknown() -> Error {
+    Error::Impossible("the continuation token does not belong to this list".into())
 }
 
 fn digest(filters: &impl Serialize) -> [u8; DIGEST] {
@@ -55,5 +94,16 @@ mod tests {
         assert_eq!(Cursor::parse(&token, &("Failed", 25)).expect("same filters"), cursor);
         assert!(matches!(Cursor::parse(&token, &("Success", 25)), Err(Error::Impossible(_))));
         assert!(matches!(Cursor::parse("nonsense", &("Failed", 25)), Err(Error::Impossible(_))));
+    }
+
+    #[test]
+    fn a_place_in_a_list_by_name_is_name_and_id() {
+        let cursor = NameCursor { name: "Zoë & Co".into(), id: Uuid::now_v7() };
+        let token = cursor.token(&"Org");
+
+        assert_eq!(NameCursor::parse(&token, &"Org").expect("same filters"), cursor);
+        assert!(matches!(NameCursor::parse(&token, &"Platform"), Err(Error::Impossible(_))));
+        let by_id = Cursor(Uuid::now_v7()).token(&"Org");
+        assert_eq!(NameCursor::parse(&by_id, &"Org").expect("reads").name, "");
     }
 }

@@ -3,13 +3,15 @@
 //! An [`OrgScope`] is minted in three places: the request's principal, the claimed execution row (never
 //! the message that woke the worker) and the due schedule.
 
+use serde::Serialize;
+
 use crate::id::{OrgId, UserId};
 use crate::permissions::{Permission, PermissionSet};
 use crate::sessions::Principal;
 use crate::{Error, Result};
 
 /// Which rows a scope reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Reach {
     /// One organization.
     Org(OrgId),
@@ -19,18 +21,6 @@ pub enum Reach {
     Platform,
     /// Nothing: a user without an organization.
     Nothing,
-}
-
-/// What names it in a setting of the transaction, and in the tokens of a list.
-impl std::fmt::Display for Reach {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Org(org) => org.fmt(f),
-            Self::Global => f.write_str("GLOBAL"),
-            Self::Platform => f.write_str("PLATFORM"),
-            Self::Nothing => Ok(()),
-        }
-    }
 }
 
 /// Who acts; recorded in executions and in the audit log.
@@ -160,7 +150,12 @@ impl OrgScope {
 
     /// The value of `bifrost.org_id` that row-level security compares with.
     pub(crate) fn setting(&self) -> String {
-        self.reach.to_string()
+        match self.reach {
+            Reach::Org(org) => org.to_string(),
+            Reach::Global => "GLOBAL".into(),
+            Reach::Platform => "PLATFORM".into(),
+            Reach::Nothing => String::new(),
+        }
     }
 
     /// Whether lists span all organizations.

@@ -9,6 +9,9 @@ use crate::error::OnConstraint;
 use crate::id::{OrgId, UserId};
 use crate::{Db, Error, Result, SystemScope, SystemTx, audit, passwords};
 
+pub mod directory;
+pub mod manage;
+
 const REGISTRATION: SystemScope = SystemScope::because("nobody is signed in while an account is made");
 
 /// A user as stored, without the password hash.
@@ -62,16 +65,16 @@ pub struct Registration {
 pub async fn register(db: &Db, new: Registration, request_id: Option<&str>) -> Result<User> {
     let email = valid_email(&new.email)?;
     passwords::check_strength(&new.password, new.production)?;
-    let name = new.name.unwrap_or_else(|| email.split('@').next().unwrap_or_default().to_owned());
+    let name = new.name;
     let hash = passwords::hash(new.password).await?;
 
     let mut tx = db.begin_system(&REGISTRATION).await?;
     // One registration at a time: two racing first users would both find nobody.
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.register'))").execute(tx.conn()).await?;
     let user = if !any(&mut tx).await? {
-        insert(&mut tx, None, &email, &name, &hash, true).await?
+        insert(&mut tx, None, &email, name.as_deref(), &hash, true).await?
     } else {
-        join(&mut tx, &email, &name, &hash, new.production).await?
+        join(&mut tx, &email, name.as_deref(), &hash, new.production).await?
     };
     audit::record_system(&mut tx, audit::Action::UserRegistered, &email, user.id, request_id).await?;
     tx.commit().await?;
@@ -116,10 +119,11 @@ async fn insert(
     tx: &mut SystemTx,
     organization: Option<OrgId>,
     email: &str,
-    name: &str,
+    name: Option<&str>,
     hash: &str,
     admin: bool,
 ) -> Result<User> {
+    let name = name.unwrap_or_else(|| email.split('@').next().unwrap_or_default());
     sqlx::query_as!(
         User,
         r#"INSERT INTO users (id, organization_id, email, name, password_hash, user_type, is_superuser, is_verified)
@@ -139,7 +143,13 @@ async fn insert(
     .on_constraint("users_email_key", email_taken)
 }
 
-async fn join(tx: &mut SystemTx, email: &str, name: &str, hash: &str, production: bool) -> Result<User> {
+async fn join(
+    tx: &mut SystemTx,
+    email: &str,
+    name: Option<&str>,
+    hash: &str,
+    production: bool,
+) -> Result<User> {
     let known = sqlx::query!("SELECT is_registered FROM users WHERE email = $1", email)
         .fetch_optional(tx.conn())
         .await?;
@@ -163,11 +173,13 @@ async fn join(tx: &mut SystemTx, email: &str, name: &str, hash: &str, production
     }
 }
 
-async fn complete_stub(tx: &mut SystemTx, email: &str, name: &str, hash: &str) -> Result<User> {
+/// Completes the account of somebody invited. The name they were invited by stays unless they give another; their
+/// address is not proven yet, since whoever knows it may get here.
+async fn complete_stub(tx: &mut SystemTx, email: &str, name: Option<&str>, hash: &str) -> Result<User> {
     Ok(sqlx::query_as!(
         User,
         r#"UPDATE users
-           SET is_registered = TRUE, name = $2, password_hash = $3, updated_at = now()
+           SET is_registered = TRUE, is_verified = FALSE, name = COALESCE($2, name), password_hash = $3, updated_at = now()
            WHERE email = $1
            RETURNING id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
                is_superuser, is_verified, is_registered, last_login, created_at, updated_at"#,

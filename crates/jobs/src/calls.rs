@@ -15,6 +15,7 @@ use domain::executions::logs::Line;
 use domain::executions::submit::{NewExecution, Work};
 use domain::executions::{Execution, Status, read};
 use domain::id::{ExecutionId, OrgId};
+use domain::page::NameCursor;
 use domain::{Error, OrgScope, OrgTx, Platform, config, organizations, secrets, workflows};
 use runner::{Call, Replier};
 use secrecy::{ExposeSecret, SecretString};
@@ -28,6 +29,7 @@ use crate::slots::Slot;
 /// How often a waiting parent looks at the row of its child, should an event be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const MAX_LISTED: i64 = 1_000;
+const MOST_ORGANIZATIONS: i64 = 10_000;
 const MAX_LINES: i64 = 20_000;
 
 /// Who asks: one run.
@@ -336,7 +338,7 @@ async fn organizations_list(caller: &Caller) -> Answer {
         });
     }
     let mut tx = caller.platform.db.begin(&caller.scope.clone().widened()).await?;
-    let found = organizations::list(&mut tx).await?;
+    let found = organizations::list(&mut tx, MOST_ORGANIZATIONS, &NameCursor::START).await?;
     tx.commit().await?;
     Ok(found.iter().map(show_organization).collect())
 }

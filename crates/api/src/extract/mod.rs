@@ -14,7 +14,7 @@ pub(crate) use client::Client;
 pub(crate) use form::Form;
 pub(crate) use idempotency::IdempotencyKey;
 pub(crate) use json::{Json, OptionalJson};
-pub(crate) use path::Path;
+pub(crate) use path::{Path, PathPair};
 pub(crate) use query::{Query, whole_number};
 pub(crate) use text::{check_json, check_text};
 

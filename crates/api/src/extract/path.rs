@@ -1,4 +1,4 @@
-//! The one parameter of a path, parsed.
+//! The parameters of a path, parsed.
 
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use crate::AppState;
 use crate::problem::Problem;
 
-/// The parameter of the path. One that does not parse is 422 with the pointer `path:<name>`.
+/// The one parameter of the path. One that does not parse is 422 with the pointer `path:<name>`.
 #[derive(Debug)]
 pub(crate) struct Path<T>(pub(crate) T);
 
@@ -16,11 +16,32 @@ impl<T: FromStr + Send> FromRequestParts<AppState> for Path<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
-        let params = RawPathParams::from_request_parts(parts, app)
-            .await
-            .map_err(|_| Problem::invalid("path:", "must be UTF-8"))?;
-        let (name, value) = params.iter().next().expect("a route with this extractor has a parameter");
-        let parsed = value.parse().map_err(|_| Problem::invalid(format!("path:{name}"), "must be a UUID"))?;
-        Ok(Self(parsed))
+        let params = raw(parts, app).await?;
+        Ok(Self(parsed(&mut params.iter())?))
     }
+}
+
+/// The two parameters of the path, in its order.
+#[derive(Debug)]
+pub(crate) struct PathPair<A, B>(pub(crate) A, pub(crate) B);
+
+impl<A: FromStr + Send, B: FromStr + Send> FromRequestParts<AppState> for PathPair<A, B> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let params = raw(parts, app).await?;
+        let mut params = params.iter();
+        Ok(Self(parsed(&mut params)?, parsed(&mut params)?))
+    }
+}
+
+async fn raw(parts: &mut Parts, app: &AppState) -> Result<RawPathParams, Problem> {
+    RawPathParams::from_request_parts(parts, app)
+        .await
+        .map_err(|_| Problem::invalid("path:", "must be UTF-8"))
+}
+
+fn parsed<'a, T: FromStr>(params: &mut impl Iterator<Item = (&'a str, &'a str)>) -> Result<T, Problem> {
+    let (name, value) = params.next().expect("a route has as many parameters as its extractor");
+    value.parse().map_err(|_| Problem::invalid(format!("path:{name}"), "must be a UUID"))
 }

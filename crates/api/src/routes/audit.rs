@@ -116,7 +116,7 @@ async fn list_audit(
         since: time("start_date", query.start_date.as_deref())?,
         until: time("end_date", query.end_date.as_deref())?,
     };
-    let list = (&filters, signed.scope.reach().to_string());
+    let list = (&filters, signed.scope.reach());
     let after = query.continuation_token.as_deref().map(|token| Cursor::parse(token, &list)).transpose()?;
 
     let mut tx = app.platform.db.begin(&signed.scope).await?;

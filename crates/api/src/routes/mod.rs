@@ -9,6 +9,8 @@ pub(crate) mod docs;
 pub(crate) mod executions;
 pub(crate) mod health;
 pub(crate) mod organizations;
+pub(crate) mod roles;
 pub(crate) mod secrets;
 pub(crate) mod stream;
+pub(crate) mod users;
 pub(crate) mod workflows;

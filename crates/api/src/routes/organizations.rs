@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use domain::audit::{self, Action};
 use domain::id::OrgId;
 use domain::organizations::{self, Changes, NewOrganization, Organization};
+use domain::page::NameCursor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -14,8 +15,12 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::AppState;
-use crate::extract::{Admin, Json, Path, check_json, check_text};
+use crate::extract::{Admin, Json, Path, Query, check_json, check_text};
+use crate::page::{PageQuery, Paged};
 use crate::problem::{Problem, Problems};
+
+/// What a continuation token is bound to: there is one list of organizations.
+const FILTERS: &str = "organizations";
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list_organizations, create_organization)).routes(routes!(
@@ -89,19 +94,25 @@ impl From<Organization> for OrganizationPublic {
 
 /// The active organizations, by name.
 ///
-/// All of them, whatever organization the request names.
+/// All of them, whatever organization the request names, page by page.
 #[utoipa::path(
-    get, path = "/api/organizations", tag = "Organizations", security(("bearer" = [])),
-    responses((status = 200, body = Vec<OrganizationPublic>), Problems),
+    get, path = "/api/organizations", tag = "Organizations", security(("bearer" = [])), params(PageQuery),
+    responses(
+        (status = 200, body = Vec<OrganizationPublic>, headers(("X-Continuation-Token" = String, description = "If there are more."))),
+        Problems,
+    ),
 )]
 async fn list_organizations(
     State(app): State<AppState>,
     admin: Admin,
-) -> Result<Json<Vec<OrganizationPublic>>, Problem> {
+    Query(query): Query<PageQuery>,
+) -> Result<Paged<OrganizationPublic>, Problem> {
+    let page = query.by_name(&FILTERS)?;
     let mut tx = app.platform.db.begin(&admin.scope.widened()).await?;
-    let organizations = organizations::list(&mut tx).await?;
+    let organizations = organizations::list(&mut tx, page.limit + 1, &page.after).await?;
     tx.commit().await?;
-    Ok(Json(organizations.into_iter().map(Into::into).collect()))
+    let place = |last: &Organization| NameCursor { name: last.name.clone(), id: last.id.0 }.token(&FILTERS);
+    Ok(Paged::new(organizations, page.limit, place))
 }
 
 /// Creates an organization.

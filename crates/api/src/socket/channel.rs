@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use domain::Permission;
 use domain::events::Update;
 use domain::id::{ExecutionId, OrgId, UserId};
 use domain::sessions::Principal;
@@ -58,10 +59,13 @@ impl Channel {
         }
     }
 
-    /// Whether a change of state is told to this listener of a history: users hear of their own runs only.
+    /// Whether a change of state is told to this listener of a history: users hear of their own runs only, unless a role
+    /// opens those of the organization.
     pub(super) fn tells(self, update: &Update, principal: &Principal) -> bool {
         self == Self::History(update.org_id)
-            && (principal.is_superuser || update.executed_by == principal.user_id)
+            && (principal.is_superuser
+                || update.executed_by == principal.user_id
+                || principal.permissions.holds(Permission::ExecutionsRead))
     }
 }
 

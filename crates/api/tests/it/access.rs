@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use domain::id::{ExecutionId, OrgId};
+use domain::id::{ExecutionId, OrgId, RoleId, UserId};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Client, Reply, Socket};
@@ -14,15 +14,26 @@ mod auth;
 mod config;
 mod executions;
 mod organizations;
+mod permissions;
 mod platform;
+mod roles;
+mod users;
 mod workflows;
 
 const CALLERS: [&str; 6] =
     ["nobody", "a garbage token", "the owner", "a colleague", "another tenant", "an administrator"];
 
 /// Rows of one area of the api each; an operation is added to the file of its area.
-const AREAS: &[&[Row]] =
-    &[platform::ROWS, auth::ROWS, organizations::ROWS, config::ROWS, workflows::ROWS, executions::ROWS];
+const AREAS: &[&[Row]] = &[
+    platform::ROWS,
+    auth::ROWS,
+    organizations::ROWS,
+    config::ROWS,
+    roles::ROWS,
+    users::ROWS,
+    workflows::ROWS,
+    executions::ROWS,
+];
 /// Comes last, because it ends the sessions of the callers.
 const SIGN_OUT: Row = ("post", "/auth/logout", Body::None, SIGNED_IN);
 
@@ -32,6 +43,7 @@ enum Body {
     Login,
     Refresh,
     Register,
+    Invite,
     Json(&'static str),
 }
 
@@ -65,6 +77,10 @@ struct Stage {
     colleague: Person,
     rival: Person,
     execution: ExecutionId,
+    /// The owner's organization.
+    acme: OrgId,
+    /// The other tenant's.
+    rival_org: OrgId,
     /// An organization that nobody of the others belongs to.
     organization: OrgId,
     names: Vec<Named>,
@@ -74,7 +90,7 @@ impl Stage {
     async fn set() -> Self {
         let world = World::start().await;
         let acme = world.org("acme").await;
-        world.org("rival").await;
+        let rival_org = world.org("rival").await;
         let organization = world.org("third").await;
         let owner = world.person("ada@acme.example").await;
         let execution = world.submit(&owner, Some(acme)).await;
@@ -85,8 +101,13 @@ impl Stage {
         admin.post("/api/config", &config).await.expect_status(StatusCode::CREATED);
         let secret = json!({"secret_key": "matrix", "value": "sealed"});
         admin.post("/api/secrets", &secret).await.expect_status(StatusCode::CREATED);
+        let kay = world.person("kay@acme.example").await;
+        let body = json!({"name": "Acme role", "organization_id": acme});
+        let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
         let names = vec![
             Named::new("key", "matrix", "nothing"),
+            Named::new("user_id", kay.id, UserId::generate()),
+            Named::new("role_id", role.text("id"), RoleId::generate()),
             Named::new("execution_id", execution, ExecutionId::generate()),
             Named::new("org_id", organization, OrgId::generate()),
         ];
@@ -96,6 +117,8 @@ impl Stage {
             rival: world.person("eve@rival.example").await,
             owner,
             execution,
+            acme,
+            rival_org,
             organization,
             world,
         }
@@ -134,6 +157,7 @@ impl Stage {
                 let email = format!("{}@acme.example", Uuid::now_v7());
                 request.json(&json!({"email": email, "password": PASSWORD}))
             }
+            Body::Invite => request.json(&json!({"email": format!("{}@somewhere.example", Uuid::now_v7())})),
             Body::Refresh => {
                 let nobody = self.world.nobody();
                 let reply = nobody.send(nobody.request(Method::POST, "/auth/login").form(&login)).await;

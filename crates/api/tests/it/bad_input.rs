@@ -1,6 +1,7 @@
 //! Bad input, as one table: a clear problem document, and nothing written.
 
 mod cases;
+mod people;
 
 use std::collections::BTreeMap;
 
@@ -108,7 +109,8 @@ fn reply_pointers(body: &Value) -> Vec<&str> {
 async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     let world = World::start().await.with_workflows().await;
     world.org("acme").await;
-    let cases = cases::all(&world);
+    let mut cases = cases::all(&world);
+    cases.extend(people::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();

@@ -11,6 +11,7 @@ mod execute;
 mod executions;
 mod live;
 mod outages;
+mod people;
 mod sockets;
 mod support;
 mod tokens;

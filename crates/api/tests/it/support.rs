@@ -11,7 +11,7 @@ use domain::executions::submit::{NewExecution, Work};
 use domain::executions::{RawJson, Status, logs};
 use domain::id::{ExecutionId, OrgId, UserId, WorkerId};
 use domain::settings::Settings;
-use domain::{Actor, OrgScope, Platform, SystemScope};
+use domain::{Actor, OrgScope, Permission, Platform, SystemScope};
 use reqwest::StatusCode;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -126,6 +126,22 @@ impl World {
     /// Registers somebody into the organization of the e-mail's domain and signs them in.
     pub(crate) async fn person(&self, email: &str) -> Person {
         Person::of(self.nobody().register(email, PASSWORD).await).await
+    }
+
+    /// Gives somebody a role of this organization with these permissions.
+    pub(crate) async fn grant(
+        &self,
+        organization: impl ToString,
+        person: &Person,
+        permissions: &[Permission],
+    ) {
+        let names: Vec<&str> = permissions.iter().map(|permission| permission.as_str()).collect();
+        let body =
+            json!({"name": "Holders", "organization_id": organization.to_string(), "permissions": names});
+        let role = self.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
+        let path = format!("/api/roles/{}/users", role.text("id"));
+        let body = json!({"user_ids": [person.email]});
+        self.admin.client.post(&path, &body).await.expect_status(StatusCode::NO_CONTENT);
     }
 
     /// Makes the workflows of these tests known: `greet` waits for its end, `collect` does not.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Execution, RawJson, Status};
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::page::Cursor;
-use crate::{Error, OrgScope, OrgTx, Result};
+use crate::{Error, OrgScope, OrgTx, Permission, Result};
 
 /// What a list shows; part of its continuation token.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -48,10 +48,9 @@ pub async fn get(tx: &mut OrgTx, id: ExecutionId) -> Result<Execution> {
     Ok(execution)
 }
 
-/// A user without platform rights reads their own executions only.
+/// A user without platform rights reads their own executions only, unless a role opens those of the organization.
 pub(super) fn check_owner(scope: &OrgScope, execution: &Execution) -> Result<()> {
-    let actor = scope.actor();
-    if actor.is_platform_admin || execution.executed_by == actor.id {
+    if execution.executed_by == scope.actor().id || scope.permits(Permission::ExecutionsRead) {
         return Ok(());
     }
     Err(Error::Forbidden("this execution belongs to another user".into()))

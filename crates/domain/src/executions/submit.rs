@@ -14,6 +14,7 @@ use super::{RawJson, Status};
 use crate::events::{Event, Events};
 use crate::gather::Gather;
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
+use crate::organizations::Activity;
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
 use crate::{Db, Error, OrgScope, Result, SystemScope};
@@ -89,6 +90,7 @@ pub struct Submitted {
 #[derive(Debug, Clone)]
 pub struct Submitter {
     queue: mpsc::Sender<Entry>,
+    activity: Activity,
 }
 
 #[derive(Debug)]
@@ -103,17 +105,21 @@ impl Submitter {
     /// Starts the lane; it ends when the last submitter is dropped.
     pub fn start(db: Db, wakeups: Wakeups, events: Events) -> Self {
         let (queue, entries) = mpsc::channel(BATCH * 4);
+        let activity = Activity::new(db.clone());
         tokio::spawn(run_lane(db, wakeups, events, entries));
-        Self { queue }
+        Self { queue, activity }
     }
 
     /// Writes the pending row. When this returns, the execution is durable.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] without an organization context, [`Error::Invalid`] for an idempotency key that
+    /// [`Error::Forbidden`] without an organization context, [`Error::Impossible`] for an inactive one, [`Error::Invalid`] for an idempotency key that
     /// was used with another body, [`Error::Unavailable`] when PostgreSQL is away: then nothing was written.
     pub async fn submit(&self, scope: &OrgScope, new: NewExecution) -> Result<Submitted> {
         let owner = scope.owner()?;
+        if let Some(organization) = owner {
+            self.activity.require(organization).await?;
+        }
         let (answer, submitted) = oneshot::channel();
         let entry = Entry { scope: scope.clone(), owner, new, answer };
         self.queue.send(entry).await.map_err(|_| Error::internal("the submit lane is gone"))?;

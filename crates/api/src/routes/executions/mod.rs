@@ -12,7 +12,7 @@ use domain::executions::list::{self, Filters};
 use domain::executions::{Execution, Status, logs, read};
 use domain::id::ExecutionId;
 use domain::page::Cursor;
-use domain::{OrgScope, Result};
+use domain::{OrgScope, Permission, Result};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -83,7 +83,7 @@ struct ExecutionsListResponse {
 
 /// Executions, newest first.
 ///
-/// Users see their own, platform administrators those of the scope. Logs and variables are left out.
+/// Users see their own, platform administrators and users with the permission `executions.read` those of the scope. Logs and variables are left out.
 #[utoipa::path(
     get, path = "/api/executions", tag = "Executions", security(("bearer" = [])), params(ListQuery),
     responses((status = 200, body = ExecutionsListResponse), Problems),
@@ -97,7 +97,7 @@ async fn list_executions(
     let reader = Reader::of(&signed.scope);
     let filters = filters(&query, &signed)?;
     // The token is bound to what the caller reaches as well, so that it cannot be carried over.
-    let list = (&filters, signed.scope.reach().to_string());
+    let list = (&filters, signed.scope.reach());
     let after = query.continuation_token.as_deref().map(|token| Cursor::parse(token, &list)).transpose()?;
 
     let mut tx = app.platform.db.begin(&signed.scope).await?;
@@ -215,9 +215,11 @@ async fn cancel_execution(
     Path(id): Path<ExecutionId>,
 ) -> Result<Json<WorkflowExecution>, Problem> {
     let reader = Reader::of(&signed.scope);
-    let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
+    let mut tx = app.platform.db.begin(&signed.scope.clone().widened()).await?;
     // Whether the caller may: only then anything is changed.
-    list::get(&mut tx, id).await?;
+    if list::get(&mut tx, id).await?.executed_by != signed.principal.user_id {
+        signed.scope.require(Permission::ExecutionsCancel)?;
+    }
     let cancelled = cancel::cancel(&mut tx, id).await?;
     let execution = list::get(&mut tx, id).await?;
     tx.commit().await?;
@@ -267,7 +269,7 @@ fn filters(query: &ListQuery, signed: &Signed) -> Result<Filters, Problem> {
                 .map_err(|()| Problem::invalid("?status", "is no status of an execution"))?,
         ),
     };
-    let is_own_only = !Reader::of(&signed.scope).sees_everything();
+    let is_own_only = !signed.scope.permits(Permission::ExecutionsRead);
     Ok(Filters {
         workflow_name: query.workflow_name.clone(),
         status,

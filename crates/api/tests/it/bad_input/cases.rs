@@ -28,7 +28,7 @@ pub(super) fn all(world: &World) -> Vec<Case> {
     cases
 }
 
-fn case(
+pub(super) fn case(
     name: &'static str,
     request: RequestBuilder,
     status: u16,
@@ -39,7 +39,7 @@ fn case(
 }
 
 /// A 422 that points at one member.
-fn invalid(name: &'static str, request: RequestBuilder, pointer: &'static str) -> Case {
+pub(super) fn invalid(name: &'static str, request: RequestBuilder, pointer: &'static str) -> Case {
     case(name, request, 422, "invalid", Some(pointer))
 }
 

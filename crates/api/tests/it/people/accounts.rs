@@ -1,0 +1,216 @@
+//! Invitations, own records, moves, and what a body may not decide.
+
+use domain::settings::Environment;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use testkit::Client;
+use uuid::Uuid;
+
+use super::{assign, create_role, invite};
+use crate::support::{PASSWORD, World};
+
+#[tokio::test]
+async fn an_invited_user_completes_the_account() {
+    let world = World::start().await;
+    let acme = world.org("acme").await;
+    let admin = &world.admin.client;
+    let body = json!({"email": " Kay@Elsewhere.example", "name": "Kay", "password": "ignored", "organization_id": acme});
+    let stub = invite(admin, &body).await;
+    assert_eq!(
+        (
+            &stub["email"],
+            &stub["is_registered"],
+            &stub["is_verified"],
+            &stub["user_type"],
+            &stub["organization_id"]
+        ),
+        (&json!("kay@elsewhere.example"), &json!(false), &json!(true), &json!("ORG"), &json!(acme))
+    );
+    admin.post("/api/users", &body).await.expect_status(StatusCode::CONFLICT);
+    let form = [("username", "kay@elsewhere.example"), ("password", "ignored")];
+    let nobody = world.nobody();
+    let early = nobody.send(nobody.request(reqwest::Method::POST, "/auth/login").form(&form)).await;
+    early.expect_status(StatusCode::UNAUTHORIZED);
+    let role = create_role(admin, &json!({"name": "Technicians", "organization_id": acme})).await;
+    assign(admin, &role, &["kay@elsewhere.example"]).await.expect_status(StatusCode::NO_CONTENT);
+
+    let given = json!({"email": "kay@elsewhere.example", "password": PASSWORD});
+    let registered = nobody.post("/auth/register", &given).await.expect_status(StatusCode::CREATED).json();
+    assert_eq!(
+        (&registered["id"], &registered["name"]),
+        (&stub["id"], &json!("Kay")),
+        "the name of the invitation"
+    );
+    assert_eq!(registered["is_verified"], json!(false), "whoever knows the address may get here");
+    let kay = nobody.sign_in("kay@elsewhere.example", PASSWORD).await;
+    let me = kay.get("/auth/me").await.expect_status(StatusCode::OK).json();
+    assert_eq!((&me["organization_id"], &me["roles"][2]), (&json!(acme), &json!("Technicians")));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn in_production_only_the_invited_register() {
+    let world = World::with(|settings| settings.environment = Environment::Production).await;
+    world.org("acme").await;
+    let given = |email: &str| json!({"email": email, "password": PASSWORD});
+    let refused = world.nobody().post("/auth/register", &given("ada@acme.example")).await;
+    refused.expect_status(StatusCode::FORBIDDEN);
+    invite(&world.admin.client, &json!({"email": "ada@acme.example"})).await;
+    let done = world.nobody().post("/auth/register", &given("ada@acme.example")).await;
+    done.expect_status(StatusCode::CREATED);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn the_scope_names_the_organization_unless_the_body_does() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let admin = &world.admin.client;
+    let inside = admin.in_organization(acme);
+    let user = |n: u8| format!("kay{n}@elsewhere.example");
+    for (client, body, organization) in [
+        (&inside, json!({"email": user(1)}), json!(acme)),
+        (&inside, json!({"email": user(2), "organization_id": rival}), json!(rival)),
+        (&inside, json!({"email": user(3), "is_superuser": true, "organization_id": acme}), Value::Null),
+        (admin, json!({"email": user(4), "user_type": "PLATFORM"}), Value::Null),
+    ] {
+        let made = invite(client, &body).await;
+        assert_eq!(made["organization_id"], organization, "{body}");
+        let is_admin = body["is_superuser"] == json!(true);
+        assert_eq!(made["user_type"], if is_admin { "PLATFORM" } else { "ORG" }, "{body}");
+    }
+    for (client, body, organization) in [
+        (&inside, json!({"name": "R"}), json!(acme)),
+        (&inside, json!({"name": "R", "organization_id": rival}), json!(rival)),
+        (admin, json!({"name": "R"}), Value::Null),
+    ] {
+        let made = client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED).json();
+        assert_eq!((&made["organization_id"], &made["permissions"]), (&organization, &json!([])));
+    }
+    let unknown = json!({"email": user(5), "name": "N", "organization_id": Uuid::now_v7()});
+    for path in ["/api/users", "/api/roles"] {
+        let reply = admin.post(path, &unknown).await.expect_status(StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(reply.pointers(), ["/organization_id"], "{path}");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn everybody_reads_their_own_record_and_no_other() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    let bob = world.person("bob@acme.example").await;
+    for key in [ada.id.to_string(), "ADA@acme.example".to_owned()] {
+        let own = ada.client.get(&format!("/api/users/{key}")).await.expect_status(StatusCode::OK);
+        assert_eq!(own.text("id"), ada.id.to_string());
+        let roles = ada.client.get(&format!("/api/users/{key}/roles")).await.expect_status(StatusCode::OK);
+        assert_eq!(roles.json(), json!({"role_ids": []}));
+    }
+    for key in [bob.id.to_string(), bob.email.clone(), Uuid::now_v7().to_string(), "no@body.example".into()] {
+        for path in [format!("/api/users/{key}"), format!("/api/users/{key}/roles")] {
+            let reply = ada.client.get(&path).await.expect_status(StatusCode::FORBIDDEN);
+            assert_eq!(reply.detail(), "Superuser privileges required");
+        }
+    }
+    let admin = &world.admin.client;
+    let system = "/api/users/00000000-0000-0000-0000-000000000001";
+    admin.get(system).await.expect_status(StatusCode::NOT_FOUND);
+    admin.patch(system, &json!({"name": "n"})).await.expect_status(StatusCode::NOT_FOUND);
+    admin.delete(system).await.expect_status(StatusCode::NOT_FOUND);
+
+    world.sql("UPDATE users SET organization_id = NULL WHERE email = 'bob@acme.example'").await;
+    let stray = world.nobody().sign_in(&bob.email, PASSWORD).await;
+    stray.get(&format!("/api/users/{}", bob.id)).await.expect_status(StatusCode::OK);
+    stray.get("/api/users").await.expect_status(StatusCode::FORBIDDEN);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn whoever_moves_leaves_the_roles_of_the_organization() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let ada = world.person("ada@acme.example").await;
+    let admin = &world.admin.client;
+    let own = create_role(admin, &json!({"name": "Acme's", "organization_id": acme})).await;
+    let global = create_role(admin, &json!({"name": "Everybody's"})).await;
+    for role in [&own, &global] {
+        assign(admin, role, &[&ada.email]).await.expect_status(StatusCode::NO_CONTENT);
+    }
+    let path = format!("/api/users/{}", ada.id);
+    let moved = admin.patch(&path, &json!({"organization_id": rival})).await.expect_status(StatusCode::OK);
+    assert_eq!(moved.text("organization_id"), rival.to_string());
+    let left = admin.get(&format!("{path}/roles")).await.expect_status(StatusCode::OK).json();
+    assert_eq!(left, json!({"role_ids": [global]}));
+    let seen = admin.in_organization(rival).get(&format!("/api/roles/{global}/users")).await;
+    assert_eq!(seen.json()["user_ids"], json!([ada.id]));
+    world.close().await;
+}
+
+/// Sends a body with members that it may not decide, and tells which of them it decided.
+async fn accepted(
+    client: &Client,
+    method: reqwest::Method,
+    path: &str,
+    body: Value,
+    forged: &Value,
+) -> Vec<String> {
+    let mut whole = forged.clone();
+    let members = whole.as_object_mut().expect("an object");
+    members.extend(body.as_object().expect("an object").clone());
+    let reply = client.send(client.request(method.clone(), path).json(&whole)).await;
+    assert!(reply.status.is_success(), "{method} {path}: {}", reply.body);
+    let shown = reply.json();
+    let forged = forged.as_object().expect("an object").iter();
+    let taken = forged.filter(|(name, value)| shown.get(name) == Some(value) && body.get(name).is_none());
+    taken.map(|(name, _)| format!("{method} {path} took {name}")).collect()
+}
+
+#[tokio::test]
+async fn no_body_decides_what_it_may_not() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let kay = world.person("kay@acme.example").await;
+    let lead = world.person("lead@acme.example").await;
+    world.grant(acme, &lead, domain::Permission::ALL).await;
+    let lead = world.nobody().sign_in(&lead.email, PASSWORD).await;
+    let admin = &world.admin.client;
+    let role = create_role(admin, &json!({"name": "R", "organization_id": acme})).await;
+
+    let forged = json!({
+        "id": Uuid::now_v7(), "created_at": "2001-01-01T00:00:00Z", "updated_at": "2001-01-01T00:00:00Z",
+        "created_by": "somebody@else.example", "owner": Uuid::now_v7(), "last_login": "2001-01-01T00:00:00Z",
+        "is_registered": true, "password_hash": "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA", "is_system": true,
+        "roles": ["PlatformAdmin"], "role_ids": [role], "sessions": [], "user_id": Uuid::now_v7(),
+        "assigned_by": "somebody@else.example", "email_verified_at": "2001-01-01T00:00:00Z",
+    });
+    let org_path = format!("/api/organizations/{acme}");
+    let (user_path, role_path) = (format!("/api/users/{}", kay.id), format!("/api/roles/{role}"));
+    let post = reqwest::Method::POST;
+    let mut taken = Vec::new();
+    taken.extend(accepted(admin, post.clone(), "/api/organizations", json!({"name": "n"}), &forged).await);
+    taken.extend(accepted(admin, reqwest::Method::PATCH, &org_path, json!({"name": "acme"}), &forged).await);
+    for (number, client) in [admin, &lead].into_iter().enumerate() {
+        let email = json!({"email": format!("new{number}@elsewhere.example")});
+        taken.extend(accepted(client, post.clone(), "/api/users", email, &forged).await);
+        taken.extend(accepted(client, post.clone(), "/api/roles", json!({"name": "n"}), &forged).await);
+    }
+    // A kay who is registered shows it, so there the forgery is that she is not.
+    let mut unregistered = forged.clone();
+    unregistered["is_registered"] = json!(false);
+    for client in [admin, &lead] {
+        taken.extend(
+            accepted(client, reqwest::Method::PATCH, &user_path, json!({"name": "Kay"}), &unregistered).await,
+        );
+        let mut moved = forged.clone();
+        moved["organization_id"] = json!(rival);
+        for method in [reqwest::Method::PATCH, reqwest::Method::PUT] {
+            taken.extend(accepted(client, method, &role_path, json!({"name": "R"}), &moved).await);
+        }
+    }
+    world.nobody().sign_in(&kay.email, PASSWORD).await;
+    let members = forged.as_object().map_or(0, serde_json::Map::len);
+    println!("mass assignment: 12 bodies with {members} forged members each, accepted {}", taken.len());
+    assert!(taken.is_empty(), "{taken:#?}");
+    world.close().await;
+}
