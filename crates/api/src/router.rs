@@ -17,7 +17,9 @@ use crate::AppState;
 use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
-use crate::routes::{auth, docs, executions, health, organizations, roles, stream, users, workflows};
+use crate::routes::{
+    audit, auth, config, docs, executions, health, organizations, roles, secrets, stream, users, workflows,
+};
 use crate::socket;
 
 /// Longest JSON body.
@@ -53,6 +55,9 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(organizations::router())
         .merge(users::router())
         .merge(roles::router())
+        .merge(config::router())
+        .merge(secrets::router())
+        .merge(audit::router())
         .merge(workflows::router())
         .merge(executions::router())
         .merge(stream::router())

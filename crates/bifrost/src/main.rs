@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use failure::Failure;
 
 mod client;
+mod database;
 mod doctor;
 mod env;
 mod failure;
@@ -57,6 +58,12 @@ enum Command {
     /// Look at executions and stop them.
     #[command(subcommand)]
     Executions(client::executions::Command),
+    /// Prove that the audit log is what was written.
+    #[command(subcommand)]
+    Audit(database::audit::Command),
+    /// Rotate the master key that protects secrets.
+    #[command(subcommand)]
+    Secrets(database::secrets::Command),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +97,8 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Login(args) => client::login::run(args).await,
         Command::Run(args) => client::run::run(args).await,
         Command::Executions(command) => client::executions::run(command).await,
+        Command::Audit(command) => database::audit::run(command).await,
+        Command::Secrets(command) => database::secrets::run(command).await,
     }
 }
 

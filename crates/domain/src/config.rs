@@ -1,6 +1,8 @@
 //! Configuration values: typed text, the organization's over the global ones; secrets sealed.
 
+use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -8,6 +10,57 @@ use crate::audit::{self, Action};
 use crate::id::OrgId;
 use crate::vault::{Place, Vault};
 use crate::{Error, OrgTx, Result, data_keys};
+
+/// Longest value, in bytes.
+const MAX_VALUE: usize = 64 * 1024;
+const MAX_KEY: usize = 255;
+/// What stands for a secret in lists; sent back it means that nothing changes.
+pub const MASK: &str = "[SECRET]";
+
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each name says it")]
+pub enum ValueType {
+    String,
+    Int,
+    Bool,
+    Json,
+    Secret,
+}
+
+/// A row, as administrators see it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Organization; `None` for a global row.
+    pub organization_id: Option<OrgId>,
+    /// Key.
+    pub key: String,
+    /// What the value is.
+    pub value_type: ValueType,
+    /// The text as it was set; `None` for a secret.
+    pub value: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// E-mail address of who set it.
+    pub updated_by: String,
+    /// Last change.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// A value to set, as text of its type.
+#[derive(Debug, Clone, Copy)]
+pub struct NewValue<'a> {
+    /// Letters, digits and underscores.
+    pub key: &'a str,
+    /// What it is.
+    pub value_type: ValueType,
+    /// The text.
+    pub text: &'a str,
+    /// What it is for; `None` leaves what is there.
+    pub description: Option<&'a str>,
+}
 
 /// A value as a run reads it.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,62 +108,116 @@ pub async fn find(tx: &mut OrgTx, vault: &Vault, key: &str) -> Result<Option<Eff
 /// As [`find`].
 pub async fn list(tx: &mut OrgTx, vault: &Vault) -> Result<Vec<(String, Effective)>> {
     let org = tx.scope().org();
-    let keys = sqlx::query_scalar!(
-        "SELECT DISTINCT key FROM config WHERE organization_id = $1 OR organization_id IS NULL ORDER BY key",
+    let rows = sqlx::query!(
+        r#"SELECT DISTINCT ON (key) key, organization_id AS "organization_id: OrgId", value_type, value, sealed
+           FROM config
+           WHERE organization_id = $1 OR organization_id IS NULL
+           ORDER BY key, organization_id NULLS LAST"#,
         org as _,
     )
     .fetch_all(tx.conn())
     .await?;
-    let mut values = Vec::with_capacity(keys.len());
-    for key in keys {
-        if let Some(value) = find(tx, vault, &key).await? {
-            values.push((key, value));
-        }
+    let mut data_keys = data_keys::Opened::default();
+    let (mut values, mut read) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in rows {
+        let value = match row.sealed {
+            None => {
+                let value = typed(&row.value_type, &row.value.unwrap_or_default());
+                Effective { value, is_secret: false }
+            }
+            Some(sealed) => {
+                let place = Place { table: "config", organization: row.organization_id, name: &row.key };
+                let plain = data_keys.get(tx, vault, row.organization_id).await?.open(place, &sealed)?;
+                read.push(format!("config/{}", row.key));
+                Effective { value: Value::String(plain.expose_secret().into()), is_secret: true }
+            }
+        };
+        values.push((row.key, value));
     }
+    audit::record_all(tx, Action::SecretRead, read).await?;
     Ok(values)
 }
 
-/// Sets `key` in the scope's own rows; the type follows the JSON type.
+/// The rows of the scope and, for a platform administrator, the global ones, overridden ones included, by key. What is
+/// global may concern other customers, so nobody else is shown it outside of a run.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a bad key.
-pub async fn set(tx: &mut OrgTx, vault: &Vault, key: &str, value: &Value, is_secret: bool) -> Result<()> {
-    if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(Error::invalid("/key", "may hold letters, digits and underscores"));
-    }
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn rows(tx: &mut OrgTx) -> Result<Vec<Stored>> {
+    let org = tx.scope().org();
+    let with_global = tx.scope().actor().is_platform_admin;
+    Ok(sqlx::query_as!(
+        Stored,
+        r#"SELECT organization_id AS "organization_id: OrgId", key, value_type AS "value_type: ValueType", value, description,
+               updated_by, updated_at
+           FROM config
+           WHERE organization_id = $1 OR (organization_id IS NULL AND $2)
+           ORDER BY key, organization_id NULLS LAST"#,
+        org as _,
+        with_global,
+    )
+    .fetch_all(tx.conn())
+    .await?)
+}
+
+/// Sets a key in the scope's own rows. An empty or masked value of a secret keeps the one that is stored.
+///
+/// # Errors
+/// [`Error::Invalid`] for a bad key, or a value that is none of its type or too long.
+pub async fn put(tx: &mut OrgTx, vault: &Vault, new: NewValue<'_>) -> Result<Stored> {
+    new.check()?;
     let owner = tx.scope().owner()?;
-    let (value_type, text) = match value {
-        Value::String(text) => ("string", text.clone()),
-        Value::Bool(flag) => ("bool", flag.to_string()),
-        Value::Number(number) if number.is_i64() || number.is_u64() => ("int", number.to_string()),
-        other => ("json", other.to_string()),
-    };
-    let (value_type, plain, sealed) = if is_secret {
+    let kept = new.keeps();
+    let (plain, sealed) = if new.value_type == ValueType::Secret && !kept {
         let data_key = data_keys::get_or_create(tx, vault, owner).await?;
-        let sealed = data_key.seal(Place { table: "config", organization: owner, name: key }, &text)?;
-        ("secret", None, Some(sealed))
+        let place = Place { table: "config", organization: owner, name: new.key };
+        (None, Some(data_key.seal(place, new.text)?))
     } else {
-        (value_type, Some(text), None)
+        (Some(new.text), None)
     };
     let updated_by = tx.scope().actor().email.clone();
-    sqlx::query!(
-        "INSERT INTO config (id, organization_id, key, value_type, value, sealed, updated_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
-         ON CONFLICT (organization_id, key) DO UPDATE
-         SET value_type = EXCLUDED.value_type, value = EXCLUDED.value, sealed = EXCLUDED.sealed,
-             updated_by = EXCLUDED.updated_by, updated_at = now()",
-        Uuid::now_v7(),
-        owner as _,
-        key,
-        value_type,
-        plain,
-        sealed,
-        updated_by,
-    )
-    .execute(tx.conn())
-    .await?;
-    audit::record(tx, Action::ConfigSet, format!("config/{key}"), &serde_json::json!({ "type": value_type }))
-        .await
+    let stored = if kept {
+        sqlx::query_as!(
+            Stored,
+            r#"UPDATE config
+               SET description = COALESCE($3, description), updated_by = $4, updated_at = now()
+               WHERE key = $1 AND organization_id IS NOT DISTINCT FROM $2 AND sealed IS NOT NULL
+               RETURNING organization_id AS "organization_id: OrgId", key, value_type AS "value_type: ValueType", value,
+                   description, updated_by, updated_at"#,
+            new.key,
+            owner as _,
+            new.description,
+            updated_by,
+        )
+        .fetch_optional(tx.conn())
+        .await?
+        .ok_or_else(|| Error::invalid("/value", "is required: no secret is stored yet"))?
+    } else {
+        sqlx::query_as!(
+            Stored,
+            r#"INSERT INTO config (id, organization_id, key, value_type, value, sealed, description, updated_by)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+               ON CONFLICT (organization_id, key) DO UPDATE
+               SET value_type = EXCLUDED.value_type, value = EXCLUDED.value, sealed = EXCLUDED.sealed,
+                   description = COALESCE(EXCLUDED.description, config.description),
+                   updated_by = EXCLUDED.updated_by, updated_at = now()
+               RETURNING organization_id AS "organization_id: OrgId", key, value_type AS "value_type: ValueType", value,
+                   description, updated_by, updated_at"#,
+            Uuid::now_v7(),
+            owner as _,
+            new.key,
+            new.value_type as _,
+            plain,
+            sealed,
+            new.description,
+            updated_by,
+        )
+        .fetch_one(tx.conn())
+        .await?
+    };
+    let details = serde_json::json!({ "type": new.value_type });
+    audit::record(tx, Action::ConfigSet, format!("config/{}", new.key), &details).await?;
+    Ok(stored)
 }
 
 /// Deletes `key` from the scope's own rows; whether it was there.
@@ -133,10 +240,51 @@ pub async fn delete(tx: &mut OrgTx, key: &str) -> Result<bool> {
     Ok(deleted > 0)
 }
 
+impl NewValue<'_> {
+    fn keeps(&self) -> bool {
+        self.value_type == ValueType::Secret && matches!(self.text, "" | MASK)
+    }
+
+    fn check(&self) -> Result<()> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if self.key.is_empty() || self.key.len() > MAX_KEY || !self.key.chars().all(fits) {
+            return Err(Error::invalid("/key", "may hold 1 to 255 letters, digits and underscores"));
+        }
+        if self.text.len() > MAX_VALUE {
+            return Err(Error::invalid("/value", "may have at most 64 KiB"));
+        }
+        let fault = match self.value_type {
+            ValueType::Int if self.text.trim().parse::<i64>().is_err() => "must be a whole number",
+            ValueType::Bool if flag(self.text).is_none() => "must be true, false, yes, no, 1 or 0",
+            ValueType::Json if serde_json::from_str::<Value>(self.text).is_err() => "must be JSON",
+            _ => return Ok(()),
+        };
+        Err(Error::invalid("/value", fault))
+    }
+}
+
+/// A JSON value as text of its type, for those who have no type at hand.
+pub fn text_of(value: &Value) -> (ValueType, String) {
+    match value {
+        Value::String(text) => (ValueType::String, text.clone()),
+        Value::Bool(flag) => (ValueType::Bool, flag.to_string()),
+        Value::Number(number) if number.is_i64() => (ValueType::Int, number.to_string()),
+        other => (ValueType::Json, other.to_string()),
+    }
+}
+
+fn flag(text: &str) -> Option<bool> {
+    match text.trim().to_lowercase().as_str() {
+        "true" | "1" | "yes" => Some(true),
+        "false" | "0" | "no" => Some(false),
+        _ => None,
+    }
+}
+
 fn typed(value_type: &str, text: &str) -> Value {
     match value_type {
-        "int" => text.parse::<i64>().map_or_else(|_| Value::String(text.into()), Value::from),
-        "bool" => Value::Bool(matches!(text.to_lowercase().as_str(), "true" | "1" | "yes")),
+        "int" => text.trim().parse::<i64>().map_or_else(|_| Value::String(text.into()), Value::from),
+        "bool" => Value::Bool(flag(text).unwrap_or_default()),
         "json" => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into())),
         _ => Value::String(text.into()),
     }

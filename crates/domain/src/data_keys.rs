@@ -1,10 +1,88 @@
-//! The wrapped data keys: found, or made at the first write of an organization.
+//! The wrapped data keys: found, made at the first write of an organization, and wrapped anew when the master key
+//! changes (ADR 28).
 
 use uuid::Uuid;
 
 use crate::id::OrgId;
 use crate::vault::{DataKey, Vault};
-use crate::{OrgTx, Result};
+use crate::{Db, Error, OrgTx, Result, SystemScope};
+
+/// Keys that one transaction of the rotation wraps anew.
+const BATCH: i64 = 100;
+
+/// Data keys unwrapped by one operation, so that many values of an organization need one.
+#[derive(Debug, Default)]
+pub(crate) struct Opened(Vec<(Option<OrgId>, DataKey)>);
+
+impl Opened {
+    /// The key of these rows, which something was sealed with.
+    pub(crate) async fn get(
+        &mut self,
+        tx: &mut OrgTx,
+        vault: &Vault,
+        organization: Option<OrgId>,
+    ) -> Result<&DataKey> {
+        let at = match self.0.iter().position(|(owner, _)| *owner == organization) {
+            Some(at) => at,
+            None => {
+                let key = find(tx, vault, organization).await?;
+                let key = key.ok_or_else(|| Error::internal("a sealed value without a data key"))?;
+                self.0.push((organization, key));
+                self.0.len() - 1
+            }
+        };
+        Ok(&self.0[at].1)
+    }
+}
+
+/// Wraps every data key with the current master key that is wrapped with another; how many there were. Values stay
+/// as they are, readers and writers go on, and a run that was interrupted is simply run again. `progress` hears how
+/// many are done.
+///
+/// # Errors
+/// [`Error::Internal`] for a key whose master key is not configured; those before it are done.
+pub async fn rotate(db: &Db, vault: &Vault, mut progress: impl FnMut(u64)) -> Result<u64> {
+    const SCOPE: SystemScope = SystemScope::because("the data keys of every organization are wrapped anew");
+    let mut done = 0;
+    loop {
+        let mut tx = db.begin_system(&SCOPE).await?;
+        let stale = sqlx::query!(
+            r#"SELECT id, organization_id AS "organization_id: OrgId", master_key_id, wrapped
+               FROM data_keys
+               WHERE master_key_id <> $1
+               ORDER BY id
+               LIMIT $2
+               FOR UPDATE"#,
+            vault.current_master(),
+            BATCH,
+        )
+        .fetch_all(tx.conn())
+        .await?;
+        if stale.is_empty() {
+            return Ok(done);
+        }
+        let (mut ids, mut wrapped) = (Vec::with_capacity(stale.len()), Vec::with_capacity(stale.len()));
+        for row in &stale {
+            let key = vault.unwrap_data_key(row.organization_id, &row.master_key_id, &row.wrapped)?;
+            ids.push(row.id);
+            wrapped.push(vault.wrap_data_key(row.organization_id, &key)?);
+        }
+        sqlx::query!(
+            "UPDATE data_keys d
+             SET master_key_id = $3, wrapped = n.wrapped
+             FROM UNNEST($1::uuid[], $2::bytea[]) AS n (id, wrapped)
+             WHERE d.id = n.id",
+            &ids,
+            &wrapped,
+            vault.current_master(),
+        )
+        .execute(tx.conn())
+        .await?;
+        tx.commit().await?;
+        done += ids.len() as u64;
+        progress(done);
+    }
+}
 
 /// The data key of the rows of `organization` (`None`: global), if anything was ever sealed there.
 pub(crate) async fn find(
@@ -44,5 +122,5 @@ pub(crate) async fn get_or_create(
     .await?;
     find(tx, vault, organization)
         .await?
-        .ok_or_else(|| crate::Error::internal("a data key vanished while it was made"))
+        .ok_or_else(|| Error::internal("a data key vanished while it was made"))
 }

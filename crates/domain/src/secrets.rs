@@ -1,5 +1,6 @@
 //! Secrets: write-only for clients, readable only inside a run; the organization's over the global ones.
 
+use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use uuid::Uuid;
@@ -59,11 +60,60 @@ pub async fn list(tx: &mut OrgTx) -> Result<Vec<String>> {
     .await?)
 }
 
-/// Sets a secret in the scope's own rows.
+/// The same as an administrator of the scope sees it: the global names are for platform administrators alone.
+///
+/// # Errors
+/// As [`list`].
+pub async fn list_managed(tx: &mut OrgTx) -> Result<Vec<String>> {
+    let org = tx.scope().org();
+    let with_global = tx.scope().actor().is_platform_admin;
+    Ok(sqlx::query_scalar!(
+        "SELECT DISTINCT key FROM secrets WHERE organization_id = $1 OR (organization_id IS NULL AND $2) ORDER BY key",
+        org as _,
+        with_global,
+    )
+    .fetch_all(tx.conn())
+    .await?)
+}
+
+/// Sets a secret in the scope's own rows, whether it is there or not.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad key or a value over 64 KiB.
 pub async fn set(tx: &mut OrgTx, vault: &Vault, key: &str, value: &SecretString) -> Result<()> {
+    write(tx, vault, key, value, None).await.map(drop)
+}
+
+/// Adds a secret to the scope's own rows; when it was made.
+///
+/// # Errors
+/// As [`set`]; [`Error::Conflict`] when there is one of this key.
+pub async fn insert(tx: &mut OrgTx, vault: &Vault, key: &str, value: &SecretString) -> Result<DateTime<Utc>> {
+    let written = write(tx, vault, key, value, Some(false)).await?;
+    written.ok_or_else(|| Error::Conflict(format!("there is a secret {key} already; PUT replaces its value")))
+}
+
+/// Replaces the value of a secret of the scope's own rows; when it was made.
+///
+/// # Errors
+/// As [`set`]; [`Error::NotFound`] when there is none.
+pub async fn replace(
+    tx: &mut OrgTx,
+    vault: &Vault,
+    key: &str,
+    value: &SecretString,
+) -> Result<DateTime<Utc>> {
+    write(tx, vault, key, value, Some(true)).await?.ok_or(Error::NotFound("secret"))
+}
+
+/// Writes a value; `there` says whether the secret must or must not be there before. `None` when it is otherwise.
+async fn write(
+    tx: &mut OrgTx,
+    vault: &Vault,
+    key: &str,
+    value: &SecretString,
+    there: Option<bool>,
+) -> Result<Option<DateTime<Utc>>> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if key.is_empty() || key.len() > 100 || !key.chars().all(fits) {
         return Err(Error::invalid(
@@ -76,23 +126,45 @@ pub async fn set(tx: &mut OrgTx, vault: &Vault, key: &str, value: &SecretString)
     }
     let owner = tx.scope().owner()?;
     let data_key = data_keys::get_or_create(tx, vault, owner).await?;
-    let sealed =
-        data_key.seal(Place { table: "secrets", organization: owner, name: key }, value.expose_secret())?;
+    let place = Place { table: "secrets", organization: owner, name: key };
+    let sealed = data_key.seal(place, value.expose_secret())?;
     let updated_by = tx.scope().actor().email.clone();
-    sqlx::query!(
-        "INSERT INTO secrets (id, organization_id, key, sealed, updated_by)
-         VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (organization_id, key) DO UPDATE
-         SET sealed = EXCLUDED.sealed, updated_by = EXCLUDED.updated_by, updated_at = now()",
-        Uuid::now_v7(),
-        owner as _,
-        key,
-        sealed,
-        updated_by,
-    )
-    .execute(tx.conn())
-    .await?;
-    audit::record(tx, Action::SecretSet, format!("secret/{key}"), &()).await
+    let created_at = if there == Some(true) {
+        sqlx::query_scalar!(
+            "UPDATE secrets
+             SET sealed = $3, updated_by = $4, updated_at = now()
+             WHERE organization_id IS NOT DISTINCT FROM $1 AND key = $2
+             RETURNING created_at",
+            owner as _,
+            key,
+            sealed,
+            updated_by,
+        )
+        .fetch_optional(tx.conn())
+        .await?
+    } else {
+        sqlx::query_scalar!(
+            "INSERT INTO secrets (id, organization_id, key, sealed, updated_by)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (organization_id, key) DO UPDATE
+             SET sealed = EXCLUDED.sealed, updated_by = EXCLUDED.updated_by, updated_at = now()
+             WHERE $6
+             RETURNING created_at",
+            Uuid::now_v7(),
+            owner as _,
+            key,
+            sealed,
+            updated_by,
+            there.is_none(),
+        )
+        .fetch_optional(tx.conn())
+        .await?
+    };
+    if created_at.is_some() {
+        let action = if there == Some(false) { Action::SecretCreated } else { Action::SecretSet };
+        audit::record(tx, action, format!("secret/{key}"), &()).await?;
+    }
+    Ok(created_at)
 }
 
 /// Deletes a secret from the scope's own rows; whether it was there.

@@ -69,15 +69,27 @@ impl Vault {
         Self { masters }
     }
 
+    /// The id of the master key that wraps.
+    pub fn current_master(&self) -> &str {
+        &self.masters[0].0
+    }
+
     /// A new data key, and the same wrapped with the current master key and that key's id.
     ///
     /// # Errors
     /// [`Error::Internal`] if encryption fails, which it does not for 32 bytes.
     pub fn new_data_key(&self, organization: Option<OrgId>) -> Result<(DataKey, String, Vec<u8>)> {
-        let key: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
-        let (id, master) = &self.masters[0];
-        let wrapped = seal(master, &wrapping_data(organization), key.as_ref())?;
-        Ok((DataKey(key), id.clone(), wrapped))
+        let key = DataKey(Zeroizing::new(rand::random()));
+        let wrapped = self.wrap_data_key(organization, &key)?;
+        Ok((key, self.current_master().to_owned(), wrapped))
+    }
+
+    /// Wraps a data key with the current master key.
+    ///
+    /// # Errors
+    /// As [`Self::new_data_key`].
+    pub fn wrap_data_key(&self, organization: Option<OrgId>, key: &DataKey) -> Result<Vec<u8>> {
+        seal(&self.masters[0].1, &wrapping_data(organization), key.0.as_ref())
     }
 
     /// Unwraps a stored data key.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use domain::config::{NewValue, ValueType};
 use domain::events::Update;
 use domain::executions::claim::Claimed;
 use domain::executions::list::{self, Filters};
@@ -181,11 +182,14 @@ async fn config_get(caller: &Caller, args: Key) -> Answer {
 }
 
 async fn config_set(caller: &Caller, args: SetConfig) -> Answer {
+    let (value_type, text) = config::text_of(&args.value);
+    let value_type = if args.is_secret { ValueType::Secret } else { value_type };
     if args.is_secret {
-        caller.remember_secret(args.value.as_str().unwrap_or_default());
+        caller.remember_secret(&text);
     }
     let mut tx = caller.begin(args.org_id.as_deref()).await?;
-    config::set(&mut tx, &caller.platform.vault, &args.key, &args.value, args.is_secret).await?;
+    let new = NewValue { key: &args.key, value_type, text: &text, description: None };
+    config::put(&mut tx, &caller.platform.vault, new).await?;
     tx.commit().await?;
     Ok(Value::Null)
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use domain::executions::RawJson;
@@ -12,10 +13,15 @@ const MASK: &str = "***";
 /// Shorter values are no secrets, and masking them would make any text unreadable.
 const SHORTEST: usize = 4;
 
+/// Shorter parts of Base64 text are no proof of anything.
+const SHORTEST_PART: usize = 8;
+
 /// The secrets a run has read, in all their forms.
 #[derive(Debug, Default)]
 pub(crate) struct Mask {
     forms: Vec<String>,
+    /// Finds any of them in one pass; made anew when one is added.
+    finder: Option<AhoCorasick>,
 }
 
 impl Mask {
@@ -43,24 +49,27 @@ impl Mask {
             URL_SAFE.encode(value),
             URL_SAFE_NO_PAD.encode(value),
         ];
-        for form in forms {
+        for form in forms.into_iter().chain(inside_base64(value)) {
             if !self.forms.contains(&form) {
                 self.forms.push(form);
             }
         }
-        // The longest first: a form that contains another must go as a whole.
-        self.forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+        // Of two that begin together the longer one: a form that contains another must go as a whole.
+        let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&self.forms);
+        self.finder = Some(finder.expect("secrets are far shorter than what an automaton can hold"));
     }
 
     /// The text without secrets.
     pub(crate) fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let mut masked = Cow::Borrowed(text);
-        for form in &self.forms {
-            if masked.contains(form.as_str()) {
-                masked = Cow::Owned(masked.replace(form.as_str(), MASK));
-            }
-        }
-        masked
+        let Some(finder) = self.finder.as_ref().filter(|finder| finder.is_match(text)) else {
+            return Cow::Borrowed(text);
+        };
+        let mut masked = String::with_capacity(text.len());
+        finder.replace_all_with(text, &mut masked, |_, _, into| {
+            into.push_str(MASK);
+            true
+        });
+        Cow::Owned(masked)
     }
 
     /// The JSON without secrets; it stays JSON, since the forms never hold a bare quote.
@@ -73,6 +82,18 @@ impl Mask {
             }),
         }
     }
+}
+
+/// What a value looks like in the middle of longer text that was encoded as a whole, `user:secret` for one: Base64
+/// takes three bytes at a time, so there are three ways it can fall, and characters shared with a neighbour are left out.
+fn inside_base64(value: &str) -> impl Iterator<Item = String> {
+    let part = |before: usize| {
+        let shifted = [vec![0; before], value.as_bytes().to_vec()].concat();
+        let (first, end) = ((before * 8).div_ceil(6), shifted.len() * 8 / 6);
+        [STANDARD_NO_PAD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)]
+            .map(|encoded| encoded[first..end].to_owned())
+    };
+    (0..3).flat_map(part).filter(|part| part.len() >= SHORTEST_PART).collect::<Vec<_>>().into_iter()
 }
 
 fn percent_encoded(value: &str, kept: &str) -> String {
@@ -119,6 +140,31 @@ mod tests {
             );
         }
         assert_eq!(mask.text("nothing to hide"), "nothing to hide");
+    }
+
+    #[test]
+    fn a_secret_is_masked_inside_longer_base64() {
+        let secret = "hunter2+hunter2/hunter2";
+        let mut mask = Mask::default();
+        mask.add(secret);
+        for before in ["", "u", "us", "usr", "user:"] {
+            for after in ["", "x", "xy", "xyz"] {
+                let encoded = STANDARD.encode(format!("{before}{secret}{after}"));
+                let masked = mask.text(&encoded).into_owned();
+                assert!(masked.contains(MASK), "{before}…{after}: {masked}");
+                // At most one byte at either end can be told from what is left.
+                assert!(masked.len() < encoded.len() - secret.len(), "{before}…{after}: {masked}");
+            }
+        }
+        assert_eq!(mask.text("aHVudGluZw== is something else"), "aHVudGluZw== is something else");
+    }
+
+    #[test]
+    fn of_two_secrets_that_overlap_nothing_is_left() {
+        let mut mask = Mask::default();
+        mask.add("token");
+        mask.add("token-with-more");
+        assert_eq!(mask.text("a token-with-more and a token"), "a *** and a ***");
     }
 
     #[test]

@@ -73,7 +73,16 @@ pub(super) fn locate(path: &Path, message: &str) -> (String, String) {
             push(&mut pointer, name);
             (pointer, "is required".into())
         }
-        None => (pointer, detail.to_owned()),
+        None => (pointer, without_input(detail)),
+    }
+}
+
+/// The parser quotes what it got, which may be a secret in the wrong place; what it expected says enough.
+fn without_input(detail: &str) -> String {
+    match detail.rsplit_once(", expected ") {
+        Some((_, expected)) if expected.starts_with("struct ") => "must be an object".into(),
+        Some((_, expected)) => format!("must be {expected}"),
+        None => detail.to_owned(),
     }
 }
 
@@ -167,6 +176,21 @@ mod tests {
         );
         assert!(fault("{").contains("malformed JSON"));
         assert!(fault(r#"{"lines": []} x"#).contains("malformed JSON"));
+    }
+
+    #[test]
+    fn a_fault_does_not_repeat_the_input() {
+        for json in [
+            r#"{"lines": [{"count": "canary"}]}"#,
+            r#"{"lines": [{"count": "canary, expected nothing"}]}"#,
+            r#"{"lines": "canary"}"#,
+            r#"{"lines": ["canary"]}"#,
+            r#"{"lines": [{"count": 987654321}]}"#,
+        ] {
+            let fault = fault(json);
+            assert!(!fault.contains("canary") && !fault.contains("98765"), "{fault}");
+            assert!(fault.contains("must be "), "{fault}");
+        }
     }
 
     #[test]

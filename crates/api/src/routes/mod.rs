@@ -1,12 +1,16 @@
 //! One file per resource: request, view, handlers and `router()` together.
 
+#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
+pub(crate) mod audit;
 pub(crate) mod auth;
+pub(crate) mod config;
 pub(crate) mod docs;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod executions;
 pub(crate) mod health;
 pub(crate) mod organizations;
 pub(crate) mod roles;
+pub(crate) mod secrets;
 pub(crate) mod stream;
 pub(crate) mod users;
 pub(crate) mod workflows;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::support::{PASSWORD, Person, World};
 
 mod auth;
+mod config;
 mod executions;
 mod organizations;
 mod permissions;
@@ -27,6 +28,7 @@ const AREAS: &[&[Row]] = &[
     platform::ROWS,
     auth::ROWS,
     organizations::ROWS,
+    config::ROWS,
     roles::ROWS,
     users::ROWS,
     workflows::ROWS,
@@ -94,10 +96,16 @@ impl Stage {
         let execution = world.submit(&owner, Some(acme)).await;
         let path = format!("/api/executions/{execution}/cancel");
         owner.client.post(&path, &Value::Null).await.expect_status(StatusCode::OK);
+        let admin = &world.admin.client;
+        let config = json!({"key": "matrix", "value": "on", "type": "string"});
+        admin.post("/api/config", &config).await.expect_status(StatusCode::CREATED);
+        let secret = json!({"secret_key": "matrix", "value": "sealed"});
+        admin.post("/api/secrets", &secret).await.expect_status(StatusCode::CREATED);
         let kay = world.person("kay@acme.example").await;
         let body = json!({"name": "Acme role", "organization_id": acme});
         let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
         let names = vec![
+            Named::new("key", "matrix", "nothing"),
             Named::new("user_id", kay.id, UserId::generate()),
             Named::new("role_id", role.text("id"), RoleId::generate()),
             Named::new("execution_id", execution, ExecutionId::generate()),

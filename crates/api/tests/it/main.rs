@@ -1,9 +1,11 @@
 //! Tests of the api over real connections and a real PostgreSQL; the test itself plays the worker.
 
 mod access;
+mod audit;
 mod auth;
 mod bad_input;
 mod browsers;
+mod config;
 mod documents;
 mod execute;
 mod executions;

@@ -2,6 +2,7 @@
 
 mod away;
 mod client;
+mod database;
 mod doctor;
 mod migrations;
 mod refusals;

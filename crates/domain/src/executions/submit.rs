@@ -286,10 +286,12 @@ async fn insert(db: &Db, c: Columns) -> Result<std::collections::HashSet<Uuid>> 
                RETURNING execution_id
            ), accepted AS MATERIALIZED (
                SELECT * FROM input WHERE key IS NULL OR id IN (SELECT execution_id FROM keyed)
-           ), audited AS (
-               INSERT INTO audit_log (id, organization_id, actor_id, actor, action, resource, request_id)
-               SELECT audit_id, organization_id, executed_by, executed_by_email, 'execution.submitted', id::text, request_id
+           ), audited AS MATERIALIZED (
+               SELECT audit_append(array_agg(audit_id), array_agg(organization_id), array_agg(executed_by),
+                   array_agg(executed_by_email), array_agg('execution.submitted'::text), array_agg(id::text),
+                   array_agg(request_id), array_agg(NULL::text))
                FROM accepted
+               HAVING count(*) > 0
            )
            INSERT INTO executions (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
@@ -298,7 +300,8 @@ async fn insert(db: &Db, c: Columns) -> Result<std::collections::HashSet<Uuid>> 
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
                priority, timeout_seconds, max_attempts, retry_policy::json, traceparent,
                now(), now() - make_interval(mins => priority)
-           FROM accepted
+           -- Appending is a call: it happens only if its row is asked for.
+           FROM accepted CROSS JOIN audited
            RETURNING id"#,
         &c.ids,
         &c.organizations as &[Option<Uuid>],

@@ -1,6 +1,11 @@
 //! The audit log: who did what to which thing, written in the transaction of the deed.
 //!
-//! Append-only: neither database role may update or delete a row.
+//! Rows form a hash chain per organization, and one for what belongs to none (ADR 27). They are added by the SQL
+//! function `audit_append` alone: no role of the application may insert, update or delete one. Reading is in
+//! `list.rs`, proving that nothing was changed in `verify.rs`.
+
+pub mod list;
+pub mod verify;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -28,6 +33,7 @@ pub enum Action {
     RoleUnassigned,
     ConfigSet,
     ConfigDeleted,
+    SecretCreated,
     SecretSet,
     SecretRead,
     SecretDeleted,
@@ -55,6 +61,7 @@ impl Action {
             Self::RoleUnassigned => "role.unassigned",
             Self::ConfigSet => "config.set",
             Self::ConfigDeleted => "config.deleted",
+            Self::SecretCreated => "secret.created",
             Self::SecretSet => "secret.set",
             Self::SecretRead => "secret.read",
             Self::SecretDeleted => "secret.deleted",
@@ -76,8 +83,8 @@ pub async fn record(
     let scope = tx.scope().clone();
     let details = serde_json::to_value(details).map_err(crate::Error::internal)?;
     sqlx::query!(
-        "INSERT INTO audit_log (id, organization_id, actor_id, actor, action, resource, request_id, details)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "SELECT audit_append(ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$3::uuid], ARRAY[$4::text], ARRAY[$5::text],
+             ARRAY[$6::text], ARRAY[$7::text], ARRAY[$8::text])",
         Uuid::now_v7(),
         scope.org() as _,
         scope.actor().id as _,
@@ -85,9 +92,36 @@ pub async fn record(
         action.as_str(),
         resource.to_string(),
         scope.request_id(),
-        details,
+        details.to_string(),
     )
-    .execute(tx.conn())
+    .fetch_one(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Records the same deed on many things, of the scope's actor.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn record_all(tx: &mut OrgTx, action: Action, resources: Vec<String>) -> Result<()> {
+    if resources.is_empty() {
+        return Ok(());
+    }
+    let scope = tx.scope().clone();
+    let ids: Vec<Uuid> = resources.iter().map(|_| Uuid::now_v7()).collect();
+    sqlx::query!(
+        "SELECT audit_append(array_agg(id), array_agg($3::uuid), array_agg($4::uuid), array_agg($5::text), array_agg($6::text),
+             array_agg(resource), array_agg($7::text), array_agg(NULL::text))
+         FROM UNNEST($1::uuid[], $2::text[]) AS t (id, resource)",
+        &ids,
+        &resources,
+        scope.org() as _,
+        scope.actor().id as _,
+        scope.actor().email,
+        action.as_str(),
+        scope.request_id(),
+    )
+    .fetch_one(tx.conn())
     .await?;
     Ok(())
 }
@@ -104,14 +138,15 @@ pub async fn record_system(
     request_id: Option<&str>,
 ) -> Result<()> {
     sqlx::query!(
-        "INSERT INTO audit_log (id, actor, action, resource, request_id) VALUES ($1, $2, $3, $4, $5)",
+        "SELECT audit_append(ARRAY[$1::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$2::text], ARRAY[$3::text],
+             ARRAY[$4::text], ARRAY[$5::text], ARRAY[NULL::text])",
         Uuid::now_v7(),
         actor,
         action.as_str(),
         resource.to_string(),
         request_id,
     )
-    .execute(tx.conn())
+    .fetch_one(tx.conn())
     .await?;
     Ok(())
 }
