@@ -10,6 +10,9 @@ CREATE TABLE mfa_methods (
 COMMENT ON COLUMN mfa_methods.sealed IS 'The secret of RFC 6238, sealed with the global data key.';
 COMMENT ON COLUMN mfa_methods.last_step IS 'The last 30-second step a code of which was accepted: no code is good twice.';
 
+ALTER TABLE users ADD COLUMN mfa_enabled BOOLEAN NOT NULL DEFAULT FALSE;
+COMMENT ON COLUMN users.mfa_enabled IS 'Whether a method is active; set with it.';
+
 CREATE TABLE recovery_codes (
     user_id    UUID NOT NULL REFERENCES users ON DELETE CASCADE,
     code_hash  BYTEA NOT NULL,

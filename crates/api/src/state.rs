@@ -107,7 +107,7 @@ impl App {
             limits::in_time(sessions::find(&self.platform.db, id)).await.map(|found| found.map(Arc::new))
         };
         // One lookup at a time per session: a burst of requests asks once.
-        self.sessions.try_get_with(id, find).await.map_err(shared)
+        self.sessions.try_get_with(id, find).await.map_err(|error| Error::shared(&error))
     }
 
     /// Forgets a session that was just ended, so that this process refuses it at once.
@@ -130,21 +130,11 @@ impl App {
             Err(error) if matches!(&*error, Error::NotFound(_)) => {
                 Err(Error::Impossible("X-Organization-Id names no organization".into()))
             }
-            other => other.map_err(shared),
+            other => other.map_err(|error| Error::shared(&error)),
         }
     }
 
     fn cookie_token(&self, headers: &HeaderMap) -> Option<String> {
         cookies::find(headers, cookies::access_name(self.platform.settings.is_production()))
-    }
-}
-
-/// An error of a lookup that many waited for, as each of them gets it.
-fn shared(error: Arc<Error>) -> Error {
-    match &*error {
-        Error::Unavailable { service, .. } => {
-            Error::Unavailable { service, source: error.to_string().into() }
-        }
-        _ => Error::internal(error),
     }
 }

@@ -22,7 +22,7 @@ use crate::processes::{Footprint, Memory, keep_peak};
 use crate::progress::Progress;
 use crate::report::{Idle, Line, Ratio};
 use crate::setup::Setup;
-use crate::verdicts::{LOGS, READ_LIST, READ_ONE, SERIAL_SYNCS, SUBMITS};
+use crate::verdicts::{LOGS, READ_DIRECTORY, READ_LIST, READ_ONE, SERIAL_SYNCS, SUBMITS};
 
 /// A backend of PostgreSQL reports its counts at the latest so long after it became idle.
 const STATISTICS_DELAY: Duration = Duration::from_millis(10_500);
@@ -32,6 +32,21 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(100);
 /// Reading the memory of many processes takes some milliseconds, so not too often.
 const SAMPLE_PERIOD: Duration = Duration::from_secs(2);
 const SYNC_PROBE: Duration = Duration::from_secs(1);
+/// A hundred thousand people, roles and organizations; half of the people and roles belong to the one measured in.
+const DIRECTORY: &str = "
+    INSERT INTO organizations (id, name, created_by)
+    SELECT gen_random_uuid(), 'Customer ' || n, 'bench' FROM generate_series(1, 100000) AS n;
+    CREATE TEMPORARY TABLE numbered AS
+        SELECT id, row_number() OVER (ORDER BY (name = 'Bench') DESC, id) AS at FROM organizations;
+    INSERT INTO users (id, organization_id, email, name, user_type)
+    SELECT gen_random_uuid(), o.id, 'user' || n || '@customers.example', 'Somebody', 'ORG'
+    FROM generate_series(1, 100000) AS n
+    JOIN numbered o ON o.at = CASE WHEN n % 2 = 0 THEN 1 ELSE n END;
+    INSERT INTO roles (id, organization_id, name, created_by)
+    SELECT gen_random_uuid(), o.id, 'Role ' || n, 'bench'
+    FROM generate_series(1, 100000) AS n
+    JOIN numbered o ON o.at = CASE WHEN n % 2 = 0 THEN 1 ELSE n END;
+    ANALYZE organizations, users, roles";
 /// Executions that are read in turn.
 const READ_IDS: i64 = 500;
 
@@ -90,6 +105,7 @@ impl Stage<'_> {
             Plan::Mixed => self.mixed().await,
             Plan::ReadOne => self.read_one().await.map(|line| vec![line]),
             Plan::ReadList => self.read_list().await.map(|line| vec![line]),
+            Plan::ReadDirectory => self.read_directory().await,
         }
     }
 
@@ -193,6 +209,18 @@ impl Stage<'_> {
     async fn read_list(&mut self) -> anyhow::Result<Line> {
         let requests = vec![self.setup.requests.get("/api/executions?limit=25")];
         self.reads(READ_LIST, requests, self.scale.list_reads).await
+    }
+
+    /// Pages of a hundred, one after the other, beside a hundred thousand rows of each kind.
+    async fn read_directory(&mut self) -> anyhow::Result<Vec<Line>> {
+        sqlx::raw_sql(DIRECTORY).execute(&mut self.setup.postgres).await?;
+        let mut lines = Vec::new();
+        for (what, path) in READ_DIRECTORY {
+            let request = vec![self.setup.requests.get(path)];
+            let load = Load::new(what, 1, self.scale.list_reads, Action::Read(request.into()));
+            lines.push(self.measure(load).await?.0);
+        }
+        Ok(lines)
     }
 
     async fn reads(&mut self, what: &str, requests: Vec<Vec<u8>>, count: usize) -> anyhow::Result<Line> {

@@ -27,6 +27,8 @@ pub(crate) enum Plan {
     ReadOne,
     /// Reads of the list.
     ReadList,
+    /// Reads of pages of large lists by name.
+    ReadDirectory,
 }
 
 /// How much of everything is done.
@@ -106,6 +108,10 @@ impl Plan {
             plans.extend([Self::Submits, Self::Mixed]);
         }
         plans.extend([Self::ReadOne, Self::ReadList]);
+        if kind == Kind::Rabbitmq {
+            // Last, for it fills the tables.
+            plans.push(Self::ReadDirectory);
+        }
         plans
     }
 
@@ -118,6 +124,7 @@ impl Plan {
             Self::Mixed => "mixed".to_owned(),
             Self::ReadOne => "read-one".to_owned(),
             Self::ReadList => "read-list".to_owned(),
+            Self::ReadDirectory => "read-directory".to_owned(),
         };
         format!("{}/{what}", kind.name())
     }

@@ -13,6 +13,11 @@ pub(crate) const LOGS: &str = "100 log lines a run";
 pub(crate) const SUBMITS: &str = "submits (noop_pooled)";
 pub(crate) const READ_ONE: &str = "GET one execution";
 pub(crate) const READ_LIST: &str = "GET list of 25";
+pub(crate) const READ_DIRECTORY: [(&str, &str); 3] = [
+    ("GET 100 of 100,000 users", "/api/users?limit=100"),
+    ("GET 100 of 100,000 roles", "/api/roles?limit=100"),
+    ("GET 100 of 100,000 organizations", "/api/organizations?limit=100"),
+];
 
 const POOLED_CPU_MS: f64 = 0.7;
 const PROCESS_CPU_MS: f64 = 2.5;
@@ -24,6 +29,7 @@ const COMMITS: f64 = 2.5;
 const LINES_PER_SECOND: f64 = 40_000.0;
 const SUBMIT_P99_MS: f64 = 100.0;
 const READ_CPU_MS: f64 = 0.15;
+const DIRECTORY_P95_MS: f64 = 10.0;
 
 /// One figure that is asked for.
 #[derive(Debug, Serialize)]
@@ -102,6 +108,12 @@ pub(crate) fn judge(lines: &[Line], floors: &Floors) -> Vec<Verdict> {
             line.p99_ms,
             runs(line),
         ));
+    }
+    for (what, _) in READ_DIRECTORY {
+        if let Some(line) = largest(lines, kind, what, 1) {
+            let why = "one client, in one organization".to_owned();
+            verdicts.push(Verdict::at_most(format!("{what}: p95 ms"), DIRECTORY_P95_MS, line.p95_ms, why));
+        }
     }
     if let Some(line) = largest(lines, kind, READ_ONE, CLIENTS) {
         let of = |part: Part| line.cpu_ms.get(&part).copied().unwrap_or_default();

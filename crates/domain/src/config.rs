@@ -138,20 +138,23 @@ pub async fn list(tx: &mut OrgTx, vault: &Vault) -> Result<Vec<(String, Effectiv
     Ok(values)
 }
 
-/// The rows of the scope and the global ones, overridden ones included, by key.
+/// The rows of the scope and, for a platform administrator, the global ones, overridden ones included, by key. What is
+/// global may concern other customers, so nobody else is shown it outside of a run.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn rows(tx: &mut OrgTx) -> Result<Vec<Stored>> {
     let org = tx.scope().org();
+    let with_global = tx.scope().actor().is_platform_admin;
     Ok(sqlx::query_as!(
         Stored,
         r#"SELECT organization_id AS "organization_id: OrgId", key, value_type AS "value_type: ValueType", value, description,
                updated_by, updated_at
            FROM config
-           WHERE organization_id = $1 OR organization_id IS NULL
+           WHERE organization_id = $1 OR (organization_id IS NULL AND $2)
            ORDER BY key, organization_id NULLS LAST"#,
         org as _,
+        with_global,
     )
     .fetch_all(tx.conn())
     .await?)

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows HTTP; the api maps each variant to a problem document in one place.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Result of a domain function.
@@ -65,6 +66,16 @@ impl Error {
     /// A bug or a surprise, with its cause for the log.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(source.into())
+    }
+
+    /// An error of work that many waited for, as each of them gets it.
+    pub fn shared(error: &Arc<Self>) -> Self {
+        match &**error {
+            Self::Unavailable { service, .. } => {
+                Self::Unavailable { service, source: error.to_string().into() }
+            }
+            _ => Self::internal(error.clone()),
+        }
     }
 
     /// Whether trying again later can help.

@@ -175,23 +175,21 @@ impl Activity {
     /// # Errors
     /// [`Error::Impossible`] when it is inactive, [`Error::Unavailable`] when nobody can tell.
     pub async fn require(&self, id: OrgId) -> Result<()> {
-        if let Some(is_active) = self.known.get(&id).await {
-            return if is_active { Ok(()) } else { Err(inactive()) };
+        // One lookup at a time: a burst of submissions asks once.
+        let found = self.known.try_get_with(id, is_active(&self.db, id)).await;
+        match found.map_err(|error| Error::shared(&error))? {
+            true => Ok(()),
+            false => Err(Error::Impossible("the organization is inactive; nothing runs in it".into())),
         }
-        let is_active = {
-            let mut conn = self.db.system(&ACTIVITY).await?;
-            sqlx::query_scalar!("SELECT is_active FROM organizations WHERE id = $1", id as _)
-                .fetch_optional(&mut *conn)
-                .await?
-                .unwrap_or(false)
-        };
-        self.known.insert(id, is_active).await;
-        if is_active { Ok(()) } else { Err(inactive()) }
     }
 }
 
-fn inactive() -> Error {
-    Error::Impossible("the organization is inactive; nothing runs in it".into())
+async fn is_active(db: &Db, id: OrgId) -> Result<bool> {
+    let mut conn = db.system(&ACTIVITY).await?;
+    let found = sqlx::query_scalar!("SELECT is_active FROM organizations WHERE id = $1", id as _)
+        .fetch_optional(&mut *conn)
+        .await?;
+    Ok(found.unwrap_or(false))
 }
 
 fn valid_name(name: &str) -> Result<String> {

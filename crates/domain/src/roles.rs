@@ -17,6 +17,8 @@ pub mod members;
 /// Names that tokens use for other things (§2.1 of the contract): a role of that name would pose as one of them.
 const RESERVED: [&str; 3] = ["authenticated", "platformadmin", "orguser"];
 
+const MAX_DESCRIPTION: usize = 10_000;
+
 /// A role as stored.
 #[derive(Debug, Clone)]
 pub struct Role {
@@ -88,6 +90,7 @@ macro_rules! query_roles {
 /// [`Error::Invalid`] for a bad name or an unknown organization, [`Error::Forbidden`] for what is beyond the actor.
 pub async fn insert(tx: &mut OrgTx, new: NewRole) -> Result<Role> {
     let name = valid_name(&new.name)?;
+    check_description(&new.description)?;
     check_reach(tx, new.organization, new.permissions.iter().copied().collect())?;
     let created_by = tx.scope().actor().email.clone();
     sqlx::query_as!(
@@ -170,6 +173,7 @@ pub async fn get(tx: &mut OrgTx, id: RoleId) -> Result<Role> {
 /// as it is included.
 pub async fn update(tx: &mut OrgTx, id: RoleId, changes: Changes) -> Result<Role> {
     let name = changes.name.as_deref().map(valid_name).transpose()?;
+    changes.description.as_deref().map_or(Ok(()), check_description)?;
     lock_own(tx, id).await?;
     if let Some(permissions) = &changes.permissions {
         check_holds(tx, permissions.iter().copied().collect())?;
@@ -244,6 +248,16 @@ fn valid_name(name: &str) -> Result<String> {
         return Err(Error::invalid("/name", "is a name that every account has; choose another"));
     }
     Ok(name.to_owned())
+}
+
+fn check_description(description: &str) -> Result<()> {
+    if description.chars().count() > MAX_DESCRIPTION {
+        return Err(Error::invalid(
+            "/description",
+            format!("must have at most {MAX_DESCRIPTION} characters"),
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -60,6 +60,22 @@ pub async fn list(tx: &mut OrgTx) -> Result<Vec<String>> {
     .await?)
 }
 
+/// The same as an administrator of the scope sees it: the global names are for platform administrators alone.
+///
+/// # Errors
+/// As [`list`].
+pub async fn list_managed(tx: &mut OrgTx) -> Result<Vec<String>> {
+    let org = tx.scope().org();
+    let with_global = tx.scope().actor().is_platform_admin;
+    Ok(sqlx::query_scalar!(
+        "SELECT DISTINCT key FROM secrets WHERE organization_id = $1 OR (organization_id IS NULL AND $2) ORDER BY key",
+        org as _,
+        with_global,
+    )
+    .fetch_all(tx.conn())
+    .await?)
+}
+
 /// Sets a secret in the scope's own rows, whether it is there or not.
 ///
 /// # Errors

@@ -35,6 +35,8 @@ pub struct User {
     pub is_verified: bool,
     /// Whether the user completed the registration.
     pub is_registered: bool,
+    /// Whether a second factor is asked for.
+    pub mfa_enabled: bool,
     /// Last sign-in.
     pub last_login: Option<DateTime<Utc>>,
     /// Creation.
@@ -99,7 +101,7 @@ pub async fn get(db: &Db, id: UserId) -> Result<User> {
     sqlx::query_as!(
         User,
         r#"SELECT id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
-               is_superuser, is_verified, is_registered, last_login, created_at, updated_at
+               is_superuser, is_verified, is_registered, mfa_enabled, last_login, created_at, updated_at
            FROM users
            WHERE id = $1"#,
         id as _,
@@ -129,7 +131,7 @@ async fn insert(
         r#"INSERT INTO users (id, organization_id, email, name, password_hash, user_type, is_superuser, is_verified)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
            RETURNING id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
-               is_superuser, is_verified, is_registered, last_login, created_at, updated_at"#,
+               is_superuser, is_verified, is_registered, mfa_enabled, last_login, created_at, updated_at"#,
         UserId::generate() as _,
         organization as _,
         email,
@@ -182,7 +184,7 @@ async fn complete_stub(tx: &mut SystemTx, email: &str, name: Option<&str>, hash:
            SET is_registered = TRUE, is_verified = FALSE, name = COALESCE($2, name), password_hash = $3, updated_at = now()
            WHERE email = $1
            RETURNING id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
-               is_superuser, is_verified, is_registered, last_login, created_at, updated_at"#,
+               is_superuser, is_verified, is_registered, mfa_enabled, last_login, created_at, updated_at"#,
         email,
         name,
         hash,

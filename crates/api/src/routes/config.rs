@@ -107,7 +107,8 @@ impl From<ConfigType> for ValueType {
 /// The values of the scope and the global ones.
 ///
 /// Without `X-Organization-Id` a platform administrator sees the global ones. A global value that the organization
-/// overrides is listed too. Secrets are masked.
+/// overrides is listed too. Secrets are masked. Needs the permission `config.manage`, which shows the organization's own
+/// values only.
 #[utoipa::path(
     get, path = "/api/config", tag = "Configuration", security(("bearer" = [])),
     responses((status = 200, body = Vec<ConfigResponse>), Problems),

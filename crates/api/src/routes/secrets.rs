@@ -69,7 +69,8 @@ struct SecretResponse {
 
 /// The names of the secrets of the scope and of the global ones.
 ///
-/// Without `X-Organization-Id` a platform administrator sees the global ones.
+/// Without `X-Organization-Id` a platform administrator sees the global ones. Needs the permission `secrets.manage`, which
+/// shows the organization's own names only.
 #[utoipa::path(
     get, path = "/api/secrets", tag = "Secrets", security(("bearer" = [])),
     responses((status = 200, body = SecretsListResponse), Problems),
@@ -81,7 +82,7 @@ async fn list_secrets(
     signed.scope.require(Permission::SecretsManage)?;
     let scope = signed.scope.narrowed();
     let mut tx = app.platform.db.begin(&scope).await?;
-    let secrets = secrets::list(&mut tx).await?;
+    let secrets = secrets::list_managed(&mut tx).await?;
     tx.commit().await?;
     let count = secrets.len();
     Ok(Json(SecretsListResponse { secrets, org_id: owner(&scope)?, count }))

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use domain::audit::{self, Action};
 use domain::id::OrgId;
+use domain::mfa::{self, Holder};
 use domain::page::NameCursor;
 use domain::passwords;
 use domain::users::directory::{self, Filters, Kind, UserKey};
@@ -104,7 +105,6 @@ struct UserUpdate {
     is_superuser: Option<bool>,
     is_verified: Option<bool>,
     /// `false` removes the second factor of the user.
-    #[expect(dead_code, reason = "nobody has a second factor yet")]
     mfa_enabled: Option<bool>,
     /// Moves into this organization; a demotion needs one.
     organization_id: Option<Uuid>,
@@ -150,7 +150,7 @@ impl From<User> for UserPublic {
             is_superuser: user.is_superuser,
             is_verified: user.is_verified,
             is_registered: user.is_registered,
-            mfa_enabled: false,
+            mfa_enabled: user.mfa_enabled,
             user_type: if user.is_superuser { UserType::Platform } else { UserType::Org },
             organization_id: user.organization_id.map(|org| org.0),
             last_login: user.last_login,
@@ -283,10 +283,16 @@ async fn update_user(
         is_verified: input.is_verified,
         organization: input.organization_id.map(OrgId),
     };
-    let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
+    let mut tx = app.platform.db.begin(&signed.scope.clone().widened()).await?;
     let changed = manage::update(&mut tx, &key, changes).await?;
     audit::record(&mut tx, Action::UserUpdated, changed.user.id, &details).await?;
-    Ok(Json(finish(&app, tx, changed).await?.into()))
+    let mut user = finish(&app, tx, changed).await?;
+    if input.mfa_enabled == Some(false) && user.mfa_enabled {
+        let (email, request_id) = (&signed.scope.actor().email, signed.scope.request_id());
+        mfa::remove(&app.platform.db, Holder { user: user.id, email, request_id }).await?;
+        user.mfa_enabled = false;
+    }
+    Ok(Json(user.into()))
 }
 
 /// Deletes a user.

@@ -234,6 +234,25 @@ async fn the_owner_removes_it_by_password_or_code() {
 }
 
 #[tokio::test]
+async fn an_administrator_removes_it_for_somebody_who_lost_everything() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    enroll(&world, &ada).await;
+    let (admin, path) = (&world.admin.client, format!("/api/users/{}", ada.id));
+    assert_eq!(admin.get(&path).await.json()["mfa_enabled"], true);
+    admin.patch(&path, &json!({"mfa_enabled": true, "name": "Ada"})).await.expect_status(StatusCode::OK);
+    assert_eq!(password(world.nobody(), &ada.email).await["mfa_required"], true, "true changes nothing");
+    let changed =
+        admin.patch(&path, &json!({"mfa_enabled": false})).await.expect_status(StatusCode::OK).json();
+    assert_eq!(changed["mfa_enabled"], false);
+    assert_eq!(password(world.nobody(), &ada.email).await["mfa_required"], false);
+    let audit = admin.get("/api/audit?action=mfa.removed").await.json();
+    assert_eq!(audit["entries"][0]["actor"], world.admin.email);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_policy_that_asks_everybody_leads_through_the_enrolment() {
     let world = World::start().await;
     let settings = Settings { mfa_policy: "required".into(), ..(*world.platform().settings).clone() };

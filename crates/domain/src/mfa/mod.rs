@@ -102,7 +102,12 @@ pub async fn activate(db: &Db, vault: &Vault, holder: Holder<'_>, code: &str) ->
     };
     let activated = match step {
         Some(step) => sqlx::query!(
-            "UPDATE mfa_methods SET activated_at = now(), last_step = $2 WHERE user_id = $1 AND activated_at IS NULL",
+            "WITH activated AS (
+                 UPDATE mfa_methods SET activated_at = now(), last_step = $2
+                 WHERE user_id = $1 AND activated_at IS NULL
+                 RETURNING user_id
+             )
+             UPDATE users SET mfa_enabled = TRUE FROM activated WHERE users.id = activated.user_id",
             holder.user as _,
             step,
         )
@@ -190,8 +195,9 @@ pub async fn remove(db: &Db, holder: Holder<'_>) -> Result<()> {
     let mut tx = db.begin_system(&SCOPE).await?;
     sqlx::query!(
         "WITH codes AS (DELETE FROM recovery_codes WHERE user_id = $1),
-              devices AS (DELETE FROM trusted_devices WHERE user_id = $1)
-         DELETE FROM mfa_methods WHERE user_id = $1",
+              devices AS (DELETE FROM trusted_devices WHERE user_id = $1),
+              method AS (DELETE FROM mfa_methods WHERE user_id = $1)
+         UPDATE users SET mfa_enabled = FALSE WHERE id = $1",
         holder.user as _,
     )
     .execute(tx.conn())

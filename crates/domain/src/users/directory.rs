@@ -77,7 +77,7 @@ macro_rules! query_users {
         sqlx::query_as!(
             User,
             r#"SELECT id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
-                   is_superuser, is_verified, is_registered, last_login, created_at, updated_at
+                   is_superuser, is_verified, is_registered, mfa_enabled, last_login, created_at, updated_at
                FROM users "# + $rest
             $(, $argument)*
         )

@@ -71,7 +71,7 @@ pub async fn invite(tx: &mut OrgTx, new: Invitation) -> Result<User> {
         r#"INSERT INTO users (id, organization_id, email, name, user_type, is_superuser, is_active, is_verified, is_registered)
            VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN 'PLATFORM' ELSE 'ORG' END, $5, $6, TRUE, FALSE)
            RETURNING id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
-               is_superuser, is_verified, is_registered, last_login, created_at, updated_at"#,
+               is_superuser, is_verified, is_registered, mfa_enabled, last_login, created_at, updated_at"#,
         UserId::generate() as _,
         organization as _,
         email,
@@ -118,7 +118,7 @@ pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<C
                updated_at = now()
            WHERE id = $1
            RETURNING id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
-               is_superuser, is_verified, is_registered, last_login, created_at, updated_at"#,
+               is_superuser, is_verified, is_registered, mfa_enabled, last_login, created_at, updated_at"#,
         user.id as _,
         email,
         name,

@@ -175,3 +175,62 @@ async fn a_page_of_an_organization_is_found_by_an_index_beside_row_level_securit
     assert!(plan.contains("executions_list_idx") && plan.contains("Index Cond"), "{plan}");
     fixture.close().await;
 }
+
+#[tokio::test]
+async fn row_level_security_alone_hides_the_people_of_others() {
+    let fixture = Fixture::embedded().await;
+    let (acme, rival) = (fixture.org("acme").await, fixture.org("rival").await);
+    let mut conn = fixture.test.db.connect().await;
+    for org in [Some(acme.0), Some(rival.0), None] {
+        sqlx::query(
+            "WITH person AS (
+                 INSERT INTO users (id, organization_id, email, user_type)
+                 VALUES (gen_random_uuid(), $1, 'u' || COALESCE($1::text, '') || '@example.com', 'ORG')
+                 RETURNING id
+             ), role AS (
+                 INSERT INTO roles (id, organization_id, name, created_by) VALUES (gen_random_uuid(), $1, 'r', 'x') RETURNING id
+             ), session AS (
+                 INSERT INTO sessions (id, user_id, refresh_hash, expires_at)
+                 SELECT gen_random_uuid(), id, id::text::bytea, now() FROM person
+             )
+             INSERT INTO user_roles (user_id, role_id, organization_id, assigned_by)
+             SELECT person.id, role.id, $1, 'x' FROM person, role",
+        )
+        .bind(org)
+        .execute(&mut conn)
+        .await
+        .expect("inserts");
+    }
+    sqlx::query("SET ROLE bifrost_app").execute(&mut conn).await.expect("is allowed");
+
+    // Roles cascade: reading sees the global one too, writing does not. The SYSTEM user is a global one.
+    let (mut cells, mut leaks) = (0, Vec::new());
+    for scope in [acme.to_string(), rival.to_string()] {
+        for (statement, expected) in [
+            ("SELECT id FROM users", 1),
+            ("SELECT role_id FROM user_roles", 1),
+            ("SELECT id FROM sessions", 1),
+            ("SELECT id FROM roles", 2),
+            ("UPDATE users SET name = 'mine' RETURNING id", 1),
+            ("UPDATE user_roles SET assigned_by = 'mine' RETURNING role_id", 1),
+            ("UPDATE sessions SET revoked_at = now() RETURNING id", 1),
+            ("UPDATE roles SET name = 'mine' RETURNING id", 1),
+            ("DELETE FROM user_roles RETURNING role_id", 1),
+        ] {
+            let mut tx = conn.begin().await.expect("begins");
+            sqlx::query("SELECT set_config('bifrost.org_id', $1, TRUE)")
+                .bind(&scope)
+                .execute(&mut *tx)
+                .await
+                .expect("sets");
+            let touched = sqlx::query(statement).fetch_all(&mut *tx).await.expect("runs").len();
+            cells += 1;
+            if touched != expected {
+                leaks.push(format!("{statement} touches {touched} rows instead of {expected}"));
+            }
+        }
+    }
+    println!("row-level security alone, people: {cells} cells, leaks {}", leaks.len());
+    assert!(leaks.is_empty(), "{leaks:#?}");
+    fixture.close().await;
+}

@@ -95,6 +95,11 @@ fn role_cases(world: &World) -> Vec<Case> {
         invalid("a role with a long name", post(json!({"name": "n".repeat(101)})), "/name"),
         invalid("a role with NUL", post(json!({"name": "n\0"})), "/name"),
         invalid("a role that poses as the platform", post(json!({"name": "platformadmin"})), "/name"),
+        invalid(
+            "a long description",
+            post(json!({"name": "n", "description": "d".repeat(10_001)})),
+            "/description",
+        ),
         invalid("a description with NUL", post(json!({"name": "n", "description": "\0"})), "/description"),
         invalid(
             "an unknown permission",

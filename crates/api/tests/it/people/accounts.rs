@@ -214,3 +214,47 @@ async fn no_body_decides_what_it_may_not() {
     assert!(taken.is_empty(), "{taken:#?}");
     world.close().await;
 }
+
+#[tokio::test]
+async fn every_change_is_in_the_audit_log_and_no_password_is() {
+    let world = World::start().await;
+    let acme = world.org("acme").await;
+    let admin = &world.admin.client;
+    world.sql("DELETE FROM audit_log").await;
+    let kay = invite(admin, &json!({"email": "kay@acme.example", "organization_id": acme})).await;
+    let path = format!("/api/users/{}", kay["id"].as_str().expect("an id"));
+    let change = json!({"password": "correct horse battery", "name": "Kay"});
+    admin.patch(&path, &change).await.expect_status(StatusCode::OK);
+    let role = create_role(admin, &json!({"name": "R", "organization_id": acme})).await;
+    let role_path = format!("/api/roles/{role}");
+    admin.patch(&role_path, &json!({"permissions": ["users.read"]})).await.expect_status(StatusCode::OK);
+    assign(admin, &role, &["kay@acme.example"]).await.expect_status(StatusCode::NO_CONTENT);
+    admin.delete(&format!("{role_path}/users/kay@acme.example")).await.expect_status(StatusCode::NO_CONTENT);
+    admin.delete(&role_path).await.expect_status(StatusCode::NO_CONTENT);
+    admin.delete(&path).await.expect_status(StatusCode::NO_CONTENT);
+    // What is refused leaves nothing.
+    admin.post("/api/users", &json!({"email": "kay@acme.example"})).await.expect_status(StatusCode::CONFLICT);
+    admin.delete("/api/users/admin@platform.example").await.expect_status(StatusCode::BAD_REQUEST);
+
+    let mut conn = world.test.db.connect().await;
+    let rows: Vec<(String, String, String)> =
+        sqlx::query_as("SELECT action, actor, COALESCE(details::text, '') FROM audit_log ORDER BY id")
+            .fetch_all(&mut conn)
+            .await
+            .expect("reads");
+    let actions: Vec<&str> = rows.iter().map(|(action, ..)| action.as_str()).collect();
+    let expected = [
+        "user.invited",
+        "user.updated",
+        "role.created",
+        "role.updated",
+        "role.assigned",
+        "role.unassigned",
+        "role.deleted",
+        "user.deleted",
+    ];
+    println!("audit: {} changes, {} rows", expected.len(), actions.len());
+    assert_eq!(actions, expected);
+    assert!(rows.iter().all(|(_, actor, details)| actor == &world.admin.email && !details.contains("horse")));
+    world.close().await;
+}

@@ -98,3 +98,35 @@ async fn nobody_climbs_by_a_role() {
     assign(&lead, &made, &[&kay.email]).await.expect_status(StatusCode::NO_CONTENT);
     world.close().await;
 }
+
+#[tokio::test]
+async fn what_is_global_stays_hidden_from_a_customer() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let lead = world.person("lead@acme.example").await;
+    let all = [Permission::ConfigManage, Permission::SecretsManage, Permission::AuditRead];
+    world.grant(acme, &lead, &all).await;
+    let lead = world.nobody().sign_in(&lead.email, PASSWORD).await;
+    let admin = &world.admin.client;
+    for (client, name) in [(admin, "global_one"), (&admin.in_organization(rival), "rivals"), (&lead, "own")] {
+        let value = json!({"key": name, "value": name, "type": "string"});
+        client.post("/api/config", &value).await.expect_status(StatusCode::CREATED);
+        let secret = json!({"secret_key": name, "value": "v"});
+        client.post("/api/secrets", &secret).await.expect_status(StatusCode::CREATED);
+    }
+    let config = lead.get("/api/config").await.expect_status(StatusCode::OK).json();
+    let keys: Vec<&Value> = config.as_array().expect("a list").iter().map(|row| &row["key"]).collect();
+    assert_eq!(keys, [&json!("own")]);
+    let secrets = lead.get("/api/secrets").await.expect_status(StatusCode::OK).json();
+    assert_eq!(secrets["secrets"], json!(["own"]));
+    let audit = lead.get("/api/audit?limit=1000").await.expect_status(StatusCode::OK);
+    assert!(
+        audit.body.contains("config/own")
+            && !audit.body.contains("global_one")
+            && !audit.body.contains("rivals")
+    );
+
+    let inside = admin.in_organization(acme).get("/api/secrets").await.expect_status(StatusCode::OK).json();
+    assert_eq!(inside["secrets"], json!(["global_one", "own"]), "an administrator sees what a run would");
+    world.close().await;
+}

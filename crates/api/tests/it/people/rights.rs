@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use testkit::{Client, Socket, eventually};
 
 use super::{assign, create_role, second_admin};
-use crate::support::{AT_ONCE, PASSWORD, Replica, World};
+use crate::support::{AT_ONCE, PASSWORD, Replica, World, failure};
 
 /// How long until a request to list users gets this status.
 async fn until(client: &Client, status: StatusCode) -> Duration {
@@ -221,5 +221,47 @@ async fn nothing_new_runs_in_an_organization_that_was_deactivated() {
     assert!(began.elapsed() < AT_ONCE);
     assert_eq!(refusal, "the organization is inactive; nothing runs in it");
     world.admin.client.post("/api/workflows/execute", &run).await.expect_status(StatusCode::OK);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn whoever_may_read_executions_sees_those_of_the_organization_as_a_user_does() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let (ada, lead) = (world.person("ada@acme.example").await, world.person("lead@acme.example").await);
+    let eve = world.person("eve@rival.example").await;
+    world.grant(acme, &lead, &[domain::Permission::ExecutionsCancel]).await;
+    let lead = world.nobody().sign_in(&lead.email, PASSWORD).await;
+    let history = format!("/ws/connect?channels=history:{acme}&channels=history:{rival}");
+    let mut socket = Socket::connect(&lead, &history).await;
+    let hello = socket.next().await.expect("a frame");
+    assert_eq!(
+        hello["channels"].as_array().map(Vec::len),
+        Some(2),
+        "their own and their organization's: {hello}"
+    );
+
+    let run = world.submit(&ada, Some(acme)).await;
+    let worker = world.worker();
+    let claimed = worker.claim().await;
+    worker.announce_start(&claimed);
+    let heard = socket.until(|frame| frame["type"] == "execution_update").await.pop().expect("the last");
+    assert_eq!(heard["executionId"], run.to_string());
+    let failed = failure(&claimed, "KeyError: 'x'", false);
+    worker.finish(&claimed, &failed).await;
+    let foreign = world.submit(&eve, Some(rival)).await;
+
+    let list = lead.get("/api/executions").await.expect_status(StatusCode::OK).json();
+    let ids: Vec<_> =
+        list["executions"].as_array().expect("a list").iter().map(|one| &one["execution_id"]).collect();
+    assert_eq!(ids, [&json!(run)]);
+    let shown = lead.get(&format!("/api/executions/{run}")).await.expect_status(StatusCode::OK).json();
+    assert_eq!(shown["error_message"], "An error occurred during execution", "as its owner sees it");
+    lead.get(&format!("/api/executions/{run}/variables")).await.expect_status(StatusCode::FORBIDDEN);
+    for path in [format!("/api/executions/{foreign}"), format!("/api/executions/{foreign}/logs")] {
+        lead.get(&path).await.expect_status(StatusCode::NOT_FOUND);
+    }
+    let path = format!("/api/executions/{foreign}/cancel");
+    lead.post(&path, &Value::Null).await.expect_status(StatusCode::NOT_FOUND);
     world.close().await;
 }
