@@ -2,7 +2,6 @@
 //! changes (ADR 28).
 
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::id::OrgId;
 use crate::vault::{DataKey, Vault};
@@ -64,7 +63,7 @@ pub async fn rotate(db: &Db, vault: &Vault, mut progress: impl FnMut(u64)) -> Re
         }
         let (mut ids, mut wrapped) = (Vec::with_capacity(stale.len()), Vec::with_capacity(stale.len()));
         for row in &stale {
-            let key = vault.unwrap_data_key(row.organization_id, &row.master_key_id, &row.wrapped)?;
+            let key = vault.unwrap_data_key(row.id, row.organization_id, &row.master_key_id, &row.wrapped)?;
             ids.push(row.id);
             wrapped.push(vault.wrap_data_key(row.organization_id, &key)?);
         }
@@ -92,12 +91,12 @@ pub(crate) async fn find(
     organization: Option<OrgId>,
 ) -> Result<Option<DataKey>> {
     let row = sqlx::query!(
-        "SELECT master_key_id, wrapped FROM data_keys WHERE organization_id IS NOT DISTINCT FROM $1",
+        "SELECT id, master_key_id, wrapped FROM data_keys WHERE organization_id IS NOT DISTINCT FROM $1",
         organization as _,
     )
     .fetch_optional(conn)
     .await?;
-    row.map(|row| vault.unwrap_data_key(organization, &row.master_key_id, &row.wrapped)).transpose()
+    row.map(|row| vault.unwrap_data_key(row.id, organization, &row.master_key_id, &row.wrapped)).transpose()
 }
 
 /// The data key of the rows of `organization`, made if there is none; racing writers end with the same one.
@@ -109,12 +108,12 @@ pub(crate) async fn get_or_create(
     if let Some(key) = find(&mut *conn, vault, organization).await? {
         return Ok(key);
     }
-    let (_, master_id, wrapped) = vault.new_data_key(organization)?;
+    let (key, master_id, wrapped) = vault.new_data_key(organization)?;
     sqlx::query!(
         "INSERT INTO data_keys (id, organization_id, master_key_id, wrapped)
          VALUES ($1, $2, $3, $4)
          ON CONFLICT (organization_id) DO NOTHING",
-        Uuid::now_v7(),
+        key.id(),
         organization as _,
         master_id,
         wrapped,

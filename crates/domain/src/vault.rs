@@ -1,21 +1,25 @@
 //! Envelope encryption: a master key wraps one data key per organization, the data key seals values.
 //!
-//! Sealed bytes are `version ‖ nonce ‖ ciphertext`; the associated data binds table, organization and name,
-//! so that a ciphertext moved to another row, column or tenant does not open. SQL for the wrapped keys is in
-//! `data_keys.rs`.
+//! A sealed value is `2 ‖ id of its data key ‖ nonce ‖ ciphertext`; a wrapped data key is `1 ‖ nonce ‖ ciphertext` and its
+//! row names the master key. The associated data binds table, organization and name, so that a ciphertext moved to
+//! another row, column or tenant does not open. SQL for the wrapped keys is in `data_keys.rs`.
 
 use aes_gcm::aead::{Aead, Generate, Nonce, Payload};
 use aes_gcm::{Aes256Gcm, Key, KeyInit};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::id::OrgId;
 use crate::{Error, Result};
 
-/// First byte of everything sealed, so that the format can change.
-const VERSION: u8 = 1;
+/// First byte of what is sealed with a key that is named beside it; values of before key ids are of this form too.
+const BARE: u8 = 1;
+/// First byte of what begins with the id of its key.
+const NAMED: u8 = 2;
 const NONCE: usize = 12;
+const KEY_ID: usize = 16;
 
 /// The master keys of this installation: the first wraps, all unwrap.
 #[derive(Clone)]
@@ -25,7 +29,10 @@ pub struct Vault {
 
 /// The key that seals the values of one organization, or the global ones.
 #[derive(Clone)]
-pub struct DataKey(Zeroizing<[u8; 32]>);
+pub struct DataKey {
+    id: Uuid,
+    key: Zeroizing<[u8; 32]>,
+}
 
 /// What a ciphertext belongs to; part of the associated data.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +53,7 @@ impl std::fmt::Debug for Vault {
 
 impl std::fmt::Debug for DataKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DataKey")
+        write!(f, "DataKey({})", self.id)
     }
 }
 
@@ -79,7 +86,7 @@ impl Vault {
     /// # Errors
     /// [`Error::Internal`] if encryption fails, which it does not for 32 bytes.
     pub fn new_data_key(&self, organization: Option<OrgId>) -> Result<(DataKey, String, Vec<u8>)> {
-        let key = DataKey(Zeroizing::new(rand::random()));
+        let key = DataKey { id: Uuid::now_v7(), key: Zeroizing::new(rand::random()) };
         let wrapped = self.wrap_data_key(organization, &key)?;
         Ok((key, self.current_master().to_owned(), wrapped))
     }
@@ -89,15 +96,17 @@ impl Vault {
     /// # Errors
     /// As [`Self::new_data_key`].
     pub fn wrap_data_key(&self, organization: Option<OrgId>, key: &DataKey) -> Result<Vec<u8>> {
-        seal(&self.masters[0].1, &wrapping_data(organization), key.0.as_ref())
+        let sealed = seal(&self.masters[0].1, &wrapping_data(organization), key.key.as_ref())?;
+        Ok([[BARE].as_slice(), &sealed].concat())
     }
 
-    /// Unwraps a stored data key.
+    /// Unwraps the stored data key `id`.
     ///
     /// # Errors
     /// [`Error::Internal`] when the master key is not configured or the bytes were tampered with.
     pub fn unwrap_data_key(
         &self,
+        id: Uuid,
         organization: Option<OrgId>,
         master_id: &str,
         wrapped: &[u8],
@@ -105,28 +114,48 @@ impl Vault {
         let (_, master) = self.masters.iter().find(|(id, _)| id == master_id).ok_or_else(|| {
             Error::internal(format!("master key `{master_id}` is not in SECRETS_MASTER_KEY"))
         })?;
-        let key = Zeroizing::new(open(master, &wrapping_data(organization), wrapped)?);
+        let sealed = wrapped.strip_prefix(&[BARE]).ok_or_else(refused)?;
+        let key = Zeroizing::new(open(master, &wrapping_data(organization), sealed)?);
         let key: [u8; 32] =
             key.as_slice().try_into().map_err(|_| Error::internal("a data key has 32 bytes"))?;
-        Ok(DataKey(Zeroizing::new(key)))
+        Ok(DataKey { id, key: Zeroizing::new(key) })
     }
 }
 
 impl DataKey {
+    /// Its id, which everything sealed with it holds.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
     /// Encrypts a value for its place, with a fresh nonce.
     ///
     /// # Errors
     /// [`Error::Internal`] if encryption fails, which needs a value of many gigabytes.
     pub fn seal(&self, place: Place<'_>, plain: &str) -> Result<Vec<u8>> {
-        seal(&self.0, &place.associated_data(), plain.as_bytes())
+        let sealed = seal(&self.key, &place.associated_data(), plain.as_bytes())?;
+        Ok([[NAMED].as_slice(), self.id.as_bytes(), &sealed].concat())
     }
 
     /// Decrypts what was sealed for this place.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the bytes were tampered with or belong elsewhere.
+    /// [`Error::Internal`] when the bytes were tampered with, belong elsewhere, or name another key.
     pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<SecretString> {
-        let plain = open(&self.0, &place.associated_data(), sealed)?;
+        let sealed = match sealed.split_first().ok_or_else(refused)? {
+            (&BARE, rest) => rest,
+            (&NAMED, rest) => {
+                let (id, rest) = rest.split_at_checked(KEY_ID).ok_or_else(refused)?;
+                if id != self.id.as_bytes() {
+                    return Err(Error::internal(
+                        "a ciphertext names another data key than its organization has",
+                    ));
+                }
+                rest
+            }
+            _ => return Err(refused()),
+        };
+        let plain = open(&self.key, &place.associated_data(), sealed)?;
         String::from_utf8(plain).map(SecretString::from).map_err(|_| Error::internal("a secret is not UTF-8"))
     }
 }
@@ -148,20 +177,19 @@ fn seal(key: &[u8; 32], associated: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
     let sealed = cipher
         .encrypt(&nonce, Payload { msg: plain, aad: associated })
         .map_err(|_| Error::internal("encryption failed"))?;
-    Ok([&[VERSION], nonce.as_slice(), &sealed].concat())
+    Ok([nonce.as_slice(), &sealed].concat())
 }
 
 fn open(key: &[u8; 32], associated: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
-    let refused = || Error::internal("a ciphertext does not open: wrong key, moved or tampered with");
-    let (version, rest) = sealed.split_first().ok_or_else(refused)?;
-    let (nonce, ciphertext) = rest.split_at_checked(NONCE).ok_or_else(refused)?;
-    if *version != VERSION {
-        return Err(refused());
-    }
+    let (nonce, ciphertext) = sealed.split_at_checked(NONCE).ok_or_else(refused)?;
     let nonce = Nonce::<Aes256Gcm>::try_from(nonce).map_err(|_| refused())?;
     Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key))
         .decrypt(&nonce, Payload { msg: ciphertext, aad: associated })
         .map_err(|_| refused())
+}
+
+fn refused() -> Error {
+    Error::internal("a ciphertext does not open: wrong key, moved or tampered with")
 }
 
 #[cfg(test)]
@@ -179,7 +207,9 @@ mod tests {
             let place = Place { table: "secrets", organization, name: "token" };
             let sealed = key.seal(place, &plain).expect("seals");
 
-            let again = vault.unwrap_data_key(organization, &master, &wrapped).expect("unwraps");
+            let id = key.id();
+            prop_assert_eq!(&sealed[1..=KEY_ID], id.as_bytes(), "the ciphertext names its key");
+            let again = vault.unwrap_data_key(key.id(), organization, &master, &wrapped).expect("unwraps");
             let opened = again.open(place, &sealed).expect("opens");
             prop_assert_eq!(opened.expose_secret(), &plain);
 
@@ -191,7 +221,13 @@ mod tests {
             for place in elsewhere {
                 prop_assert!(key.open(place, &sealed).is_err());
             }
-            prop_assert!(vault.unwrap_data_key(None, &master, &wrapped).is_err());
+            prop_assert!(vault.unwrap_data_key(key.id(), None, &master, &wrapped).is_err());
+            let renamed = vault.unwrap_data_key(Uuid::now_v7(), organization, &master, &wrapped).expect("unwraps");
+            prop_assert!(renamed.open(place, &sealed).is_err());
+            // Values that were written before key ids stay readable.
+            let bare = [[BARE].as_slice(), &sealed[1 + KEY_ID..]].concat();
+            let opened = key.open(place, &bare).expect("opens");
+            prop_assert_eq!(opened.expose_secret(), &plain);
             let mut tampered = sealed.clone();
             let at = flip % tampered.len();
             tampered[at] ^= 1;

@@ -55,8 +55,8 @@ impl Caller {
     }
 
     /// Works with the secrets this run has read so far.
-    pub(crate) fn with_mask<T>(&self, work: impl FnOnce(&Mask) -> T) -> T {
-        work(&self.mask.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn with_mask<T>(&self, work: impl FnOnce(&mut Mask) -> T) -> T {
+        work(&mut self.mask.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn remember_secret(&self, value: &str) {
@@ -414,7 +414,15 @@ fn show_organization(organization: &organizations::Organization) -> Value {
 }
 
 fn read<'a, T: Deserialize<'a>>(args: &'a str) -> Result<T, Refusal> {
-    serde_json::from_str(args).map_err(|error| Refusal { kind: "TypeError", message: error.to_string() })
+    serde_json::from_str(args).map_err(|error| {
+        // The parser quotes what it got, which may be a secret; what it expected says enough.
+        let text = error.to_string();
+        let message = match text.rsplit_once(", expected ") {
+            Some((_, expected)) => format!("an argument does not fit: expected {expected}"),
+            None => text,
+        };
+        Refusal { kind: "TypeError", message }
+    })
 }
 
 fn yes() -> bool {

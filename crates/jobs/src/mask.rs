@@ -1,8 +1,9 @@
 //! Masking: values of secrets a run has read do not leave it, in whatever form they are written.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use domain::executions::RawJson;
@@ -16,64 +17,95 @@ const SHORTEST: usize = 4;
 /// Shorter parts of Base64 text are no proof of anything.
 const SHORTEST_PART: usize = 8;
 
+/// Lines of a secret this long are forms of their own, since output arrives line by line.
+const SHORTEST_LINE: usize = 8;
+/// Bytes of a form that are searched for. What follows is compared where they are found, so that a secret of 64 KiB
+/// costs no more memory than one of this size.
+const SEARCHED: usize = 512;
+/// How often a form is escaped once more.
+const ESCAPES: usize = 2;
+/// What the host appends to text that it cut.
+const CUT: &str = "… [truncated]";
+
 /// The secrets a run has read, in all their forms.
 #[derive(Debug, Default)]
 pub(crate) struct Mask {
-    forms: Vec<String>,
-    /// Finds any of them in one pass; made anew when one is added.
-    finder: Option<AhoCorasick>,
+    forms: HashSet<String>,
+    /// Finds any of them in one pass; made when it is needed first after one was added.
+    finder: Option<Finder>,
+}
+
+/// The beginnings of all forms, and what they are the beginnings of.
+#[derive(Debug)]
+struct Finder {
+    beginnings: AhoCorasick,
+    forms: Vec<Vec<String>>,
 }
 
 impl Mask {
     /// Adds a value that was handed to the run.
     pub(crate) fn add(&mut self, value: &str) {
-        if value.len() < SHORTEST {
-            return;
+        let lines = value.lines().filter(|line| line.len() >= SHORTEST_LINE && line.len() < value.len());
+        let values = std::iter::once(value).filter(|value| value.len() >= SHORTEST).chain(lines);
+        let mut forms: Vec<String> = values.flat_map(forms_of).collect();
+        // Text in JSON within JSON is escaped twice, and once more where that is part of a result.
+        for _ in 0..ESCAPES {
+            let escaped = forms.iter().flat_map(|form| [json_escaped(form), ascii_escaped(form)]);
+            let escaped: HashSet<String> = escaped.collect();
+            self.insert(forms);
+            forms = escaped.into_iter().collect();
         }
-        let json = serde_json::to_string(value).unwrap_or_default();
-        let escaped_slashes = json.replace('/', "\\/");
-        let ascii: String = value.encode_utf16().map(ascii_json).collect();
-        let forms = [
-            value.to_owned(),
-            json.trim_matches('"').to_owned(),
-            escaped_slashes.trim_matches('"').to_owned(),
-            ascii,
-            // As browsers' forms, Python's `quote`, `quote(safe="")`, `quote_plus`, and `encodeURIComponent` write it.
-            url::form_urlencoded::byte_serialize(value.as_bytes()).collect(),
-            percent_encoded(value, "-._~/"),
-            percent_encoded(value, "-._~"),
-            percent_encoded(value, "-._~").replace("%20", "+"),
-            percent_encoded(value, "-._~!*'()"),
-            STANDARD.encode(value),
-            STANDARD_NO_PAD.encode(value),
-            URL_SAFE.encode(value),
-            URL_SAFE_NO_PAD.encode(value),
-        ];
-        for form in forms.into_iter().chain(inside_base64(value)) {
-            if !self.forms.contains(&form) {
-                self.forms.push(form);
+        self.insert(forms);
+    }
+
+    fn insert(&mut self, forms: Vec<String>) {
+        for form in forms {
+            if self.forms.insert(form) {
+                self.finder = None;
             }
         }
-        // Of two that begin together the longer one: a form that contains another must go as a whole.
-        let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&self.forms);
-        self.finder = Some(finder.expect("secrets are far shorter than what an automaton can hold"));
+    }
+
+    fn finder(&mut self) -> Option<&Finder> {
+        if self.finder.is_none() && !self.forms.is_empty() {
+            self.finder = Some(Finder::new(&self.forms));
+        }
+        self.finder.as_ref()
     }
 
     /// The text without secrets.
-    pub(crate) fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let Some(finder) = self.finder.as_ref().filter(|finder| finder.is_match(text)) else {
-            return Cow::Borrowed(text);
-        };
-        let mut masked = String::with_capacity(text.len());
-        finder.replace_all_with(text, &mut masked, |_, _, into| {
-            into.push_str(MASK);
-            true
-        });
-        Cow::Owned(masked)
+    pub(crate) fn text<'a>(&mut self, text: &'a str) -> Cow<'a, str> {
+        let Some(finder) = self.finder() else { return Cow::Borrowed(text) };
+        let masked = finder.replace(text);
+        if !masked.contains(CUT) {
+            return masked;
+        }
+        // The end of what was kept may be the beginning of a secret.
+        let mut parts: Vec<Cow<'_, str>> = masked.split(CUT).map(Cow::Borrowed).collect();
+        let last = parts.len() - 1;
+        for part in &mut parts[..last] {
+            if let Some(kept) = finder.without_end(part) {
+                *part = Cow::Owned(kept);
+            }
+        }
+        Cow::Owned(parts.join(CUT))
+    }
+
+    /// The text without secrets, which begins or ends in the middle of longer text.
+    pub(crate) fn piece<'a>(&mut self, text: &'a str, goes_on: bool, continues: bool) -> Cow<'a, str> {
+        let mut masked = self.text(text);
+        let Some(finder) = self.finder() else { return masked };
+        if continues && let Some(kept) = finder.without_beginning(&masked) {
+            masked = Cow::Owned(kept);
+        }
+        if goes_on && let Some(kept) = finder.without_end(&masked) {
+            masked = Cow::Owned(kept);
+        }
+        masked
     }
 
     /// The JSON without secrets; it stays JSON, since the forms never hold a bare quote.
-    pub(crate) fn json(&self, json: RawJson) -> RawJson {
+    pub(crate) fn json(&mut self, json: RawJson) -> RawJson {
         match self.text(json.get()) {
             Cow::Borrowed(_) => json,
             Cow::Owned(masked) => RawValue::from_string(masked).unwrap_or_else(|_| {
@@ -82,6 +114,103 @@ impl Mask {
             }),
         }
     }
+}
+
+impl Finder {
+    fn new(all: &HashSet<String>) -> Self {
+        let mut by_beginning: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for form in all {
+            by_beginning.entry(&form[..form.floor_char_boundary(SEARCHED)]).or_default().push(form.clone());
+        }
+        // Of two that begin together the longer one: a form that contains another must go as a whole. Never a DFA,
+        // which takes kilobytes for each byte searched for.
+        let beginnings = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
+            .build(by_beginning.keys())
+            .expect("beginnings are far shorter than what an automaton can hold");
+        Self { beginnings, forms: by_beginning.into_values().collect() }
+    }
+
+    fn replace<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let (mut at, mut masked) = (0, String::new());
+        while let Some(found) = self.beginnings.find(Input::new(text).range(at..)) {
+            let rest = &text[found.start()..];
+            let forms = self.forms[found.pattern()].iter();
+            let length = forms.map(|form| common(form, rest)).max().unwrap_or(found.len());
+            masked.push_str(&text[at..found.start()]);
+            masked.push_str(MASK);
+            at = found.start() + length;
+        }
+        if at == 0 {
+            return Cow::Borrowed(text);
+        }
+        masked.push_str(&text[at..]);
+        Cow::Owned(masked)
+    }
+
+    /// The text without the beginning of a form at its end, if it has one there.
+    fn without_end(&self, text: &str) -> Option<String> {
+        let ends = |form: &String| {
+            let longest = form.len().min(SEARCHED + 1);
+            (SHORTEST..longest).rev().find(|&k| form.get(..k).is_some_and(|part| text.ends_with(part)))
+        };
+        let cut = self.forms.iter().flatten().filter_map(ends).max()?;
+        Some(format!("{}{MASK}", &text[..text.len() - cut]))
+    }
+
+    /// The text without the end of a form at its beginning, if it has one there.
+    fn without_beginning(&self, text: &str) -> Option<String> {
+        let begins = |form: &String| {
+            let parts = (1..form.len().saturating_sub(SHORTEST - 1)).filter_map(|k| form.get(k..));
+            parts
+                .map(|part| (part.len(), part))
+                .find(|(_, part)| text.starts_with(part))
+                .map(|(length, _)| length)
+        };
+        let cut = self.forms.iter().flatten().filter_map(begins).max()?;
+        Some(format!("{MASK}{}", &text[cut..]))
+    }
+}
+
+/// Bytes that both begin with, in whole characters.
+fn common(form: &str, text: &str) -> usize {
+    let same = form.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+    text.floor_char_boundary(same)
+}
+
+fn forms_of(value: &str) -> Vec<String> {
+    let json = json_escaped(value);
+    let mut forms = vec![
+        value.to_owned(),
+        json.replace('/', "\\/"),
+        json,
+        ascii_escaped(value),
+        // As Python's `repr` writes it, between single quotes and, if it has some, double ones.
+        value.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\""),
+        value.escape_debug().to_string().replace("\\\"", "\""),
+        // As browsers' forms, Python's `quote`, `quote(safe="")`, `quote_plus`, and `encodeURIComponent` write it.
+        url::form_urlencoded::byte_serialize(value.as_bytes()).collect(),
+        percent_encoded(value, "-._~/"),
+        percent_encoded(value, "-._~"),
+        percent_encoded(value, "-._~").replace("%20", "+"),
+        percent_encoded(value, "-._~!*'()"),
+        STANDARD.encode(value),
+        STANDARD_NO_PAD.encode(value),
+        URL_SAFE.encode(value),
+        URL_SAFE_NO_PAD.encode(value),
+    ];
+    forms.extend(inside_base64(value));
+    forms
+}
+
+fn ascii_escaped(text: &str) -> String {
+    text.encode_utf16().map(ascii_json).collect()
+}
+
+fn json_escaped(text: &str) -> String {
+    let quoted = serde_json::to_string(text).unwrap_or_default();
+    quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default().to_owned()
 }
 
 /// What a value looks like in the middle of longer text that was encoded as a whole, `user:secret` for one: Base64
@@ -106,6 +235,11 @@ fn percent_encoded(value: &str, kept: &str) -> String {
 
 fn ascii_json(unit: u16) -> String {
     match u8::try_from(unit) {
+        Ok(b'\n') => "\\n".into(),
+        Ok(b'\r') => "\\r".into(),
+        Ok(b'\t') => "\\t".into(),
+        Ok(8) => "\\b".into(),
+        Ok(12) => "\\f".into(),
         Ok(b'"') => "\\\"".into(),
         Ok(b'\\') => "\\\\".into(),
         Ok(byte @ 0x20..=0x7e) => char::from(byte).to_string(),
@@ -157,6 +291,49 @@ mod tests {
             }
         }
         assert_eq!(mask.text("aHVudGluZw== is something else"), "aHVudGluZw== is something else");
+    }
+
+    #[test]
+    fn every_line_of_a_secret_is_masked_by_itself() {
+        let mut mask = Mask::default();
+        mask.add("-----BEGIN KEY-----\nMIIEvQIBADANBgkq\n-----END KEY-----\n");
+        assert_eq!(mask.text("1: MIIEvQIBADANBgkq"), "1: ***");
+    }
+
+    #[test]
+    fn json_in_json_and_repr_are_masked() {
+        let secret = "it's \"quoted\\\" \n text";
+        let mut mask = Mask::default();
+        mask.add(secret);
+        let inner = serde_json::json!({ "secret": secret }).to_string();
+        let outer = serde_json::json!({ "inner": inner }).to_string();
+        assert_eq!(mask.text(&outer), r#"{"inner":"{\"secret\":\"***\"}"}"#);
+        // What Python prints for repr() of it.
+        assert_eq!(mask.text(r#"'it\'s "quoted\\" \n text'"#), "'***'");
+    }
+
+    #[test]
+    fn a_secret_cut_by_a_limit_or_split_between_two_pieces_is_masked() {
+        let mut mask = Mask::default();
+        mask.add("a-rather-long-secret");
+        assert_eq!(mask.text("xx a-rather-lo… [truncated]"), "xx ***… [truncated]");
+        assert_eq!(mask.piece("xx a-rather-lo", true, false), "xx ***");
+        assert_eq!(mask.piece("ng-secret yy", false, true), "*** yy");
+        assert_eq!(mask.piece("nothing here", true, true), "nothing here");
+    }
+
+    #[test]
+    fn a_long_secret_is_masked_whole_and_costs_little() {
+        let secret: String =
+            (0..8192_u32).map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761))).collect();
+        let mut mask = Mask::default();
+        mask.add(&secret);
+        assert_eq!(mask.text(&format!("<{secret}>")), "<***>");
+        assert_eq!(mask.text(&format!("<{}>", STANDARD.encode(&secret))), "<***>");
+        assert_eq!(mask.text(&format!("<{}… [truncated]", &secret[..9000])), "<***… [truncated]");
+        let bytes = mask.finder().expect("was made").beginnings.memory_usage();
+        println!("a secret of {} KiB: {} KiB of automaton", secret.len() / 1024, bytes / 1024);
+        assert!(bytes < 2 * 1024 * 1024, "{bytes}");
     }
 
     #[test]

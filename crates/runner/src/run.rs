@@ -14,7 +14,7 @@ use crate::protocol::{self, Exit, Frame, Log, Start, Usage};
 use crate::{Error, Template};
 
 /// Longest captured line; a longer one is cut into several.
-const MAX_LINE: usize = 64 * 1024;
+pub const MAX_LINE: usize = 64 * 1024;
 /// How long the kernel may take to tell of an end that the connection already showed.
 const EXIT_PATIENCE: Duration = Duration::from_secs(2);
 const READ_CHUNK: usize = 64 * 1024;

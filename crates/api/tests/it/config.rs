@@ -1,11 +1,30 @@
 //! Configuration and secrets over HTTP: typed, cascading, and never read back.
 
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::{World, cookie};
 
 const CANARY: &str = "canary-7f3a9c/with+odd?chars";
+
+/// What this process logs, of all levels.
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 fn config(key: &str, kind: &str, value: &str) -> Value {
     json!({"key": key, "value": value, "type": kind})
@@ -160,6 +179,8 @@ async fn a_role_that_says_so_manages_what_its_organization_owns_and_nothing_else
 
 #[tokio::test]
 async fn a_secret_value_never_comes_back() {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(|| Log).init();
+    tracing::trace!("this log is kept");
     let world = World::start().await;
     let admin = &world.admin.client;
     let mut bodies = Vec::new();
@@ -179,6 +200,14 @@ async fn a_secret_value_never_comes_back() {
     assert_eq!(call(Method::POST, "/api/secrets", json!({"secret_key": "k", "value": [CANARY]})).await, 422);
     assert_eq!(call(Method::PUT, "/api/secrets/k", json!({"value": CANARY})).await, 200);
     assert_eq!(call(Method::PUT, "/api/secrets/none", json!({"value": CANARY})).await, 404);
+    // PostgreSQL refuses what the domain lets through, as it would a value that breaks a rule of the schema.
+    world.sql("ALTER TABLE secrets ADD CONSTRAINT broken CHECK (key <> 'refused')").await;
+    world.sql("ALTER TABLE config ADD CONSTRAINT broken CHECK (key <> 'refused')").await;
+    let refused = json!({"secret_key": "refused", "value": CANARY});
+    assert!(call(Method::POST, "/api/secrets", refused).await >= 400);
+    assert!(call(Method::POST, "/api/config", config("refused", "secret", CANARY)).await >= 400);
+    assert!(call(Method::POST, "/api/config", config("refused", "string", CANARY)).await >= 400);
+    assert_eq!(call(Method::DELETE, "/api/secrets/none", json!({"value": CANARY})).await, 404);
     for path in ["/api/config", "/api/secrets", "/api/audit?limit=1000", "/api/executions"] {
         assert_eq!(call(Method::GET, path, Value::Null).await, 200);
     }
@@ -193,7 +222,17 @@ async fn a_secret_value_never_comes_back() {
     assert_eq!(stored, 0);
     // What a refusal quotes of the input is the key, which is not secret; the value must not be there.
     let leaks = bodies.iter().filter(|body| body.contains("canary-7f3a9c")).count();
-    println!("secret values in {} answers and three tables: leaks {leaks}", bodies.len());
+    let log = String::from_utf8_lossy(&LOG.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
+    assert!(log.contains("this log is kept"), "{log}");
+    let logged = log.lines().filter(|line| line.contains("canary-7f3a9c")).count();
+    println!(
+        "secret values in {} answers, three tables and {} lines of the process's log: leaks {}",
+        bodies.len(),
+        log.lines().count(),
+        leaks + logged,
+    );
     assert_eq!(leaks, 0, "{bodies:#?}");
+    let leaking: Vec<&str> = log.lines().filter(|line| line.contains("canary-7f3a9c")).collect();
+    assert!(leaking.is_empty(), "{leaking:#?}");
     world.close().await;
 }

@@ -140,8 +140,11 @@ async fn a_ciphertext_that_was_tampered_with_or_moved_does_not_open() {
     let vault = &fixture.platform.vault;
     let statements = [
         ("a flipped bit", "UPDATE secrets SET sealed = set_byte(sealed, length(sealed) - 1, get_byte(sealed, length(sealed) - 1) # 1)"),
-        ("a flipped nonce", "UPDATE secrets SET sealed = set_byte(sealed, 3, get_byte(sealed, 3) # 1)"),
-        ("another version", "UPDATE secrets SET sealed = set_byte(sealed, 0, 2)"),
+        ("a flipped nonce", "UPDATE secrets SET sealed = set_byte(sealed, 17, get_byte(sealed, 17) # 1)"),
+        ("an unknown version", "UPDATE secrets SET sealed = set_byte(sealed, 0, 3)"),
+        ("the version without a key's id", "UPDATE secrets SET sealed = set_byte(sealed, 0, 1)"),
+        ("another key's id", "UPDATE secrets SET sealed = set_byte(sealed, 16, get_byte(sealed, 16) # 1)"),
+        ("a data key under another id", "UPDATE data_keys SET id = gen_random_uuid()"),
         ("a cut end", "UPDATE secrets SET sealed = substr(sealed, 1, length(sealed) - 1)"),
         ("nothing", "UPDATE secrets SET sealed = ''"),
         ("another name", "UPDATE secrets SET key = 'token' WHERE key = 'other'; DELETE FROM secrets WHERE FALSE"),

@@ -19,6 +19,82 @@ async def reads_secret():
     return {"token": value, "as_data": [value]}
 
 @workflow()
+async def leaks_in_every_way():
+    import json, os, sys
+    value, logger = await secrets.get("api_token"), logging.getLogger(__name__)
+    forms = {
+        "plain": value, "repr": repr(value), "json": json.dumps(value), "json in json": json.dumps({"inner": json.dumps({"v": value})}),
+        "base64": base64.b64encode(value.encode()).decode(), "url-safe": base64.urlsafe_b64encode(value.encode()).decode(),
+        "quote": urllib.parse.quote(value), "quote all": urllib.parse.quote(value, safe=""), "plus": urllib.parse.quote_plus(value),
+        "form": urllib.parse.urlencode({"v": value}), "url": "https://user:" + urllib.parse.quote(value, safe="") + "@example.com/",
+    }
+    for before in range(4):
+        forms["inside %d" % before] = base64.b64encode(b"u" * before + value.encode() + b"xyz").decode().rstrip("=")
+    for name, form in forms.items():
+        logger.info("%s: %s", name, form, extra={"form": form, "list": [form], form: 1})
+        print(name, form)
+        os.write(1, (name + ": " + form + "\n").encode())
+    for character in value:
+        print(character, end="")
+        sys.stdout.flush()
+    print()
+    for line in value.splitlines():
+        logger.info(line)
+    # A secret that lies across the limit of a line, printed and written past Python's streams.
+    print("x" * (256 * 1024 - 10) + value.replace("\n", " "))
+    os.write(1, b"y" * (64 * 1024 - 12) + value.split("\n")[0].encode() + b"\n")
+    try:
+        raise KeyError(value)
+    except KeyError:
+        logger.exception("failed with %s", value)
+    held = {"forms": forms, value: [value, (value,)]}
+    return {"forms": forms, value: forms, "held": len(held)}
+
+@workflow()
+async def raises_key_error():
+    raise KeyError(await secrets.get("api_token"))
+
+@workflow()
+async def uses_every_function(org_id: str = ""):
+    there = org_id or None
+    async def refused(call):
+        try:
+            await call
+        except Exception as error:
+            return type(error).__name__
+    result = {}
+    await config.set("cfg_token", "from-config-type", org_id=there, is_secret=True)
+    await config.set("number", 7, org_id=there)
+    await secrets.set("own-token", "stored-by-the-run", org_id=there)
+    result["kinds"] = {key: type(value).__name__ for key, value in (await config.list(org_id=there)).items()}
+    result["decrypted"] = (await config.list(org_id=there))["cfg_token"] == "from-config-type"
+    result["secret"] = (await secrets.get("own-token", org_id=there)) == "stored-by-the-run"
+    result["falls back"] = (await secrets.get("cfg_token", org_id=there)) == "from-config-type"
+    result["no fallback to plain"] = await secrets.get("number", org_id=there)
+    result["missing"] = [await secrets.get("nothing", org_id=there), await config.get("nothing", org_id=there),
+                         await config.get("nothing", default=3, org_id=there)]
+    result["names"] = await secrets.list(org_id=there)
+    result["deleted"] = [await secrets.delete("own-token", org_id=there), await secrets.delete("own-token", org_id=there),
+                         await config.delete("number", org_id=there), await config.delete("number", org_id=there)]
+    result["after"] = [await secrets.get("own-token", org_id=there), await config.get("number", org_id=there)]
+    result["bad"] = [await refused(config.set("no dashes-please", 1, org_id=there)), await refused(secrets.set("", "x", org_id=there)),
+                     await refused(secrets.set("k", 4242424242, org_id=there)), await refused(config.get("k", org_id="no id"))]
+    return result
+
+@workflow()
+async def asks_elsewhere(org_id: str):
+    calls = [config.get("k", org_id=org_id), config.set("k", 1, org_id=org_id), config.list(org_id=org_id), config.delete("k", org_id=org_id),
+             secrets.get("k", org_id=org_id), secrets.set("k", "v", org_id=org_id), secrets.list(org_id=org_id), secrets.delete("k", org_id=org_id)]
+    allowed = 0
+    for call in calls:
+        try:
+            await call
+            allowed += 1
+        except PermissionError:
+            pass
+    return allowed
+
+@workflow()
 async def raises_secret():
     raise ValueError("bad token " + await secrets.get("api_token"))
 
@@ -78,6 +154,70 @@ async fn a_secret_reaches_the_run_and_nothing_else() {
 
     let other = engine.run(&rival, "reads_secret", json!({})).await;
     assert_eq!(result(&other)["token"], json!(null), "another organization has no such secret");
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_secret_leaks_in_no_form_that_a_run_can_write_it_in() {
+    const CANARY: &str = "c4nary \"quoted\" it's \\ /slash+plus?ü\nsecond-line-c4nary&more";
+    let engine = Engine::on_files(&[("sdk.py", SDK)]).await;
+    let acme = user_of(engine.org("acme").await);
+    engine.set_secret(&acme, "api_token", CANARY).await;
+
+    let run = engine.run(&acme, "leaks_in_every_way", json!({})).await;
+    assert_eq!(run.status, Status::Success, "{:?}", run.error_message);
+    let failed = engine.run(&acme, "raises_key_error", json!({})).await;
+    assert_eq!(failed.status, Status::Failed);
+    let mut written: Vec<String> = Vec::new();
+    for run in [&run, &failed] {
+        written.extend(
+            engine.lines(run.id).await.iter().map(|line| format!("{} {:?}", line.message, line.data)),
+        );
+        written.extend([&run.result, &run.variables].into_iter().flatten().map(|json| json.get().to_owned()));
+        written.extend(run.error_message.clone());
+    }
+    // The shortest parts that tell something: of the text and of its Base64 in each alignment.
+    let needles = [
+        "c4na", "quoted", "/slash", "plus?", "second-l", "YzRuYXJ5", "M0bmFye", "jNG5hcn", "c2Vjb25k",
+        "NlY29uZ", "zZWNvbm",
+    ];
+    let leaks: Vec<&String> =
+        written.iter().filter(|text| needles.iter().any(|needle| text.contains(needle))).collect();
+    println!("secret in {} lines, results, variables and errors: leaks {}", written.len(), leaks.len());
+    let short = |text: &&String| {
+        text.chars().rev().take(300).collect::<Vec<_>>().into_iter().rev().collect::<String>()
+    };
+    assert!(leaks.is_empty(), "{:#?}", leaks.iter().map(short).collect::<Vec<_>>());
+    assert!(written.len() > 60 && result(&run)["forms"]["plain"] == "***", "{} texts", written.len());
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn every_function_of_config_and_secrets_does_what_it_says() {
+    let engine = Engine::on_files(&[("sdk.py", SDK)]).await;
+    let (acme, rival) = (engine.org("acme").await, engine.org("rival").await);
+    let expected = json!({
+        "kinds": { "cfg_token": "str", "number": "int" }, "decrypted": true, "secret": true, "falls back": true,
+        "no fallback to plain": null, "missing": [null, null, 3], "names": ["own-token"],
+        "deleted": [true, false, true, false], "after": [null, null],
+        "bad": ["ValueError", "ValueError", "TypeError", "ValueError"],
+    });
+    let own = engine.run(&user_of(acme), "uses_every_function", json!({})).await;
+    assert_eq!(result(&own), expected, "{:?}", own.error_message);
+    let named =
+        engine.run(&user_of(acme), "uses_every_function", json!({ "org_id": acme.to_string() })).await;
+    assert_eq!(result(&named), expected, "one's own organization may be named: {:?}", named.error_message);
+    let admin =
+        engine.run(&Engine::admin(), "uses_every_function", json!({ "org_id": rival.to_string() })).await;
+    assert_eq!(result(&admin), expected, "an administrator names any: {:?}", admin.error_message);
+
+    let mut allowed = 0;
+    for elsewhere in [rival.to_string(), "GLOBAL".to_owned()] {
+        let run = engine.run(&user_of(acme), "asks_elsewhere", json!({ "org_id": elsewhere })).await;
+        allowed += result(&run).as_u64().expect("a count");
+    }
+    println!("config and secrets of another organization or all: allowed {allowed} of 16");
+    assert_eq!(allowed, 0);
     engine.close().await;
 }
 
