@@ -87,7 +87,6 @@ impl Caller {
         let scope = self.scope(org_id)?;
         Ok(self.platform.db.begin(&scope).await?)
     }
-
 }
 
 /// Answers a call; a run that is gone by then needs no answer.

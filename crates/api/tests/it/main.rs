@@ -15,3 +15,4 @@ mod people;
 mod sockets;
 mod support;
 mod tokens;
+mod workflows;

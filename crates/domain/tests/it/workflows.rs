@@ -102,7 +102,11 @@ async fn a_moved_file_keeps_the_ids_of_its_functions() {
     workflows::sync(db, &index(&[at("ops/b.py"), at("copy.py")])).await.expect("syncs");
     let both = listed().await;
     assert_eq!(both.len(), 4);
-    assert!(both.iter().filter(|row| row.path == "ops/b.py").all(|row| before.iter().any(|(id, _)| *id == row.id)));
+    assert!(
+        both.iter()
+            .filter(|row| row.path == "ops/b.py")
+            .all(|row| before.iter().any(|(id, _)| *id == row.id))
+    );
     fixture.close().await;
 }
 
@@ -120,7 +124,9 @@ async fn an_id_in_the_decorator_follows_its_function_wherever_it_goes() {
     };
     let row = |id: &str, path: &str, name: &str| (id.to_owned(), path.to_owned(), name.to_owned());
 
-    workflows::sync(db, &index(&[file("a.py", json!([workflow("f", "f")]), json!([]))])).await.expect("syncs");
+    workflows::sync(db, &index(&[file("a.py", json!([workflow("f", "f")]), json!([]))]))
+        .await
+        .expect("syncs");
     // The function is given an id: it is known by that from now on.
     workflows::sync(db, &index(&[file("a.py", json!([with_id("f", ONE)]), json!([]))])).await.expect("syncs");
     assert_eq!(places().await, [row(ONE, "a.py", "f")]);
@@ -132,7 +138,7 @@ async fn an_id_in_the_decorator_follows_its_function_wherever_it_goes() {
     assert_eq!(places().await, [row(ONE, "b.py", "g"), row(TWO, "b.py", "h")]);
 
     // Two functions exchange their ids.
-    workflows::sync(db, &index(&[file("b.py", json!([with_id("g", TWO), with_id("h", ONE), ]), json!([]))]))
+    workflows::sync(db, &index(&[file("b.py", json!([with_id("g", TWO), with_id("h", ONE),]), json!([]))]))
         .await
         .expect("syncs");
     assert_eq!(places().await, [row(TWO, "b.py", "g"), row(ONE, "b.py", "h")]);

@@ -99,7 +99,8 @@ async fn list_workflows(
 
 impl From<Workflow> for WorkflowMetadata {
     fn from(workflow: Workflow) -> Self {
-        let Workflow { id, path, name, description, category, execution_mode, timeout_seconds, .. } = workflow;
+        let Workflow { id, path, name, description, category, execution_mode, timeout_seconds, .. } =
+            workflow;
         Self {
             id: id.to_string(),
             name,
