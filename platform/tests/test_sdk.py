@@ -221,6 +221,10 @@ def test_decorators_change_nothing() -> None:
     assert bifrost.workflow("n", "d", unknown=1)(f) is f
     assert bifrost.data_provider(cache_ttl_seconds=0)(f) is f
     assert param("a", "int", label="A")(f) is f
+    assert param("a", "int", "A", False, {"min": 1}, "sites", 5, "Help", unknown=1)(f) is f
+    assert param(f) is f
+    assert bifrost.data_provider(f) is f
+    assert bifrost.data_provider("n", "d", unknown=1)(f) is f
     with pytest.raises(ValueError, match="integer"):
         param("a", type="integer")
 
@@ -312,3 +316,23 @@ def test_organizations_are_managed_through_the_worker(template: Template, flow: 
     assert "colour" in result["result"][3]
     assert "no organization 2" in result["result"][4]
     assert asked[1] == ("organizations.update", {"name": "Acme AG", "org_id": "1"})
+
+
+def test_dates_of_executions_are_days_moments_or_texts(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from datetime import date, datetime\nfrom bifrost import executions\n"
+        "async def run():\n"
+        "    await executions.list(start_date=date(2026, 1, 2), end_date=datetime(2026, 1, 3, 4),\n"
+        "        limit=5000)\n"
+        "    await executions.list(start_date='2026-01-02', end_date='2026-01-03T04:00:00+02:00')\n"
+        "    try: await executions.list(start_date='yesterday')\n"
+        "    except ValueError: return 'refused'\n"
+    )
+    answer, asked = answers(executions_list=[])
+    assert template.run(path=path, answer=answer).result["result"] == "refused"
+    dates = [(arguments["start_date"], arguments["end_date"]) for _, arguments in asked]
+    assert dates == [
+        ("2026-01-02T00:00:00+00:00", "2026-01-03T04:00:00+00:00"),
+        ("2026-01-02T00:00:00+00:00", "2026-01-03T04:00:00+02:00"),
+    ]
+    assert asked[0][1]["limit"] == 1000

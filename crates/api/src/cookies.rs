@@ -21,6 +21,16 @@ pub(crate) fn refresh_name(production: bool) -> &'static str {
     if production { "__Host-refresh_token" } else { "refresh_token" }
 }
 
+/// Name of the cookie of a trusted device.
+pub(crate) fn device_name(production: bool) -> &'static str {
+    if production { "__Host-device_token" } else { "device_token" }
+}
+
+/// The cookie of a device that is trusted from now on; with no time left, of one that is not any more.
+pub(crate) fn set_device(headers: &mut HeaderMap, production: bool, token: &str, max_age_seconds: i64) {
+    append(headers, production, device_name(production), token, max_age_seconds);
+}
+
 /// The value of a cookie of the request.
 pub(crate) fn find(headers: &HeaderMap, name: &str) -> Option<String> {
     headers

@@ -37,7 +37,15 @@ pub(crate) fn too_late(late: tokio::time::error::Elapsed) -> Error {
 /// # Errors
 /// [`Error::TooMany`] beyond ten a minute.
 pub(crate) async fn by_address(app: &App, operation: &str, address: IpAddr) -> Result<()> {
-    count(app, &format!("{operation}:address:{}", network(address))).await
+    by_address_at_most(app, operation, address, PER_WINDOW).await
+}
+
+/// The same with another bound.
+///
+/// # Errors
+/// [`Error::TooMany`] beyond `most` a minute.
+pub(crate) async fn by_address_at_most(app: &App, operation: &str, address: IpAddr, most: u64) -> Result<()> {
+    count(app, &format!("{operation}:address:{}", network(address)), most).await
 }
 
 /// Counts a call of `operation` for this account, whether it exists or not.
@@ -48,14 +56,14 @@ pub(crate) async fn by_account(app: &App, operation: &str, email: &str) -> Resul
     // The cache is shared and less guarded than the database: it learns no address in the clear.
     let digest = Sha256::digest(email.trim().to_lowercase());
     let name: String = digest[..12].iter().map(|byte| format!("{byte:02x}")).collect();
-    count(app, &format!("{operation}:account:{name}")).await
+    count(app, &format!("{operation}:account:{name}"), PER_WINDOW).await
 }
 
-async fn count(app: &App, key: &str) -> Result<()> {
+async fn count(app: &App, key: &str, most: u64) -> Result<()> {
     if app.platform.settings.environment == Environment::Testing {
         return Ok(());
     }
-    if app.platform.cache.count(key, WINDOW).await > PER_WINDOW {
+    if app.platform.cache.count(key, WINDOW).await > most {
         return Err(Error::TooMany { retry_after: WINDOW });
     }
     Ok(())

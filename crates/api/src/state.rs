@@ -14,6 +14,7 @@ use domain::{Error, OrgScope, Platform, Result, organizations};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::extract::bearer_of;
 use crate::tokens::Tokens;
 use crate::{cookies, limits};
 
@@ -89,7 +90,7 @@ impl App {
     /// [`Error::Unauthenticated`]; [`Error::Unavailable`] when nobody can tell.
     pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller> {
         let (token, by_cookie) = match headers.get(AUTHORIZATION) {
-            Some(header) => (bearer(header.to_str().ok()).ok_or(Error::Unauthenticated)?.to_owned(), false),
+            Some(header) => (bearer_of(header).ok_or(Error::Unauthenticated)?.to_owned(), false),
             None => (self.cookie_token(headers).ok_or(Error::Unauthenticated)?, true),
         };
         let session = self.tokens.verify(&token).ok_or(Error::Unauthenticated)?;
@@ -136,11 +137,6 @@ impl App {
     fn cookie_token(&self, headers: &HeaderMap) -> Option<String> {
         cookies::find(headers, cookies::access_name(self.platform.settings.is_production()))
     }
-}
-
-fn bearer(header: Option<&str>) -> Option<&str> {
-    let (scheme, token) = header?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// An error of a lookup that many waited for, as each of them gets it.

@@ -1,7 +1,7 @@
 //! Access tokens: JWT, HS256, short-lived. They name a session; what its owner may do is never read from them.
 
 use domain::id::{SessionId, UserId};
-use domain::sessions::Principal;
+use domain::sessions::{Authenticated, Principal};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,10 @@ use uuid::Uuid;
 const ISSUER: &str = "bifrost-api";
 const AUDIENCE: &str = "bifrost-client";
 const ACCESS: &str = "access";
+/// Audience of tokens that are good for the second factor and nothing else.
+const MFA_AUDIENCE: &str = "bifrost-mfa";
+/// Seconds between the first and the second factor.
+const MFA_LIFETIME: i64 = 300;
 /// Seconds that clocks of replicas may differ.
 const LEEWAY: u64 = 2;
 /// Bytes of role names in a token. It must fit into a cookie; `/auth/me` lists them all.
@@ -22,7 +26,32 @@ pub(crate) struct Tokens {
     signing: EncodingKey,
     verifying: DecodingKey,
     validation: Validation,
+    mfa_validation: Validation,
     lifetime_seconds: i64,
+}
+
+/// What a token between the two factors is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum MfaStage {
+    /// Giving the second factor.
+    #[serde(rename = "mfa")]
+    Login,
+    /// Enrolling one.
+    #[serde(rename = "mfa_setup")]
+    Setup,
+}
+
+/// What a token between the two factors says.
+#[derive(Debug, Serialize, Deserialize)]
+struct MfaClaims {
+    iss: String,
+    aud: String,
+    exp: i64,
+    iat: i64,
+    jti: Uuid,
+    typ: MfaStage,
+    sub: UserId,
+    email: String,
 }
 
 /// What a token says. Only `sid` is acted on; the rest is for clients to display.
@@ -56,16 +85,12 @@ struct Verified {
 impl Tokens {
     pub(crate) fn new(key: &SecretString, lifetime_minutes: i64) -> Self {
         let bytes = key.expose_secret().as_bytes();
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY;
-        validation.set_issuer(&[ISSUER]);
-        validation.set_audience(&[AUDIENCE]);
-        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         Self {
             key_id: key_id(bytes),
             signing: EncodingKey::from_secret(bytes),
             verifying: DecodingKey::from_secret(bytes),
-            validation,
+            validation: validation(AUDIENCE),
+            mfa_validation: validation(MFA_AUDIENCE),
             lifetime_seconds: lifetime_minutes * 60,
         }
     }
@@ -94,8 +119,34 @@ impl Tokens {
             org_id: principal.organization_id.map(|org| org.0),
             roles: within(MAX_ROLES, roles(principal)),
         };
+        self.sign(&claims)
+    }
+
+    /// A token for somebody who proved the first of two factors.
+    pub(crate) fn issue_mfa(&self, user: &Authenticated, stage: MfaStage) -> String {
+        let now = chrono::Utc::now().timestamp();
+        self.sign(&MfaClaims {
+            iss: ISSUER.into(),
+            aud: MFA_AUDIENCE.into(),
+            exp: now + MFA_LIFETIME,
+            iat: now,
+            jti: Uuid::now_v7(),
+            typ: stage,
+            sub: user.user_id,
+            email: user.email.clone(),
+        })
+    }
+
+    /// Who proved the first factor, if the token is ours, for this stage, and has not expired.
+    pub(crate) fn verify_mfa(&self, token: &str, stage: MfaStage) -> Option<Authenticated> {
+        let data = jsonwebtoken::decode::<MfaClaims>(token, &self.verifying, &self.mfa_validation).ok()?;
+        let ours = data.header.kid.as_deref() == Some(self.key_id.as_str()) && data.claims.typ == stage;
+        ours.then_some(Authenticated { user_id: data.claims.sub, email: data.claims.email })
+    }
+
+    fn sign(&self, claims: &impl Serialize) -> String {
         let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::HS256) };
-        jsonwebtoken::encode(&header, &claims, &self.signing)
+        jsonwebtoken::encode(&header, claims, &self.signing)
             .expect("claims are always JSON, and any bytes are an HMAC key")
     }
 
@@ -105,6 +156,15 @@ impl Tokens {
         let ours = data.header.kid.as_deref() == Some(self.key_id.as_str()) && data.claims.typ == ACCESS;
         ours.then_some(data.claims.sid)
     }
+}
+
+fn validation(audience: &str) -> Validation {
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.leeway = LEEWAY;
+    validation.set_issuer(&[ISSUER]);
+    validation.set_audience(&[audience]);
+    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+    validation
 }
 
 impl std::fmt::Debug for Tokens {

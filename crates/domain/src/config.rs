@@ -93,7 +93,7 @@ pub async fn find(tx: &mut OrgTx, vault: &Vault, key: &str) -> Result<Option<Eff
         let value = typed(&row.value_type, &row.value.unwrap_or_default());
         return Ok(Some(Effective { value, is_secret: false }));
     };
-    let data_key = data_keys::find(tx, vault, row.organization_id)
+    let data_key = data_keys::find(tx.conn(), vault, row.organization_id)
         .await?
         .ok_or_else(|| Error::internal("a sealed value without a data key"))?;
     let plain =
@@ -166,7 +166,7 @@ pub async fn put(tx: &mut OrgTx, vault: &Vault, new: NewValue<'_>) -> Result<Sto
     let owner = tx.scope().owner()?;
     let kept = new.keeps();
     let (plain, sealed) = if new.value_type == ValueType::Secret && !kept {
-        let data_key = data_keys::get_or_create(tx, vault, owner).await?;
+        let data_key = data_keys::get_or_create(tx.conn(), vault, owner).await?;
         let place = Place { table: "config", organization: owner, name: new.key };
         (None, Some(data_key.seal(place, new.text)?))
     } else {

@@ -1,6 +1,7 @@
 //! The wrapped data keys: found, made at the first write of an organization, and wrapped anew when the master key
 //! changes (ADR 28).
 
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::id::OrgId;
@@ -25,7 +26,7 @@ impl Opened {
         let at = match self.0.iter().position(|(owner, _)| *owner == organization) {
             Some(at) => at,
             None => {
-                let key = find(tx, vault, organization).await?;
+                let key = find(tx.conn(), vault, organization).await?;
                 let key = key.ok_or_else(|| Error::internal("a sealed value without a data key"))?;
                 self.0.push((organization, key));
                 self.0.len() - 1
@@ -86,7 +87,7 @@ pub async fn rotate(db: &Db, vault: &Vault, mut progress: impl FnMut(u64)) -> Re
 
 /// The data key of the rows of `organization` (`None`: global), if anything was ever sealed there.
 pub(crate) async fn find(
-    tx: &mut OrgTx,
+    conn: &mut PgConnection,
     vault: &Vault,
     organization: Option<OrgId>,
 ) -> Result<Option<DataKey>> {
@@ -94,18 +95,18 @@ pub(crate) async fn find(
         "SELECT master_key_id, wrapped FROM data_keys WHERE organization_id IS NOT DISTINCT FROM $1",
         organization as _,
     )
-    .fetch_optional(tx.conn())
+    .fetch_optional(conn)
     .await?;
     row.map(|row| vault.unwrap_data_key(organization, &row.master_key_id, &row.wrapped)).transpose()
 }
 
 /// The data key of the rows of `organization`, made if there is none; racing writers end with the same one.
 pub(crate) async fn get_or_create(
-    tx: &mut OrgTx,
+    conn: &mut PgConnection,
     vault: &Vault,
     organization: Option<OrgId>,
 ) -> Result<DataKey> {
-    if let Some(key) = find(tx, vault, organization).await? {
+    if let Some(key) = find(&mut *conn, vault, organization).await? {
         return Ok(key);
     }
     let (_, master_id, wrapped) = vault.new_data_key(organization)?;
@@ -118,9 +119,9 @@ pub(crate) async fn get_or_create(
         master_id,
         wrapped,
     )
-    .execute(tx.conn())
+    .execute(&mut *conn)
     .await?;
-    find(tx, vault, organization)
+    find(conn, vault, organization)
         .await?
         .ok_or_else(|| Error::internal("a data key vanished while it was made"))
 }

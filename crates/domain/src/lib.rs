@@ -13,6 +13,7 @@ pub mod events;
 pub mod executions;
 pub mod gather;
 pub mod id;
+pub mod mfa;
 pub mod organizations;
 pub mod page;
 pub mod passwords;

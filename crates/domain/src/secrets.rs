@@ -37,7 +37,7 @@ pub async fn find(tx: &mut OrgTx, vault: &Vault, key: &str) -> Result<Option<Sec
             _ => None,
         }));
     };
-    let data_key = data_keys::find(tx, vault, row.organization_id)
+    let data_key = data_keys::find(tx.conn(), vault, row.organization_id)
         .await?
         .ok_or_else(|| Error::internal("a sealed value without a data key"))?;
     let plain = data_key
@@ -109,7 +109,7 @@ async fn write(
         return Err(Error::invalid("/value", "may have at most 64 KiB"));
     }
     let owner = tx.scope().owner()?;
-    let data_key = data_keys::get_or_create(tx, vault, owner).await?;
+    let data_key = data_keys::get_or_create(tx.conn(), vault, owner).await?;
     let place = Place { table: "secrets", organization: owner, name: key };
     let sealed = data_key.seal(place, value.expose_secret())?;
     let updated_by = tx.scope().actor().email.clone();

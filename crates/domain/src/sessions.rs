@@ -5,6 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
@@ -55,18 +56,25 @@ pub struct Started {
     pub refresh_token: SecretString,
 }
 
-/// Signs in by password. Unknown e-mail, wrong password and no password set are one answer in text and time.
+/// Who proved a password, and has no session yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authenticated {
+    /// The user.
+    pub user_id: UserId,
+    /// E-mail address.
+    pub email: String,
+}
+
+/// Checks a password. Unknown e-mail, wrong password and no password set are one answer in text and time.
 ///
 /// # Errors
 /// [`Error::Unauthenticated`]; [`Error::Forbidden`] for a right password of an inactive account or organization.
-pub async fn sign_in(
+pub async fn authenticate(
     db: &Db,
     email: &str,
     password: SecretString,
-    lifetime_days: i64,
-    user_agent: Option<&str>,
     request_id: Option<&str>,
-) -> Result<Started> {
+) -> Result<Authenticated> {
     let email = email.trim().to_lowercase();
     let found = {
         let mut conn = db.system(&SIGN_IN).await?;
@@ -82,9 +90,8 @@ pub async fn sign_in(
     };
     let hash = found.as_ref().and_then(|user| user.password_hash.clone());
     let fits = passwords::verify(password, hash).await?;
-
-    let mut tx = db.begin_system(&SIGN_IN).await?;
     let Some(user) = found.filter(|_| fits) else {
+        let mut tx = db.begin_system(&SIGN_IN).await?;
         audit::record_system(&mut tx, Action::SessionRefused, &email, "session", request_id).await?;
         tx.commit().await?;
         return Err(Error::Unauthenticated);
@@ -92,6 +99,21 @@ pub async fn sign_in(
     if !user.is_active {
         return Err(Error::Forbidden("this account is inactive".into()));
     }
+    Ok(Authenticated { user_id: user.id, email: user.email })
+}
+
+/// Starts a session for somebody who proved who they are.
+///
+/// # Errors
+/// [`Error::Unauthenticated`] when the account was deactivated meanwhile.
+pub async fn start(
+    db: &Db,
+    user: &Authenticated,
+    lifetime_days: i64,
+    user_agent: Option<&str>,
+    request_id: Option<&str>,
+) -> Result<Started> {
+    let mut tx = db.begin_system(&SIGN_IN).await?;
     let session_id = SessionId::generate();
     let refresh_token = new_token();
     sqlx::query!(
@@ -99,7 +121,7 @@ pub async fn sign_in(
          INSERT INTO sessions (id, user_id, refresh_hash, expires_at, user_agent)
          VALUES ($1, $2, $3, now() + make_interval(days => $4), $5)",
         session_id as _,
-        user.id as _,
+        user.user_id as _,
         hash_of(&refresh_token),
         i32::try_from(lifetime_days).map_err(Error::internal)?,
         user_agent,
@@ -223,6 +245,75 @@ pub async fn revoke(db: &Db, id: SessionId, actor: &str, request_id: Option<&str
     .await?;
     audit::record_system(&mut tx, Action::SessionRevoked, actor, id, request_id).await?;
     tx.commit().await
+}
+
+/// Ends all sessions of a user; which they were.
+///
+/// # Errors
+/// [`Error::NotFound`] for an unknown user.
+pub async fn revoke_all(
+    db: &Db,
+    user: UserId,
+    actor: &str,
+    request_id: Option<&str>,
+) -> Result<Vec<SessionId>> {
+    let mut tx =
+        db.begin_system(&SystemScope::because("a session belongs to a user, not to an organization")).await?;
+    let known = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM users WHERE id = $1 AND user_type <> 'SYSTEM') AS "known!""#,
+        user as _
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    if !known {
+        return Err(Error::NotFound("user"));
+    }
+    let ended = sqlx::query_scalar!(
+        r#"UPDATE sessions
+           SET revoked_at = now(), revoked_reason = 'revoked'
+           WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > now()
+           RETURNING id AS "id: SessionId""#,
+        user as _,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    audit::record_system(&mut tx, Action::SessionRevoked, actor, format!("user/{user}"), request_id).await?;
+    tx.commit().await?;
+    Ok(ended)
+}
+
+/// A live session of a user, as its owner sees it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Id.
+    pub id: SessionId,
+    /// When it began.
+    pub created_at: DateTime<Utc>,
+    /// When its refresh token was last replaced.
+    pub rotated_at: DateTime<Utc>,
+    /// When it ends if it is not refreshed.
+    pub expires_at: DateTime<Utc>,
+    /// What the browser or script called itself.
+    pub user_agent: Option<String>,
+}
+
+/// The live sessions of a user, the newest first.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn list(db: &Db, user: UserId) -> Result<Vec<Session>> {
+    let mut conn =
+        db.system(&SystemScope::because("a session belongs to a user, not to an organization")).await?;
+    Ok(sqlx::query_as!(
+        Session,
+        r#"SELECT id AS "id: SessionId", created_at, rotated_at, expires_at, user_agent
+           FROM sessions
+           WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > now()
+           ORDER BY id DESC"#,
+        user as _,
+    )
+    .fetch_all(&mut *conn)
+    .await?)
 }
 
 async fn revoke_reused(tx: &mut SystemTx, presented: &[u8], request_id: Option<&str>) -> Result<()> {

@@ -77,6 +77,8 @@ pub struct Settings {
     pub access_token_minutes: i64,
     /// `REFRESH_TOKEN_DAYS`.
     pub refresh_token_days: i64,
+    /// `MFA_POLICY`: `optional`, or `required` to ask everybody for a second factor.
+    pub mfa_policy: String,
     /// `SYNC_WAIT_SECONDS`: how long a synchronous request waits before it answers 202.
     pub sync_wait_seconds: u64,
     /// `SHUTDOWN_GRACE_SECONDS`: how long a stopping process lets runs end.
@@ -110,6 +112,7 @@ impl Default for Settings {
             secrets_master_key: None,
             access_token_minutes: 15,
             refresh_token_days: 7,
+            mfa_policy: "optional".into(),
             sync_wait_seconds: 60,
             shutdown_grace_seconds: 30,
             cors_origins: String::new(),
@@ -167,6 +170,9 @@ impl Settings {
         if !matches!(self.sandbox.as_str(), "auto" | "off") {
             faults.push("SANDBOX must be `auto` or `off`".into());
         }
+        if !matches!(self.mfa_policy.as_str(), "optional" | "required") {
+            faults.push("MFA_POLICY must be `optional` or `required`".into());
+        }
         if self.worker_slots == 0 {
             faults.push("WORKER_SLOTS must be at least 1".into());
         }
@@ -196,6 +202,11 @@ impl Settings {
     /// Whether this is production.
     pub fn is_production(&self) -> bool {
         self.environment == Environment::Production
+    }
+
+    /// Whether everybody needs a second factor.
+    pub fn mfa_is_required(&self) -> bool {
+        self.mfa_policy == "required"
     }
 
     /// The origins of `CORS_ORIGINS`.

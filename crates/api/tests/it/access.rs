@@ -34,8 +34,9 @@ const AREAS: &[&[Row]] = &[
     workflows::ROWS,
     executions::ROWS,
 ];
-/// Comes last, because it ends the sessions of the callers.
-const SIGN_OUT: Row = ("post", "/auth/logout", Body::None, SIGNED_IN);
+/// Come last, because they end the sessions of the callers, who sign in anew before each.
+const ENDINGS: [Row; 2] =
+    [("post", "/auth/logout", Body::None, SIGNED_IN), ("post", "/auth/revoke-all", Body::None, SIGNED_IN)];
 
 #[derive(Clone, Copy)]
 enum Body {
@@ -104,8 +105,12 @@ impl Stage {
         let kay = world.person("kay@acme.example").await;
         let body = json!({"name": "Acme role", "organization_id": acme});
         let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
+        let sessions = kay.client.get("/auth/sessions").await.expect_status(StatusCode::OK).json();
+        let session = sessions[0]["id"].as_str().expect("has one").to_owned();
         let names = vec![
             Named::new("key", "matrix", "nothing"),
+            Named::new("session_id", session, Uuid::now_v7()),
+            Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),
             Named::new("role_id", role.text("id"), RoleId::generate()),
             Named::new("execution_id", execution, ExecutionId::generate()),
@@ -136,6 +141,15 @@ impl Stage {
         ]
     }
 
+    async fn callers_signed_in_anew(&self) -> [Client; 6] {
+        let mut callers = self.callers();
+        let people = [&self.owner, &self.colleague, &self.rival, &self.world.admin];
+        for (caller, person) in callers[2..].iter_mut().zip(people) {
+            *caller = self.world.nobody().sign_in(&person.email, PASSWORD).await;
+        }
+        callers
+    }
+
     /// Calls the operation of a row on what is there.
     async fn call(&self, client: &Client, row: &Row) -> Reply {
         self.call_with(client, row, |name| &name.there).await
@@ -143,15 +157,14 @@ impl Stage {
 
     async fn call_with(&self, client: &Client, row: &Row, which: fn(&Named) -> &String) -> Reply {
         let (method, path, body, _) = row;
-        let path = self
-            .names
-            .iter()
-            .fold((*path).to_owned(), |path, name| path.replace(&format!("{{{}}}", name.name), which(name)));
+        let path = self.named(path, which);
         let request = client.request(method.to_uppercase().parse().expect("a method"), &path);
         let login = [("username", self.owner.email.as_str()), ("password", PASSWORD)];
         let request = match body {
             Body::None => request,
-            Body::Json(text) => request.header("content-type", "application/json").body(*text),
+            Body::Json(text) => {
+                request.header("content-type", "application/json").body(self.named(text, which))
+            }
             Body::Login => request.form(&login),
             Body::Register => {
                 let email = format!("{}@acme.example", Uuid::now_v7());
@@ -168,6 +181,14 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// The text with what stands for each `{name}`.
+    fn named(&self, text: &str, which: fn(&Named) -> &String) -> String {
+        let put = |text: String, name: &Named| text.replace(&format!("{{{}}}", name.name), which(name));
+        self.names.iter().fold(text.to_owned(), put)
+    }
+}
+
 /// Every operation that the document describes.
 fn documented() -> BTreeSet<(String, String)> {
     let document: Value = serde_json::from_str(&api::openapi_json()).expect("JSON");
@@ -179,7 +200,11 @@ fn documented() -> BTreeSet<(String, String)> {
 }
 
 fn table() -> impl Iterator<Item = &'static Row> {
-    AREAS.iter().copied().flatten().chain(std::iter::once(&SIGN_OUT))
+    AREAS.iter().copied().flatten().chain(&ENDINGS)
+}
+
+fn ends_sessions(row: &Row) -> bool {
+    ENDINGS.iter().any(|ending| ending.1 == row.1)
 }
 
 /// An answer without what differs between any two.
@@ -200,9 +225,12 @@ fn every_operation_has_a_row_and_every_row_an_operation() {
 #[tokio::test]
 async fn everybody_gets_what_the_table_says() {
     let stage = Stage::set().await;
-    let callers = stage.callers();
+    let mut callers = stage.callers();
     let (mut cells, mut mismatches) = (0, Vec::new());
     for row in table() {
+        if ends_sessions(row) {
+            callers = stage.callers_signed_in_anew().await;
+        }
         for ((client, caller), expected) in callers.iter().zip(CALLERS).zip(row.3) {
             let reply = stage.call(client, row).await;
             cells += 1;

@@ -10,6 +10,7 @@ mod documents;
 mod execute;
 mod executions;
 mod live;
+mod mfa;
 mod outages;
 mod people;
 mod sockets;

@@ -48,9 +48,12 @@ async fn the_list_has_what_the_file_declares() {
 #[tokio::test]
 async fn problems_are_listed_by_file_with_line_and_hint() {
     let world = World::start().await;
-    let problem = json!({"severity": "warning", "line": 7, "column": 4, "message": "is wrong", "hint": "Write x."});
+    let problem =
+        json!({"severity": "warning", "line": 7, "column": 4, "message": "is wrong", "hint": "Write x."});
     let workflow = json!({"function": "f", "name": "f", "category": "General", "parameters": []});
-    domain::workflows::sync(&world.platform().db, &index(&workflow, &json!([problem]))).await.expect("indexes");
+    domain::workflows::sync(&world.platform().db, &index(&workflow, &json!([problem])))
+        .await
+        .expect("indexes");
 
     let listed = world.admin.client.get("/api/workflows/problems").await.expect_status(StatusCode::OK).json();
 
@@ -76,7 +79,10 @@ async fn a_file_is_checked_without_being_executed() {
     );
     let good = check("/workspace/ops/patch.py", json!(source)).await;
     assert_eq!((&good["valid"], &good["issues"]), (&json!(true), &json!([])));
-    assert_eq!((&good["metadata"]["name"], &good["metadata"]["timeout_seconds"]), (&json!("patch"), &json!(60)));
+    assert_eq!(
+        (&good["metadata"]["name"], &good["metadata"]["timeout_seconds"]),
+        (&json!("patch"), &json!(60))
+    );
     assert_eq!(good["metadata"]["source_file_path"], "ops/patch.py");
     assert_eq!(good["metadata"]["parameters"][0]["name"], "site");
     assert!(!trace.exists(), "nothing of the file was executed");

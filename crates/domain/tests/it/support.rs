@@ -49,7 +49,9 @@ impl Fixture {
     }
 
     pub(crate) async fn sign_in(&self, email: &str) -> sessions::Started {
-        sessions::sign_in(&self.platform.db, email, PASSWORD.into(), 7, None, None).await.expect("signs in")
+        let db = &self.platform.db;
+        let user = sessions::authenticate(db, email, PASSWORD.into(), None).await.expect("is known");
+        sessions::start(db, &user, 7, None, None).await.expect("signs in")
     }
 
     pub(crate) async fn principal(&self, email: &str) -> Principal {

@@ -6,7 +6,14 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::support::{Fixture, actor, scope_of};
 
 /// Tables that the application's role may not see at all.
-const CLOSED: [&str; 3] = ["audit_heads", "spent_refresh_tokens", "workspace_problems"];
+const CLOSED: [&str; 6] = [
+    "audit_heads",
+    "mfa_methods",
+    "recovery_codes",
+    "spent_refresh_tokens",
+    "trusted_devices",
+    "workspace_problems",
+];
 
 #[tokio::test]
 async fn every_table_forces_row_level_security() {

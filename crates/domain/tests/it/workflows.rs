@@ -144,3 +144,42 @@ async fn an_id_in_the_decorator_follows_its_function_wherever_it_goes() {
     assert_eq!(places().await, [row(TWO, "b.py", "g"), row(ONE, "b.py", "h")]);
     fixture.close().await;
 }
+
+#[tokio::test]
+async fn thousands_of_files_are_brought_up_to_date_without_a_write_for_what_is_unchanged() {
+    let fixture = Fixture::embedded().await;
+    let db = &fixture.platform.db;
+    let scope = OrgScope::for_run(None, actor("admin", true));
+    let mut files: Vec<Value> = (0..5_000)
+        .map(|n| file(&format!("area/flow{n}.py"), json!([workflow("f", &format!("flow_{n}"))]), json!([])))
+        .collect();
+    let timed = async |files: &[Value]| {
+        let began = std::time::Instant::now();
+        let synced = workflows::sync(db, &index(files)).await.expect("syncs");
+        assert_eq!(synced.active, 5_000);
+        began.elapsed()
+    };
+    // The version of a row changes with every write.
+    let written = async || {
+        let mut tx = db.begin(&scope).await.expect("begins");
+        let versions: Vec<String> =
+            sqlx::query_scalar("SELECT id || ' ' || xmin::text FROM workflows ORDER BY id")
+                .fetch_all(tx.conn())
+                .await
+                .expect("reads");
+        versions
+    };
+
+    let first = timed(&files).await;
+    let before = written().await;
+    let unchanged = timed(&files).await;
+    assert_eq!(written().await, before, "nothing was written");
+    files[7] = file("area/flow7.py", json!([workflow("f", "edited")]), json!([]));
+    let edited = timed(&files).await;
+    let changed = written().await.iter().zip(&before).filter(|(now, then)| now != then).count();
+    println!(
+        "5,000 files: first {first:.2?}, unchanged {unchanged:.2?}, one edited {edited:.2?}, rows written {changed}"
+    );
+    assert_eq!(changed, 1);
+    fixture.close().await;
+}

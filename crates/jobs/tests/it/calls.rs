@@ -138,8 +138,7 @@ async fn organizations_are_managed_by_platform_administrators_alone() {
     let acme = engine.org("acme").await;
 
     let run = engine.run(&Engine::admin(), "manages", json!({})).await;
-    let expected =
-        json!({ "made": "Initech", "domain": "initech.example", "listed": true, "active": false, "after": false });
+    let expected = json!({ "made": "Initech", "domain": "initech.example", "listed": true, "active": false, "after": false });
     assert_eq!(result(&run), expected, "{:?}", run.error_message);
 
     let run = engine.run(&user_of(acme), "manages_without_right", json!({ "org": acme.to_string() })).await;

@@ -1,6 +1,11 @@
 //! Rows of the access matrix. Signing in and out.
 
-use super::{Body, EVERYBODY, Row, SIGNED_IN};
+use super::{ADMINISTRATOR, Body, EVERYBODY, Row, SIGNED_IN};
+
+/// A wrong code, or nothing to prove it by.
+const REFUSED: [u16; 6] = [401, 401, 400, 400, 400, 400];
+/// Sessions and devices are their owner's alone, and none of the callers is that.
+const NOT_THEIRS: [u16; 6] = [401, 401, 404, 404, 404, 404];
 
 pub(super) const ROWS: &[Row] = &[
     ("post", "/auth/login", Body::Login, EVERYBODY),
@@ -8,4 +13,19 @@ pub(super) const ROWS: &[Row] = &[
     ("post", "/auth/register", Body::Register, [201; 6]),
     ("get", "/auth/status", Body::None, EVERYBODY),
     ("get", "/auth/me", Body::None, SIGNED_IN),
+    ("get", "/auth/sessions", Body::None, SIGNED_IN),
+    ("delete", "/auth/sessions/{session_id}", Body::None, NOT_THEIRS),
+    ("post", "/auth/admin/revoke-user", Body::Json(r#"{"user_id": "{user_id}"}"#), ADMINISTRATOR),
+    ("get", "/auth/mfa/status", Body::None, SIGNED_IN),
+    ("post", "/auth/mfa/setup", Body::None, SIGNED_IN),
+    ("post", "/auth/mfa/totp/setup", Body::None, SIGNED_IN),
+    ("post", "/auth/mfa/verify", Body::Json(r#"{"code": "no code"}"#), REFUSED),
+    ("post", "/auth/mfa/totp/verify", Body::Json(r#"{"code": "no code"}"#), REFUSED),
+    ("post", "/auth/mfa/login", Body::Json(r#"{"mfa_token": "none", "code": "no code"}"#), [401; 6]),
+    ("delete", "/auth/mfa", Body::None, REFUSED),
+    ("post", "/auth/mfa/recovery-codes/regenerate", Body::Json(r#"{"mfa_code": "no code"}"#), [401; 6]),
+    ("get", "/auth/mfa/recovery-codes/count", Body::None, SIGNED_IN),
+    ("get", "/auth/mfa/trusted-devices", Body::None, SIGNED_IN),
+    ("delete", "/auth/mfa/trusted-devices", Body::None, SIGNED_IN),
+    ("delete", "/auth/mfa/trusted-devices/{device_id}", Body::None, NOT_THEIRS),
 ];

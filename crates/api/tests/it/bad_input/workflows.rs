@@ -15,6 +15,10 @@ pub(super) fn all(world: &World) -> Vec<Case> {
         invalid("a check of an empty path", post(json!({"path": " "})), "/path"),
         invalid("a check of a path with NUL", post(json!({"path": "a\0.py"})), "/path"),
         invalid("a check of a path that is no text", post(json!({"path": 1})), "/path"),
-        invalid("a check of content that is no text", post(json!({"path": "a.py", "content": []})), "/content"),
+        invalid(
+            "a check of content that is no text",
+            post(json!({"path": "a.py", "content": []})),
+            "/content",
+        ),
     ]
 }

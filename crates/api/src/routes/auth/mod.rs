@@ -1,10 +1,14 @@
-//! Signing in and out, and who one is.
+//! Signing in and out, and who one is. What follows a proven identity is in `admit.rs`.
+
+mod admit;
+mod devices;
+mod mfa;
+mod revoke;
 
 use axum::extract::State;
-use axum::http::header::CACHE_CONTROL;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use domain::sessions::{self, Started};
+use domain::sessions;
 use domain::users::{self, Registration, User};
 use domain::{Error, Result};
 use secrecy::{ExposeSecret, SecretString};
@@ -14,11 +18,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use admit::{LoginResponse, Token, admit, tokens_of, with_cookies};
+
 use crate::extract::{Client, Form, Json, OptionalJson, Signed, check_text};
 use crate::problem::{Problem, Problems, PublicProblems};
 use crate::{AppState, cookies, limits, tokens};
-
-const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -28,6 +32,9 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(register_user))
         .routes(routes!(get_status))
         .routes(routes!(sign_out))
+        .merge(revoke::router())
+        .merge(mfa::router())
+        .merge(devices::router())
 }
 
 /// What a sign-in needs.
@@ -50,39 +57,11 @@ struct Credentials {
     client_secret: Option<SecretString>,
 }
 
-/// A sign-in.
-#[derive(Serialize, ToSchema)]
-struct LoginResponse {
-    access_token: Option<String>,
-    refresh_token: Option<String>,
-    #[schema(example = "bearer")]
-    token_type: &'static str,
-    mfa_required: bool,
-    mfa_setup_required: bool,
-    mfa_token: Option<String>,
-    available_methods: Option<Vec<String>>,
-    /// Seconds the access token is good for.
-    #[schema(example = 900)]
-    expires_in: Option<i64>,
-}
-
 /// A refresh token to replace.
 #[derive(Debug, Deserialize, ToSchema)]
 struct TokenRefresh {
     #[schema(value_type = String)]
     refresh_token: SecretString,
-}
-
-/// A new pair of tokens.
-#[derive(Serialize, ToSchema)]
-struct Token {
-    access_token: String,
-    refresh_token: String,
-    #[schema(example = "bearer")]
-    token_type: &'static str,
-    /// Seconds the access token is good for.
-    #[schema(example = 900)]
-    expires_in: i64,
 }
 
 /// A registration.
@@ -146,7 +125,8 @@ struct LogoutResponse {
 
 /// Signs in by password.
 ///
-/// Sets the cookies too. At most ten a minute per address and per account.
+/// Sets the cookies too. Where a second factor is asked for, the answer holds an `mfa_token` instead of tokens. At most
+/// ten a minute per address and per account.
 #[utoipa::path(
     post, path = "/auth/login", tag = "auth",
     request_body(content(
@@ -158,6 +138,7 @@ struct LogoutResponse {
 async fn sign_in(
     State(app): State<AppState>,
     client: Client,
+    headers: HeaderMap,
     Form(given): Form<Credentials>,
 ) -> Result<Response, Problem> {
     if given.grant_type.as_deref().is_some_and(|kind| !matches!(kind, "" | "password")) {
@@ -165,29 +146,16 @@ async fn sign_in(
     }
     limits::by_address(&app, "login", client.address).await?;
     limits::by_account(&app, "login", &given.username).await?;
-    let days = app.platform.settings.refresh_token_days;
-    let (user_agent, request_id) = (client.user_agent.as_deref(), client.request_id.as_deref());
-    let started =
-        sessions::sign_in(&app.platform.db, &given.username, given.password, days, user_agent, request_id)
-            .await
-            .map_err(|error| match error {
-                Error::Unauthenticated => {
-                    Problem::new(StatusCode::UNAUTHORIZED).detail("Incorrect email or password")
-                }
-                other => other.into(),
-            })?;
-    let Token { access_token, refresh_token, token_type, expires_in } = tokens_of(&app, &started);
-    let answer = LoginResponse {
-        access_token: Some(access_token.clone()),
-        refresh_token: Some(refresh_token.clone()),
-        token_type,
-        mfa_required: false,
-        mfa_setup_required: false,
-        mfa_token: None,
-        available_methods: None,
-        expires_in: Some(expires_in),
-    };
-    Ok(with_cookies(&app, &access_token, &refresh_token, Json(answer)))
+    let request_id = client.request_id.as_deref();
+    let user = sessions::authenticate(&app.platform.db, &given.username, given.password, request_id)
+        .await
+        .map_err(|error| match error {
+            Error::Unauthenticated => {
+                Problem::new(StatusCode::UNAUTHORIZED).detail("Incorrect email or password")
+            }
+            other => other.into(),
+        })?;
+    admit(&app, &client, &headers, &user).await
 }
 
 /// Replaces a refresh token by a new pair.
@@ -264,7 +232,7 @@ async fn get_status(State(app): State<AppState>) -> Result<Json<AuthStatusRespon
     Ok(Json(AuthStatusResponse {
         needs_setup: users::needs_setup(&app.platform.db).await?,
         password_login_enabled: true,
-        mfa_required_for_password: false,
+        mfa_required_for_password: app.platform.settings.mfa_is_required(),
         oauth_providers: Vec::new(),
     }))
 }
@@ -308,25 +276,4 @@ impl From<User> for UserResponse {
             roles: tokens::standing(user.is_superuser).map(str::to_owned).to_vec(),
         }
     }
-}
-
-fn tokens_of(app: &AppState, started: &Started) -> Token {
-    Token {
-        access_token: app.tokens.issue(&started.principal),
-        refresh_token: started.refresh_token.expose_secret().to_owned(),
-        token_type: "bearer",
-        expires_in: app.tokens.lifetime_seconds(),
-    }
-}
-
-/// An answer with tokens: also as cookies, and stored by nobody on the way.
-fn with_cookies(app: &AppState, access: &str, refresh: &str, answer: impl IntoResponse) -> Response {
-    let settings = &app.platform.settings;
-    let mut response = answer.into_response();
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let (access, refresh) =
-        ((access, app.tokens.lifetime_seconds()), (refresh, settings.refresh_token_days * SECONDS_PER_DAY));
-    cookies::set(headers, settings.is_production(), access, refresh);
-    response
 }

@@ -1,0 +1,1 @@
+DROP TABLE trusted_devices, recovery_codes, mfa_methods;
