@@ -9,7 +9,7 @@ platform is ever in this process.
 from . import config, errors, executions, files, organizations, secrets, workflows
 from ._context import Caller, ExecutionContext, Organization, OrganizationContext, context
 from ._decorators import data_provider, param, workflow
-from .enums import ConfigType, ExecutionStatus, FormFieldType
+from .enums import ConfigType, ExecutionStatus, FormFieldType, IntegrationType
 from .errors import (
     ConfigurationError,
     IntegrationError,
@@ -19,6 +19,7 @@ from .errors import (
     ValidationError,
     WorkflowError,
 )
+from .records import Form, OAuthCredentials, Role
 
 __version__ = "0.1.0"
 
@@ -28,11 +29,15 @@ __all__ = [
     "ConfigurationError",
     "ExecutionContext",
     "ExecutionStatus",
+    "Form",
     "FormFieldType",
     "IntegrationError",
+    "IntegrationType",
+    "OAuthCredentials",
     "Organization",
     "OrganizationContext",
     "PermissionError",
+    "Role",
     "TimeoutError",
     "UserError",
     "ValidationError",

@@ -60,6 +60,9 @@ def data_provider(name: Any = None, *_args: Any, **_kwargs: Any) -> Any:
     return name if callable(name) else _unchanged
 
 
+@overload
+def param(name: F, /) -> F: ...
+@overload
 def param(
     name: str | None = None,
     type: str | None = None,
@@ -74,11 +77,12 @@ def param(
     default: Any = None,
     options: list[Any] | None = None,
     **unknown: Any,
-) -> Callable[[F], F]:
+) -> Callable[[F], F]: ...
+def param(name: Any = None, type: str | None = None, *_args: Any, **_kwargs: Any) -> Any:
     """Describe one parameter; what is left out here is taken from the function's signature."""
     if type is not None and type not in PARAMETER_TYPES:
         raise ValueError(f"unknown parameter type {type!r}; use one of {', '.join(PARAMETER_TYPES)}")
-    return _unchanged
+    return name if callable(name) else _unchanged
 
 
 def _unchanged(function: F) -> F:

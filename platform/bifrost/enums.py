@@ -34,3 +34,13 @@ class FormFieldType(StrEnum):
     MARKDOWN = "markdown"
     HTML = "html"
     FILE = "file"
+
+
+class IntegrationType(StrEnum):
+    """Kinds of services that workflows connect to."""
+
+    OAUTH = "oauth"
+    API_KEY = "api_key"
+    WEBHOOK = "webhook"
+    MSGRAPH = "msgraph"
+    HALOPSA = "halopsa"

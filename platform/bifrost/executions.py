@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from . import _runtime
@@ -35,4 +35,11 @@ async def get(execution_id: str) -> dict[str, Any]:
 
 
 def _text(moment: date | str | None) -> str | None:
-    return moment.isoformat() if isinstance(moment, date) else moment
+    """A moment as the worker reads it; days begin at midnight, and times without a zone are UTC."""
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    if isinstance(moment, date) and not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()

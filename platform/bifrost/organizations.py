@@ -35,5 +35,24 @@ async def list() -> builtins.list[OrganizationRecord]:
     return [_record(row) for row in await _runtime.call("organizations.list", {})]
 
 
+async def create(name: str, domain: str | None = None, is_active: bool = True) -> OrganizationRecord:
+    """A new organization; platform admins only."""
+    arguments = {"name": name, "domain": domain, "is_active": is_active}
+    return _record(await _runtime.call("organizations.create", arguments))
+
+
+async def update(org_id: str, **fields: Any) -> OrganizationRecord:
+    """Change `name`, `domain` or `is_active`; platform admins only."""
+    unknown = sorted(fields.keys() - {"name", "domain", "is_active"})
+    if unknown:
+        raise ValueError(f"an organization has no {', '.join(unknown)} to update")
+    return _record(await _runtime.call("organizations.update", {**fields, "org_id": str(org_id)}))
+
+
+async def delete(org_id: str) -> bool:
+    """Deactivate an organization; its data stays. Platform admins only."""
+    return bool(await _runtime.call("organizations.delete", {"org_id": str(org_id)}))
+
+
 def _record(row: dict[str, Any]) -> OrganizationRecord:
     return OrganizationRecord(**{name: row[name] for name in OrganizationRecord.__slots__ if name in row})

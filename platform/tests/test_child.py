@@ -1,5 +1,6 @@
 """Outcomes of real runs, through the real template."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -399,3 +400,108 @@ def test_the_template_ends_with_its_worker(workspace: Path, flow: Flow, tmp_path
     assert template.process.returncode == 0
     assert connection.receive() is None
     connection.close()
+
+
+def test_capturing_variables_does_not_slow_a_hot_loop(template: Template, flow: Flow) -> None:
+    path = flow(
+        "import time\n"
+        "def step(n): return n + 1\n"
+        "def run():\n"
+        "    begin, n = time.process_time(), 0\n"
+        "    for _ in range(1_000_000): n = step(n)\n"
+        "    return time.process_time() - begin\n"
+    )
+
+    def fastest(capture: bool) -> float:
+        runs = [template.run(path=path, capture_variables=capture).result for _ in range(5)]
+        assert all(("n" in run["variables"]) is capture for run in runs)
+        return float(min(run["result"] for run in runs))
+
+    without, captured = fastest(False), fastest(True)
+    ratio = captured / without
+    print(f"hot loop of 1,000,000 calls: {without:.3f} s, capturing {captured:.3f} s: {ratio:.2f} x")
+    # Tracing costs 6 to 10 times; the rest is the noise of a busy machine.
+    assert ratio < 2
+
+
+def test_variables_have_bounds(template: Template, flow: Flow) -> None:
+    path = flow(
+        "import os\n"
+        "def run(given):\n"
+        "    small, large, odd = 1, 'x' * 200_000, object()\n"
+        "    function, module, _private = len, os, 1\n"
+        "    many = [list(range(9_000)) for _ in range(2)]\n"
+        "    for n in range(40): locals()\n"
+        "    circle = {}\n"
+        "    circle['self'] = circle\n"
+        "    raise ValueError('kept on failure')\n"
+    )
+    outcome = template.run(path=path, parameters={"given": 1})
+    shown = outcome.result["variables"]
+    assert {"small", "large", "odd", "circle"} <= shown.keys()
+    assert not {"given", "function", "module", "_private"} & shown.keys()
+    assert (shown["odd"], shown["circle"]) == ("<object>", {"self": "[Circular Reference]"})
+    assert len(shown["large"].encode()) <= 64 * 1024
+    assert len(json.dumps(shown)) <= 1024 * 1024
+
+
+def test_all_variables_together_have_a_bound(template: Template, flow: Flow) -> None:
+    names = [f"v{n}" for n in range(40)]
+    body = "".join(f"    {name} = 'x' * 60_000\n" for name in names)
+    shown = template.run(path=flow(f"def run():\n{body}    return 1\n")).result["variables"]
+    assert 10 <= len(shown) < 40
+    assert len(json.dumps(shown)) <= 1024 * 1024 + 1024
+
+
+def test_a_script_is_compiled_as_given_and_is_the_main_module(template: Template) -> None:
+    code = 'text = """\n    four spaces\n  two\n"""\n'
+    code += 'assert __name__ == "__main__"\nlogger.info(text)\nlogging.warning(site)\n'
+    outcome = template.run(code=code, parameters={"site": "Bern"})
+    assert outcome.result["result"] == {
+        "status": "completed",
+        "message": "Script executed successfully",
+    }
+    assert outcome.logs == [("INFO", "\n    four spaces\n  two\n"), ("WARNING", "Bern")]
+    assert outcome.result["variables"]["text"] == "\n    four spaces\n  two\n"
+
+
+def test_a_script_may_await_and_return_at_top_level(template: Template) -> None:
+    code = "import asyncio\nfor n in range(3):\n    await asyncio.sleep(0)\n    if n == 1: return\n"
+    code += "raise AssertionError\n"
+    outcome = template.run(code=code)
+    assert outcome.result["outcome"] == "success"
+    assert outcome.result["variables"]["n"] == 1
+
+
+def test_the_context_has_every_member(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from bifrost import context\n"
+        "async def run(context):\n"
+        "    try: context.db\n"
+        "    except RuntimeError: refused = True\n"
+        "    await context.finalize_execution()\n"
+        "    c, o = context, context.organization\n"
+        "    return [refused, c.user_id, c.email, c.name, c.scope, o.org_id, o.is_active,\n"
+        "            c.is_platform_admin, c.is_function_key, c.execution_id, c.startup, c.org_id,\n"
+        "            c.org_name, c.is_global_scope, c.executed_by, c.executed_by_email,\n"
+        "            c.executed_by_name]\n"
+    )
+    org = ORGANIZATION["id"]
+    found = template.run(path=path, organization=ORGANIZATION, startup={"site": 1}).result
+    assert found["result"] == [
+        *(True, "u1", "ann@example.com", "Ann", org, org, True),
+        *(False, False, "0190aaaa-0000-7000-8000-000000000001", {"site": 1}, org, "Acme"),
+        *(False, "u1", "ann@example.com", "Ann"),
+    ]
+
+
+def test_lines_of_third_party_code_are_not_the_workflow_s(template: Template, flow: Flow) -> None:
+    path = flow(
+        "import logging, xml.sax\n"
+        "def run():\n"
+        "    exec(compile('import logging; logging.error(\"theirs\")', '/usr/lib/other.py', 'exec'))\n"
+        "    logging.getLogger('mine').error('ours', extra={'n': 1})\n"
+    )
+    outcome = template.run(path=path)
+    assert outcome.logs == [("ERROR", "ours")]
+    assert next(frame["data"] for frame in outcome.frames if frame["t"] == "log") == {"n": 1}

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,69 @@ def test_the_command_prints_one_json_object_and_runs_no_user_code(tmp_path: Path
         check=True,
     )
     assert json.loads(done.stdout)["files"][0]["workflows"][0]["name"] == "f"
+
+
+def test_thousands_of_files_are_indexed_in_seconds(tmp_path: Path) -> None:
+    count = 5000
+    for number in range(count):
+        folder = tmp_path / f"area{number % 50}"
+        folder.mkdir(exist_ok=True)
+        source = (
+            "from bifrost import param, workflow\n\n@workflow(category='Ops', tags=['a'])\n"
+            "@param('site', label='Site')\n"
+            f'async def flow_{number}(site: str, times: int = 1):\n    """Do it."""\n    return times\n'
+        )
+        (folder / f"flow{number}.py").write_text(source)
+    began = time.perf_counter()
+    files = index_workspace([str(tmp_path)])["files"]
+    first = time.perf_counter() - began
+    assert sum(len(entry["workflows"]) for entry in files) == count
+    print(f"indexed {count} files in {first:.2f} s, {first / count * 1e6:.0f} us each")
+    assert first < 30
+
+
+def test_every_argument_of_param_works_by_position() -> None:
+    (a,) = parameters("a", "@param('a', 'int', 'A', False, {'min': 1}, 'sites', 5, 'Help')")
+    assert a == {
+        "name": "a",
+        "type": "int",
+        "label": "A",
+        "required": False,
+        "validation": {"min": 1},
+        "data_provider": "sites",
+        "default_value": 5,
+        "description": "Help",
+        "options": None,
+    }
+
+
+def test_every_argument_of_workflow_works_by_position() -> None:
+    found = workflow(
+        "@workflow('n', 'd', 'c', ['t'], 'sync', 60, {'max_attempts': 2}, '0 6 * * *', "
+        "True, ['GET'], True, True)\n"
+        "def f(): ..."
+    )
+    assert (found["name"], found["description"], found["category"], found["tags"]) == ("n", "d", "c", ["t"])
+    assert (found["execution_mode"], found["timeout_seconds"], found["schedule"]) == ("sync", 60, "0 6 * * *")
+    assert found["retry_policy"]["max_attempts"] == 2
+    assert (found["endpoint_enabled"], found["allowed_methods"]) == (True, ["GET"])
+    assert (found["disable_global_key"], found["public_endpoint"]) == (True, True)
+
+
+@pytest.mark.parametrize("module", ["bifrost", "shared.decorators", "src.sdk.decorators"])
+def test_decorators_are_recognised_from_every_module_that_exports_them(module: str) -> None:
+    for source in (
+        f"from {module} import workflow\n@workflow\ndef f(): ...",
+        f"import {module}\n@{module}.workflow()\ndef f(): ...",
+        f"import {module} as b\n@b.workflow(name='f')\ndef g(): ...",
+    ):
+        assert [item["name"] for item in index(source)["workflows"]] == ["f"]
+
+
+def test_a_decorator_of_somebody_else_publishes_nothing() -> None:
+    assert (
+        index(
+            "from prefect import flow\nimport airflow\n@flow\ndef f(): ...\n@airflow.workflow\ndef g(): ..."
+        )["workflows"]
+        == []
+    )

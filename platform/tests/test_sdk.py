@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -220,5 +221,118 @@ def test_decorators_change_nothing() -> None:
     assert bifrost.workflow("n", "d", unknown=1)(f) is f
     assert bifrost.data_provider(cache_ttl_seconds=0)(f) is f
     assert param("a", "int", label="A")(f) is f
+    assert param("a", "int", "A", False, {"min": 1}, "sites", 5, "Help", unknown=1)(f) is f
+    assert param(f) is f
+    assert bifrost.data_provider(f) is f
+    assert bifrost.data_provider("n", "d", unknown=1)(f) is f
     with pytest.raises(ValueError, match="integer"):
         param("a", type="integer")
+
+
+def test_errors_carry_a_message_type_and_details_in_every_form() -> None:
+    for kind in (
+        UserError,
+        WorkflowError,
+        bifrost.ValidationError,
+        bifrost.IntegrationError,
+        bifrost.ConfigurationError,
+        bifrost.TimeoutError,
+        bifrost.PermissionError,
+    ):
+        problem = kind("text")
+        assert str(problem) == problem.message == "text"
+        assert problem.to_dict() == {"error_type": kind.__name__, "message": "text", "details": {}}
+    assert bifrost.ValidationError("bad", "name").details == {"field": "name"}
+    assert bifrost.ConfigurationError("missing", "days").details == {"config_key": "days"}
+
+
+def test_the_context_outside_an_execution_is_both_kinds_of_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BIFROST_URL", "BIFROST_TOKEN", "BIFROST_DEV_URL", "BIFROST_DEV_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(AttributeError):
+        context.org_id  # noqa: B018
+    with pytest.raises(RuntimeError):
+        context.org_id  # noqa: B018
+    with pytest.raises(RuntimeError):
+        bifrost.workflows.execute("child")
+
+
+def test_older_modules_export_the_same_objects() -> None:
+    import shared.context
+    import shared.decorators
+    import shared.error_handling
+    import src.models.enums
+    import src.sdk.context
+    import src.sdk.decorators
+    import src.sdk.errors
+
+    for module in (shared.decorators, src.sdk.decorators):
+        assert module.workflow is bifrost.workflow
+        assert module.param is bifrost.param
+        assert module.data_provider is bifrost.data_provider
+    for module in (shared.context, src.sdk.context):
+        assert module.ExecutionContext is bifrost.ExecutionContext
+        assert module.Organization is bifrost.Organization
+    for module in (shared.error_handling, src.sdk.errors):
+        assert module.UserError is UserError
+    assert src.models.enums.ExecutionStatus is bifrost.ExecutionStatus
+    assert src.models.enums.IntegrationType is bifrost.IntegrationType
+
+
+def test_every_exported_name_is_there() -> None:
+    assert [name for name in bifrost.__all__ if not hasattr(bifrost, name)] == []
+
+
+def test_credentials_say_when_they_end_and_do_not_print_their_token() -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=30)
+    fresh = bifrost.OAuthCredentials("m365", "s3cret", expires_at=soon + timedelta(hours=1))
+    assert (fresh.is_expired(), fresh.get_auth_header()) == (False, "Bearer s3cret")
+    assert bifrost.OAuthCredentials("m365", "s3cret", expires_at=soon).is_expired()
+    assert not bifrost.OAuthCredentials("m365", "s3cret").is_expired()
+    assert "s3cret" not in repr(fresh)
+
+
+def test_organizations_are_managed_through_the_worker(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from bifrost import organizations\n"
+        "async def run():\n"
+        "    made = await organizations.create('Acme', domain='acme.example')\n"
+        "    changed = await organizations.update(made.id, name='Acme AG')\n"
+        "    try: await organizations.update(made.id, colour='red')\n"
+        "    except ValueError as problem: refused = str(problem)\n"
+        "    try: await organizations.get('2')\n"
+        "    except ValueError as problem: missing = str(problem)\n"
+        "    return [made.domain, changed.name, await organizations.delete(made.id), refused, missing]\n"
+    )
+    made = {"id": "1", "name": "Acme", "domain": "acme.example"}
+    answer, asked = answers(
+        organizations_create=made,
+        organizations_update={**made, "name": "Acme AG"},
+        organizations_delete=True,
+        organizations_get=None,
+    )
+    result = template.run(path=path, answer=answer).result
+    assert result["result"][:3] == ["acme.example", "Acme AG", True]
+    assert "colour" in result["result"][3]
+    assert "no organization 2" in result["result"][4]
+    assert asked[1] == ("organizations.update", {"name": "Acme AG", "org_id": "1"})
+
+
+def test_dates_of_executions_are_days_moments_or_texts(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from datetime import date, datetime\nfrom bifrost import executions\n"
+        "async def run():\n"
+        "    await executions.list(start_date=date(2026, 1, 2), end_date=datetime(2026, 1, 3, 4),\n"
+        "        limit=5000)\n"
+        "    await executions.list(start_date='2026-01-02', end_date='2026-01-03T04:00:00+02:00')\n"
+        "    try: await executions.list(start_date='yesterday')\n"
+        "    except ValueError: return 'refused'\n"
+    )
+    answer, asked = answers(executions_list=[])
+    assert template.run(path=path, answer=answer).result["result"] == "refused"
+    dates = [(arguments["start_date"], arguments["end_date"]) for _, arguments in asked]
+    assert dates == [
+        ("2026-01-02T00:00:00+00:00", "2026-01-03T04:00:00+00:00"),
+        ("2026-01-02T00:00:00+00:00", "2026-01-03T04:00:00+02:00"),
+    ]
+    assert asked[0][1]["limit"] == 1000

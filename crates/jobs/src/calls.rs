@@ -15,8 +15,7 @@ use domain::executions::logs::Line;
 use domain::executions::submit::{NewExecution, Work};
 use domain::executions::{Execution, Status, read};
 use domain::id::{ExecutionId, OrgId};
-use domain::page::NameCursor;
-use domain::{Error, OrgScope, OrgTx, Platform, config, organizations, secrets, workflows};
+use domain::{Error, OrgScope, OrgTx, Platform, config, secrets, workflows};
 use runner::{Call, Replier};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -26,10 +25,11 @@ use serde_json::{Map, Value, json};
 use crate::mask::Mask;
 use crate::slots::Slot;
 
+mod organizations;
+
 /// How often a waiting parent looks at the row of its child, should an event be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const MAX_LISTED: i64 = 1_000;
-const MOST_ORGANIZATIONS: i64 = 10_000;
 const MAX_LINES: i64 = 20_000;
 
 /// Who asks: one run.
@@ -115,8 +115,11 @@ async fn dispatch(caller: &Caller, call: &Call) -> Answer {
         "workflows.execute" => workflows_execute(caller, read(args)?).await,
         "workflows.get" | "executions.get" => executions_get(caller, read(args)?).await,
         "executions.list" => executions_list(caller, read(args)?).await,
-        "organizations.get" => organizations_get(caller, read(args)?).await,
-        "organizations.list" => organizations_list(caller).await,
+        "organizations.get" => organizations::get(caller, read(args)?).await,
+        "organizations.list" => organizations::list(caller).await,
+        "organizations.create" => organizations::create(caller, read(args)?).await,
+        "organizations.update" => organizations::update(caller, read(args)?).await,
+        "organizations.delete" => organizations::delete(caller, read(args)?).await,
         other => Err(Refusal { kind: "RuntimeError", message: format!("the worker knows no call {other}") }),
     }
 }
@@ -317,32 +320,6 @@ async fn executions_list(caller: &Caller, args: List) -> Answer {
     Ok(found.into_iter().map(show).collect())
 }
 
-async fn organizations_get(caller: &Caller, args: Org) -> Answer {
-    let scope = caller.scope(args.org_id.as_deref())?;
-    let Some(id) = scope.owner()? else { return Ok(Value::Null) };
-    let mut tx = caller.platform.db.begin(&scope).await?;
-    let found = organizations::get(&mut tx, id).await;
-    tx.commit().await?;
-    match found {
-        Ok(organization) => Ok(show_organization(&organization)),
-        Err(Error::NotFound(_)) => Ok(Value::Null),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn organizations_list(caller: &Caller) -> Answer {
-    if !caller.scope.actor().is_platform_admin {
-        return Err(Refusal {
-            kind: "PermissionError",
-            message: "only a platform admin may list organizations".into(),
-        });
-    }
-    let mut tx = caller.platform.db.begin(&caller.scope.clone().widened()).await?;
-    let found = organizations::list(&mut tx, MOST_ORGANIZATIONS, &NameCursor::START).await?;
-    tx.commit().await?;
-    Ok(found.iter().map(show_organization).collect())
-}
-
 impl Caller {
     /// The value for the run; a secret is remembered, so that it can be masked.
     fn shown(&self, found: config::Effective) -> Value {
@@ -399,18 +376,6 @@ fn show(execution: Execution) -> Value {
 
 fn show_line(line: Line) -> Value {
     json!({ "level": line.level, "message": line.message, "metadata": line.data, "timestamp": line.logged_at })
-}
-
-fn show_organization(organization: &organizations::Organization) -> Value {
-    json!({
-        "id": organization.id,
-        "name": organization.name,
-        "domain": organization.domain,
-        "is_active": organization.is_active,
-        "created_by": organization.created_by,
-        "created_at": organization.created_at,
-        "updated_at": organization.updated_at,
-    })
 }
 
 fn read<'a, T: Deserialize<'a>>(args: &'a str) -> Result<T, Refusal> {

@@ -16,43 +16,27 @@ import signal
 import tempfile
 import traceback
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from types import CodeType, CoroutineType, FrameType, FunctionType, GeneratorType, TracebackType
+from collections.abc import Callable, Coroutine, Mapping
+from types import CoroutineType, FrameType, FunctionType, GeneratorType
 from typing import Any, NoReturn
 
 from .. import _runtime, errors
 from .._context import ExecutionContext, Organization, context
-from . import forks, logs, script, variables
+from . import failures, forks, logs, script, variables
+from .calling import bind, options_of
 from .connection import Connection
 from .convert import ResultTooLarge, encode_result
+from .failures import NoResult, ResourceLimit, WorkflowLoadError, WorkflowNotFound
 from .frames import FrameTooLarge, pack, quote
 from .importer import WorkspaceFinder
 from .limits import Interrupted, Limits
 
-_HOST = os.path.dirname(__file__) + os.sep
-_CONTEXT_TYPES = ("ExecutionContext", "OrganizationContext")
 _DEFAULT_RESULT_BYTES = 16 * 1024 * 1024
 _SCRIPT_RESULT = {"status": "completed", "message": "Script executed successfully"}
 
 
 class Terminated(Interrupted):
     """SIGTERM: the run was cancelled or timed out, and has a moment to clean up."""
-
-
-class WorkflowNotFound(Exception):
-    """The file or the function is not there."""
-
-
-class WorkflowLoadError(Exception):
-    """The file could not be executed to define its functions."""
-
-
-class NoResult(Exception):
-    """The run ended without returning."""
-
-
-class ResourceLimit(Exception):
-    """The run hit one of its limits."""
 
 
 _running = False
@@ -354,13 +338,13 @@ class Execution:
         elif (limit := self.limits.explain(error)) is not None:
             shown = ResourceLimit(limit)
         kind = type(shown)
-        message = _message(shown)
+        message = failures.message_of(shown)
         is_user_error = isinstance(shown, errors.UserError)
         if is_user_error:
             logs.send_line(self.connection, "ERROR", message)
         else:
             logs.send_line(self.connection, "ERROR", "An error occurred during execution")
-            logs.send_line(self.connection, "TRACEBACK", _traceback(error))
+            logs.send_line(self.connection, "TRACEBACK", failures.traceback_of(error))
         names = [quote(c.__name__) for c in kind.__mro__ if c not in (BaseException, object)]
         described = (
             f'{{"type":{quote(kind.__name__)},"message":{quote(message)},'
@@ -387,49 +371,6 @@ class Execution:
             raise ResultTooLarge(str(problem)) from None
 
 
-def bind(
-    function: Callable[..., Any], context: ExecutionContext, given: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """Positional and keyword arguments for a call, and what the signature has no place for."""
-    code = getattr(function, "__code__", None)
-    if not isinstance(code, CodeType):
-        return [], dict(given), {}
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    if isinstance(function, FunctionType) is False and inspect.ismethod(function):
-        names = names[1:]
-    args: list[Any] = []
-    positional_only = list(code.co_varnames[: code.co_posonlyargcount])
-    if code.co_argcount and _wants_context(function, names[0]):
-        args.append(context)
-        names = names[1:]
-        positional_only = positional_only[1:]
-    rest = dict(given)
-    for name in positional_only:
-        if name not in rest:
-            break
-        args.append(rest.pop(name))
-    if code.co_flags & inspect.CO_VARKEYWORDS:
-        return args, rest, {}
-    kwargs = {name: rest.pop(name) for name in names if name in rest and name not in positional_only}
-    return args, kwargs, rest
-
-
-def _wants_context(function: Callable[..., Any], first: str) -> bool:
-    if first == "context":
-        return True
-    annotation = getattr(function, "__annotations__", {}).get(first)
-    if isinstance(annotation, str):
-        return annotation.strip("'\" ").rpartition(".")[2] in _CONTEXT_TYPES
-    return annotation is ExecutionContext
-
-
-def options_of(value: Any) -> list[Any]:
-    """The answer of a data provider: a list, in which plain strings become options."""
-    if not isinstance(value, list | tuple):
-        raise TypeError(f"a data provider must return a list, not {type(value).__name__}")
-    return [{"label": item, "value": item} if isinstance(item, str) else item for item in value]
-
-
 def _is_awaitable(value: Any) -> bool:
     """As `inspect.isawaitable`, without asking an abstract base class, which would remember the answer."""
     if isinstance(value, GeneratorType):
@@ -439,27 +380,3 @@ def _is_awaitable(value: Any) -> bool:
 
 async def _await(value: Any) -> Any:
     return await value
-
-
-def _message(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:
-        text = f"<{type(error).__name__} without readable text>"
-    return text if len(text) <= logs.MAX_MESSAGE else text[: logs.MAX_MESSAGE] + "… [truncated]"
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the first frame that is not ours."""
-    error = error.__cause__ if isinstance(error, WorkflowLoadError) and error.__cause__ else error
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HOST):
-        trace = trace.tb_next
-    try:
-        return "".join(_lines(error, trace)).rstrip()
-    except Exception as problem:
-        return f"{type(error).__name__} (its traceback cannot be shown: {problem!r})"
-
-
-def _lines(error: BaseException, trace: TracebackType | None) -> Iterable[str]:
-    return traceback.format_exception(type(error), error, trace)

@@ -1,5 +1,5 @@
 """For older files: the enums of `bifrost`."""
 
-from bifrost import ConfigType, ExecutionStatus, FormFieldType
+from bifrost import ConfigType, ExecutionStatus, FormFieldType, IntegrationType
 
-__all__ = ["ConfigType", "ExecutionStatus", "FormFieldType"]
+__all__ = ["ConfigType", "ExecutionStatus", "FormFieldType", "IntegrationType"]

@@ -16,3 +16,4 @@ mod people;
 mod sockets;
 mod support;
 mod tokens;
+mod workflows;

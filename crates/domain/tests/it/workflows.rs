@@ -3,6 +3,7 @@
 use domain::workflows::{self, Index};
 use domain::{Error, OrgScope};
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 
 use crate::support::{Fixture, actor};
 
@@ -41,7 +42,7 @@ async fn a_row_keeps_its_id_through_edits_breakage_and_absence() {
     let other = file("b.py", json!([workflow("g", "two")]), json!([]));
     let synced = workflows::sync(db, &index(&[broken, other])).await.expect("syncs");
     assert_eq!((synced.active, synced.problems), (2, 1), "a broken file keeps its rows and hides no other");
-    assert_eq!(workflows::list_problems(db).await.expect("lists")[0].1.message, "invalid syntax");
+    assert_eq!(workflows::list_problems(db, 100).await.expect("lists")[0].message, "invalid syntax");
 
     workflows::sync(db, &index(&[])).await.expect("syncs");
     assert!(listed().await.is_empty());
@@ -67,5 +68,118 @@ async fn an_ambiguous_name_is_refused_and_an_id_is_not() {
     assert!(matches!(catalog.get(db, &scope, "same").await, Err(Error::Conflict(_))));
     assert_eq!(catalog.get(db, &scope, &id.to_string()).await.expect("finds").id, id);
     assert!(matches!(catalog.get(db, &scope, "unknown").await, Err(Error::NotFound("workflow"))));
+    fixture.close().await;
+}
+
+fn with_id(function: &str, id: &str) -> Value {
+    let mut found = workflow(function, function);
+    found["id"] = json!(id);
+    found
+}
+
+#[tokio::test]
+async fn a_moved_file_keeps_the_ids_of_its_functions() {
+    let fixture = Fixture::embedded().await;
+    let db = &fixture.platform.db;
+    let scope = OrgScope::for_run(None, actor("admin", true));
+    let listed = async || {
+        let mut tx = db.begin(&scope).await.expect("begins");
+        workflows::list(&mut tx).await.expect("lists")
+    };
+    let at = |path: &str| {
+        let mut file = file(path, json!([workflow("f", "one"), workflow("g", "two")]), json!([]));
+        file["sha256"] = json!("the same content");
+        file
+    };
+    workflows::sync(db, &index(&[at("a.py")])).await.expect("syncs");
+    let before: Vec<_> = listed().await.into_iter().map(|row| (row.id, row.name)).collect();
+
+    workflows::sync(db, &index(&[at("ops/b.py")])).await.expect("syncs");
+    let moved = listed().await;
+    assert!(moved.iter().all(|row| row.path == "ops/b.py"));
+    assert_eq!(moved.into_iter().map(|row| (row.id, row.name)).collect::<Vec<_>>(), before);
+
+    // A copy is not a move: the original keeps its ids, the copy gets its own.
+    workflows::sync(db, &index(&[at("ops/b.py"), at("copy.py")])).await.expect("syncs");
+    let both = listed().await;
+    assert_eq!(both.len(), 4);
+    assert!(
+        both.iter()
+            .filter(|row| row.path == "ops/b.py")
+            .all(|row| before.iter().any(|(id, _)| *id == row.id))
+    );
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn an_id_in_the_decorator_follows_its_function_wherever_it_goes() {
+    const ONE: &str = "0190aaaa-0000-7000-8000-000000000001";
+    const TWO: &str = "0190aaaa-0000-7000-8000-000000000002";
+    let fixture = Fixture::embedded().await;
+    let db = &fixture.platform.db;
+    let scope = OrgScope::for_run(None, actor("admin", true));
+    let places = async || {
+        let mut tx = db.begin(&scope).await.expect("begins");
+        let listed = workflows::list(&mut tx).await.expect("lists");
+        listed.into_iter().map(|row| (row.id.to_string(), row.path, row.name)).collect::<Vec<_>>()
+    };
+    let row = |id: &str, path: &str, name: &str| (id.to_owned(), path.to_owned(), name.to_owned());
+
+    workflows::sync(db, &index(&[file("a.py", json!([workflow("f", "f")]), json!([]))]))
+        .await
+        .expect("syncs");
+    // The function is given an id: it is known by that from now on.
+    workflows::sync(db, &index(&[file("a.py", json!([with_id("f", ONE)]), json!([]))])).await.expect("syncs");
+    assert_eq!(places().await, [row(ONE, "a.py", "f")]);
+
+    // Another file and another name.
+    workflows::sync(db, &index(&[file("b.py", json!([with_id("g", ONE), with_id("h", TWO)]), json!([]))]))
+        .await
+        .expect("syncs");
+    assert_eq!(places().await, [row(ONE, "b.py", "g"), row(TWO, "b.py", "h")]);
+
+    // Two functions exchange their ids.
+    workflows::sync(db, &index(&[file("b.py", json!([with_id("g", TWO), with_id("h", ONE),]), json!([]))]))
+        .await
+        .expect("syncs");
+    assert_eq!(places().await, [row(TWO, "b.py", "g"), row(ONE, "b.py", "h")]);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn thousands_of_files_are_brought_up_to_date_without_a_write_for_what_is_unchanged() {
+    let fixture = Fixture::embedded().await;
+    let db = &fixture.platform.db;
+    let mut files: Vec<Value> = (0..5_000)
+        .map(|n| file(&format!("area/flow{n}.py"), json!([workflow("f", &format!("flow_{n}"))]), json!([])))
+        .collect();
+    let timed = async |files: &[Value]| {
+        let began = std::time::Instant::now();
+        let synced = workflows::sync(db, &index(files)).await.expect("syncs");
+        assert_eq!(synced.active, 5_000);
+        began.elapsed()
+    };
+    // The version of a row changes with every write.
+    let mut conn = fixture.test.db.connect().await;
+    sqlx::query("SET ROLE bifrost_system").execute(&mut conn).await.expect("sets");
+    let mut written = async || -> Vec<String> {
+        sqlx::query_scalar("SELECT id || ' ' || xmin::text FROM workflows ORDER BY id")
+            .fetch_all(&mut conn)
+            .await
+            .expect("reads")
+    };
+
+    let first = timed(&files).await;
+    let before = written().await;
+    let unchanged = timed(&files).await;
+    assert_eq!(written().await, before, "nothing was written");
+    files[7] = file("area/flow7.py", json!([workflow("f", "edited")]), json!([]));
+    let edited = timed(&files).await;
+    let changed = written().await.iter().zip(&before).filter(|(now, then)| now != then).count();
+    println!(
+        "5,000 files: first {first:.2?}, unchanged {unchanged:.2?}, one edited {edited:.2?}, rows written {changed}"
+    );
+    assert_eq!((before.len(), changed), (5_000, 1));
+    conn.close().await.expect("closes");
     fixture.close().await;
 }

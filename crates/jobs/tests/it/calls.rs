@@ -117,6 +117,27 @@ async def who(other: str = ""):
             "admin": context.is_platform_admin, "refused": refused}
 
 @workflow()
+async def manages():
+    made = await organizations.create("Initech", domain="initech.example")
+    renamed = await organizations.update(made.id, name="Initrode")
+    names = [one.name for one in await organizations.list()]
+    await organizations.delete(made.id)
+    return {"made": made.name, "domain": renamed.domain, "listed": "Initrode" in names,
+            "active": (await organizations.get(made.id)).is_active,
+            "after": "Initrode" in [one.name for one in await organizations.list()]}
+
+@workflow()
+async def manages_without_right(org: str):
+    refused = []
+    for call in (lambda: organizations.create("x"), lambda: organizations.update(org, name="x"),
+                 lambda: organizations.delete(org), lambda: organizations.list()):
+        try:
+            await call()
+        except PermissionError as error:
+            refused.append(type(error).__name__)
+    return {"refused": refused, "own": (await organizations.get(org)).name}
+
+@workflow()
 async def environment():
     import os
     seen = dict(os.environ)
@@ -248,5 +269,20 @@ async fn a_run_finds_no_credential_in_its_environment() {
     {
         assert!(!seen.contains(needle), "{needle} is readable");
     }
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn organizations_are_managed_by_platform_administrators_alone() {
+    let engine = Engine::on_files(&[("sdk.py", SDK)]).await;
+    let acme = engine.org("acme").await;
+
+    let run = engine.run(&Engine::admin(), "manages", json!({})).await;
+    let expected = json!({ "made": "Initech", "domain": "initech.example", "listed": true, "active": false, "after": false });
+    assert_eq!(result(&run), expected, "{:?}", run.error_message);
+
+    let run = engine.run(&user_of(acme), "manages_without_right", json!({ "org": acme.to_string() })).await;
+    let expected = json!({ "refused": vec!["PermissionError"; 4], "own": "acme" });
+    assert_eq!(result(&run), expected, "{:?}", run.error_message);
     engine.close().await;
 }

@@ -39,9 +39,9 @@ async fn a_syntax_error_is_reported_with_its_line_and_hides_no_other_file() {
     let engine = Engine::on_files(&[("a_broken.py", broken), ("fine.py", fine)]).await;
 
     assert_eq!(result(&engine.run(&Engine::admin(), "fine", json!({})).await), json!("fine"));
-    let problems = domain::workflows::list_problems(&engine.platform.db).await.expect("lists");
-    let (path, problem) = &problems[0];
-    assert_eq!((path.as_str(), problem.line, problem.severity.as_str()), ("a_broken.py", 4, "error"));
+    let problems = domain::workflows::list_problems(&engine.platform.db, 100).await.expect("lists");
+    let problem = &problems[0];
+    assert_eq!((problem.path.as_str(), problem.line, problem.severity.as_str()), ("a_broken.py", 4, "error"));
     engine.close().await;
 }
 

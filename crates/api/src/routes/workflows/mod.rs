@@ -1,7 +1,7 @@
 //! Workflows: what can run.
 
 use axum::extract::State;
-use domain::workflows::{self, Parameter, Workflow};
+use domain::workflows::{self, Found, Parameter, Workflow};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -13,10 +13,16 @@ use crate::extract::{Json, Signed};
 use crate::problem::{Problem, Problems};
 
 mod execute;
+mod problems;
+mod validate;
 mod wait;
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list_workflows)).merge(execute::router())
+    OpenApiRouter::new()
+        .routes(routes!(list_workflows))
+        .merge(problems::router())
+        .merge(validate::router())
+        .merge(execute::router())
 }
 
 /// A workflow, as its file declares it.
@@ -93,29 +99,62 @@ async fn list_workflows(
 
 impl From<Workflow> for WorkflowMetadata {
     fn from(workflow: Workflow) -> Self {
-        let said = |name: &str| workflow.definition.get(name);
+        let Workflow { id, path, name, description, category, execution_mode, timeout_seconds, .. } =
+            workflow;
+        Self {
+            id: id.to_string(),
+            name,
+            description,
+            category,
+            execution_mode,
+            timeout_seconds,
+            ..Self::said(&workflow.definition, workflow.parameters.0, path)
+        }
+    }
+}
+
+impl WorkflowMetadata {
+    /// A workflow that is in no row yet; it has an id only if its decorator gives one.
+    fn declared(found: Found, path: String) -> Self {
+        let mut definition = found.rest;
+        definition
+            .insert("retry_policy".into(), serde_json::to_value(&found.retry_policy).unwrap_or_default());
+        Self {
+            id: found.id.map(|id| id.to_string()).unwrap_or_default(),
+            name: found.name,
+            description: found.description,
+            category: found.category,
+            execution_mode: found.execution_mode,
+            timeout_seconds: found.timeout_seconds,
+            ..Self::said(&Value::Object(definition), found.parameters, path)
+        }
+    }
+
+    /// What the definition holds; the members that have columns of their own are still to be filled in.
+    fn said(definition: &Value, parameters: Vec<Parameter>, path: String) -> Self {
+        let said = |name: &str| definition.get(name);
         let flag = |name| said(name).and_then(Value::as_bool).unwrap_or_default();
         let texts = |name| {
             let texts = said(name).and_then(Value::as_array).into_iter().flatten();
             texts.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
         };
         Self {
-            id: workflow.id.to_string(),
+            id: String::new(),
+            name: String::new(),
+            description: None,
+            category: String::new(),
+            execution_mode: String::new(),
+            timeout_seconds: 0,
             tags: texts("tags"),
+            parameters: parameters.into_iter().map(Into::into).collect(),
             retry_policy: said("retry_policy").and_then(RetryPolicy::read),
             schedule: said("schedule").and_then(Value::as_str).map(str::to_owned),
             endpoint_enabled: flag("endpoint_enabled"),
             allowed_methods: texts("allowed_methods"),
             disable_global_key: flag("disable_global_key"),
             public_endpoint: flag("public_endpoint"),
-            relative_file_path: Some(format!("/workspace/{}", workflow.path)),
-            source_file_path: Some(workflow.path),
-            name: workflow.name,
-            description: workflow.description,
-            category: workflow.category,
-            parameters: workflow.parameters.0.into_iter().map(Into::into).collect(),
-            execution_mode: workflow.execution_mode,
-            timeout_seconds: workflow.timeout_seconds,
+            relative_file_path: Some(format!("/workspace/{path}")),
+            source_file_path: Some(path),
         }
     }
 }

@@ -1,0 +1,118 @@
+//! `organizations.*`: one's own for everybody, all of them for platform administrators.
+
+use domain::audit::{self, Action};
+use domain::id::OrgId;
+use domain::page::NameCursor;
+use domain::{Error, OrgTx, organizations};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, Caller, Org, Refusal, yes};
+
+const MOST_ORGANIZATIONS: i64 = 10_000;
+
+#[derive(Deserialize)]
+pub(super) struct NewOrganization {
+    name: String,
+    domain: Option<String>,
+    #[serde(default = "yes")]
+    is_active: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChangedOrganization {
+    org_id: OrgId,
+    name: Option<String>,
+    domain: Option<String>,
+    is_active: Option<bool>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OneOrganization {
+    org_id: OrgId,
+}
+
+pub(super) async fn get(caller: &Caller, args: Org) -> Answer {
+    let scope = caller.scope(args.org_id.as_deref())?;
+    let Some(id) = scope.owner()? else { return Ok(Value::Null) };
+    let mut tx = caller.platform.db.begin(&scope).await?;
+    let found = organizations::get(&mut tx, id).await;
+    tx.commit().await?;
+    match found {
+        Ok(organization) => Ok(show_organization(&organization)),
+        Err(Error::NotFound(_)) => Ok(Value::Null),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn list(caller: &Caller) -> Answer {
+    let mut tx = caller.begin_as_admin().await?;
+    let found = organizations::list(&mut tx, MOST_ORGANIZATIONS, &NameCursor::START).await?;
+    tx.commit().await?;
+    Ok(found.iter().map(show_organization).collect())
+}
+
+pub(super) async fn create(caller: &Caller, args: NewOrganization) -> Answer {
+    let new = organizations::NewOrganization {
+        name: args.name,
+        domain: args.domain,
+        is_active: args.is_active,
+        settings: json!({}),
+    };
+    let mut tx = caller.begin_as_admin().await?;
+    let created = organizations::insert(&mut tx, new).await?;
+    audit::record(&mut tx, Action::OrganizationCreated, created.id, &json!({ "name": created.name })).await?;
+    tx.commit().await?;
+    Ok(show_organization(&created))
+}
+
+pub(super) async fn update(caller: &Caller, args: ChangedOrganization) -> Answer {
+    let changed = json!({ "name": args.name, "domain": args.domain, "is_active": args.is_active });
+    let changes = organizations::Changes {
+        name: args.name,
+        domain: args.domain,
+        is_active: args.is_active,
+        settings: None,
+    };
+    let mut tx = caller.begin_as_admin().await?;
+    let updated = organizations::update(&mut tx, args.org_id, changes).await?;
+    audit::record(&mut tx, Action::OrganizationUpdated, args.org_id, &changed).await?;
+    tx.commit().await?;
+    Ok(show_organization(&updated))
+}
+
+/// Softly, as over HTTP: the organization becomes inactive.
+pub(super) async fn delete(caller: &Caller, args: OneOrganization) -> Answer {
+    let inactive = organizations::Changes { is_active: Some(false), ..organizations::Changes::default() };
+    let mut tx = caller.begin_as_admin().await?;
+    organizations::update(&mut tx, args.org_id, inactive).await?;
+    audit::record(&mut tx, Action::OrganizationDeleted, args.org_id, &()).await?;
+    tx.commit().await?;
+    Ok(Value::Bool(true))
+}
+
+impl Caller {
+    /// Over all organizations; for what only platform administrators may do.
+    async fn begin_as_admin(&self) -> Result<OrgTx, Refusal> {
+        if !self.scope.actor().is_platform_admin {
+            return Err(Refusal {
+                kind: "PermissionError",
+                message: "only a platform admin may manage organizations".into(),
+            });
+        }
+        Ok(self.platform.db.begin(&self.scope.clone().widened()).await?)
+    }
+}
+
+fn show_organization(organization: &organizations::Organization) -> Value {
+    json!({
+        "id": organization.id,
+        "name": organization.name,
+        "domain": organization.domain,
+        "is_active": organization.is_active,
+        "created_by": organization.created_by,
+        "created_at": organization.created_at,
+        "updated_at": organization.updated_at,
+    })
+}

@@ -1,0 +1,55 @@
+"""How a run's parameters become a call, and what a data provider's answer has to be."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any
+
+from .._context import ExecutionContext
+
+_CONTEXT_TYPES = ("ExecutionContext", "OrganizationContext")
+
+
+def bind(
+    function: Callable[..., Any], context: ExecutionContext, given: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Positional and keyword arguments for a call, and what the signature has no place for."""
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return [], dict(given), {}
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if isinstance(function, FunctionType) is False and inspect.ismethod(function):
+        names = names[1:]
+    args: list[Any] = []
+    positional_only = list(code.co_varnames[: code.co_posonlyargcount])
+    if code.co_argcount and _wants_context(function, names[0]):
+        args.append(context)
+        names = names[1:]
+        positional_only = positional_only[1:]
+    rest = dict(given)
+    for name in positional_only:
+        if name not in rest:
+            break
+        args.append(rest.pop(name))
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        return args, rest, {}
+    kwargs = {name: rest.pop(name) for name in names if name in rest and name not in positional_only}
+    return args, kwargs, rest
+
+
+def _wants_context(function: Callable[..., Any], first: str) -> bool:
+    if first == "context":
+        return True
+    annotation = getattr(function, "__annotations__", {}).get(first)
+    if isinstance(annotation, str):
+        return annotation.strip("'\" ").rpartition(".")[2] in _CONTEXT_TYPES
+    return annotation is ExecutionContext
+
+
+def options_of(value: Any) -> list[Any]:
+    """The answer of a data provider: a list, in which plain strings become options."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"a data provider must return a list, not {type(value).__name__}")
+    return [{"label": item, "value": item} if isinstance(item, str) else item for item in value]

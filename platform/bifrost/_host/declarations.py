@@ -1,0 +1,437 @@
+"""What one file publishes: its decorated functions and what is wrong with it.
+
+The source is read, never executed. Where an argument cannot be used the default is, and a problem says so
+with line and hint, so that a slip never takes a workflow away.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from .._decorators import PARAMETER_TYPES
+from .signature import NO_VALUE, UNREADABLE, is_context, literal, parameter_of, plain
+
+_NAME = re.compile(r"[a-z0-9_]+\Z")
+_METHODS = ("GET", "POST", "PUT", "DELETE")
+_MODULES = ("bifrost", "shared.decorators", "src.sdk.decorators")
+
+# Per decorator: arguments in the order they have by position, and those given by name only.
+_SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "workflow": (
+        (
+            "name",
+            "description",
+            "category",
+            "tags",
+            "execution_mode",
+            "timeout_seconds",
+            "retry_policy",
+            "schedule",
+            "endpoint_enabled",
+            "allowed_methods",
+            "disable_global_key",
+            "public_endpoint",
+        ),
+        ("id", "schedule_timezone", "schedule_overlap", "schedule_misfire", "isolation"),
+    ),
+    "data_provider": (("name", "description", "category", "cache_ttl_seconds"), ("id",)),
+    "param": (
+        (
+            "name",
+            "type",
+            "label",
+            "required",
+            "validation",
+            "data_provider",
+            "default_value",
+            "help_text",
+        ),
+        ("description", "default", "options"),
+    ),
+}
+
+
+@dataclass
+class FileEntry:
+    """The index entry of one file, while it is being made."""
+
+    workflows: list[dict[str, Any]] = field(default_factory=list)
+    data_providers: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+    def problem(
+        self, severity: str, line: int, column: int, message: str, hint: str, argument: str | None = None
+    ) -> None:
+        """Something to correct; `argument` names what of a decorator could not be used as given."""
+        found = {"severity": severity, "line": line, "column": column, "message": message, "hint": hint}
+        self.problems.append(found if argument is None else {**found, "argument": argument})
+
+    def entry(self, path: str, digest: str) -> dict[str, Any]:
+        return {
+            "path": path,
+            "sha256": digest,
+            "workflows": self.workflows,
+            "data_providers": self.data_providers,
+            "problems": self.problems,
+        }
+
+
+@dataclass
+class _Arguments:
+    """The arguments one decorator was given, as literals."""
+
+    node: ast.expr
+    values: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, ast.expr] = field(default_factory=dict)
+
+    def given(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+
+class Reader:
+    """Reads the module-level functions of one file."""
+
+    def __init__(self, found: FileEntry, tree: ast.Module) -> None:
+        self.found = found
+        self.tree = tree
+        self.decorators = {name: name for name in _SIGNATURES}
+        self.modules = {"bifrost"}
+
+    def read(self) -> None:
+        self._read_imports()
+        functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
+        for node in _statements(self.tree.body):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                earlier = functions.pop(node.name, None)
+                if earlier is not None and self._marks(earlier):
+                    self._warn(
+                        earlier, f"{node.name} is defined again below", "Rename one of the two functions."
+                    )
+                functions[node.name] = node
+        for function in functions.values():
+            self._read_function(function)
+
+    def _read_imports(self) -> None:
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ImportFrom) and node.module in _MODULES:
+                for alias in node.names:
+                    if alias.name in _SIGNATURES:
+                        self.decorators[alias.asname or alias.name] = alias.name
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    if alias.name in _MODULES and alias.asname:
+                        self.modules.add(alias.asname)
+
+    def _kind(self, decorator: ast.expr) -> str | None:
+        target = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if isinstance(target, ast.Name):
+            return self.decorators.get(target.id)
+        if isinstance(target, ast.Attribute) and target.attr in _SIGNATURES:
+            base = ast.unparse(target.value)
+            if base in self.modules or base in _MODULES:
+                return target.attr
+        return None
+
+    def _marks(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+        return any(self._kind(d) in ("workflow", "data_provider") for d in function.decorator_list)
+
+    def _read_function(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        if not self._marks(function):
+            return
+        read = [
+            (kind, self._arguments(kind, d))
+            for d in function.decorator_list
+            if (kind := self._kind(d)) is not None
+        ]
+        described = [arguments for kind, arguments in read if kind == "param"]
+        parameters, accepts_extra = self._parameters(function, described)
+        for kind, arguments in read:
+            if kind == "param":
+                continue
+            head = self._head(function, arguments)
+            if head is None:
+                continue
+            if kind == "workflow":
+                self.found.workflows.append(
+                    {
+                        **head,
+                        **self._workflow(arguments),
+                        "parameters": parameters,
+                        "accepts_extra": accepts_extra,
+                    }
+                )
+            else:
+                lifetime = self._number(arguments, "cache_ttl_seconds", 300, 0, 31_536_000)
+                self.found.data_providers.append(
+                    {**head, "cache_ttl_seconds": lifetime, "parameters": parameters}
+                )
+
+    # -- decorator arguments -----------------------------------------------------------------------------
+
+    def _arguments(self, kind: str, decorator: ast.expr) -> _Arguments:
+        read = _Arguments(decorator)
+        if not isinstance(decorator, ast.Call):
+            return read
+        positional, keyword_only = _SIGNATURES[kind]
+        for name, node in zip(positional, decorator.args, strict=False):
+            read.nodes[name] = node
+        if len(decorator.args) > len(positional):
+            self._warn(
+                decorator.args[len(positional)],
+                f"@{kind} takes at most {len(positional)} arguments by position",
+                "Pass the others by name.",
+            )
+        known = [*positional, *keyword_only]
+        for keyword in decorator.keywords:
+            if keyword.arg is None:
+                self._warn(keyword.value, f"**arguments of @{kind} are not read", "Write the arguments out.")
+            elif keyword.arg not in known:
+                close = get_close_matches(keyword.arg, known, 1)
+                hint = f"Did you mean {close[0]}?" if close else f"@{kind} knows: {', '.join(known)}."
+                self._warn(keyword.value, f"@{kind} does not know the argument {keyword.arg}", hint)
+            else:
+                read.nodes[keyword.arg] = keyword.value
+        for name, node in read.nodes.items():
+            value = literal(node)
+            if value is UNREADABLE:
+                self._warn(
+                    node,
+                    f"the argument {name} of @{kind} is not a literal and is ignored",
+                    "Files are indexed without running them; write the value itself.",
+                )
+            else:
+                read.values[name] = value
+        return read
+
+    def _head(
+        self, function: ast.FunctionDef | ast.AsyncFunctionDef, arguments: _Arguments
+    ) -> dict[str, Any] | None:
+        name = self._text(arguments, "name", function.name)
+        if not _NAME.match(name):
+            self._problem(
+                "error",
+                arguments.nodes.get("name", function),
+                f"{name!r} is not a valid name",
+                'Use lower-case letters, digits and _ only; name="..." overrides the function name.',
+            )
+            return None
+        docstring = (ast.get_docstring(function) or "").strip().split("\n")[0].strip()
+        return {
+            "function": function.name,
+            "name": name,
+            "id": self._id(arguments),
+            "description": self._text(arguments, "description", docstring),
+            "category": self._text(arguments, "category", "General"),
+            "line": function.lineno,
+        }
+
+    def _workflow(self, arguments: _Arguments) -> dict[str, Any]:
+        endpoint = self._flag(arguments, "endpoint_enabled")
+        schedule = self._text(arguments, "schedule", "")
+        return {
+            "tags": self._texts(arguments, "tags", []),
+            "execution_mode": self._choice(
+                arguments, "execution_mode", ("sync", "async"), "sync" if endpoint else "async"
+            ),
+            "timeout_seconds": self._number(arguments, "timeout_seconds", 1800, 1, 7200),
+            "retry_policy": self._retry_policy(arguments),
+            "schedule": schedule or None,
+            "schedule_timezone": self._text(arguments, "schedule_timezone", "UTC"),
+            "schedule_overlap": self._text(arguments, "schedule_overlap", "skip"),
+            "schedule_misfire": self._text(arguments, "schedule_misfire", "latest"),
+            "endpoint_enabled": endpoint,
+            "allowed_methods": self._allowed_methods(arguments),
+            "disable_global_key": self._flag(arguments, "disable_global_key"),
+            "public_endpoint": self._flag(arguments, "public_endpoint"),
+            "isolation": self._choice(arguments, "isolation", ("process", "pooled"), "process"),
+        }
+
+    def _retry_policy(self, arguments: _Arguments) -> dict[str, Any] | None:
+        if not arguments.given("retry_policy"):
+            return None
+        policy = arguments.values["retry_policy"]
+        if not isinstance(policy, dict):
+            self._unusable(arguments, "retry_policy", 'Write {"max_attempts": 3, "backoff": 2}.')
+            return None
+        known = ("max_attempts", "backoff", "backoff_seconds", "max_backoff_seconds", "retry_on")
+        for key in policy:
+            if key not in known:
+                self._warn(
+                    arguments.nodes["retry_policy"],
+                    f"retry_policy does not know {key!r}",
+                    f"It knows: {', '.join(known)}.",
+                )
+        inner = _Arguments(
+            arguments.node, dict(policy), dict.fromkeys(known, arguments.nodes["retry_policy"])
+        )
+        backoff = "backoff_seconds" if inner.given("backoff_seconds") else "backoff"
+        named = self._texts(inner, "retry_on", []) if inner.given("retry_on") else None
+        return {
+            "max_attempts": self._number(inner, "max_attempts", 1, 1, 10),
+            "backoff_seconds": self._number(inner, backoff, 2, 0, 86_400, whole=False),
+            "max_backoff_seconds": self._number(inner, "max_backoff_seconds", 60, 0, 86_400, whole=False),
+            "retry_on": named or None,
+        }
+
+    def _allowed_methods(self, arguments: _Arguments) -> list[str]:
+        methods = [method.upper() for method in self._texts(arguments, "allowed_methods", ["POST"])]
+        usable = [method for method in dict.fromkeys(methods) if method in _METHODS]
+        if len(usable) < len(set(methods)) or not usable:
+            self._unusable(arguments, "allowed_methods", f"Endpoints answer {', '.join(_METHODS)}.")
+        return usable or ["POST"]
+
+    def _id(self, arguments: _Arguments) -> str | None:
+        value = arguments.values.get("id")
+        if value is None:
+            return None
+        try:
+            return str(uuid.UUID(value))
+        except (ValueError, AttributeError, TypeError):
+            self._problem(
+                "error", arguments.nodes["id"], "id is not a UUID", "Leave it out, or write a UUID."
+            )
+            return None
+
+    def _text(self, arguments: _Arguments, name: str, default: str) -> str:
+        value = arguments.values.get(name)
+        if value is None or isinstance(value, str):
+            return default if value is None else value
+        self._unusable(arguments, name, "It must be text.")
+        return default
+
+    def _texts(self, arguments: _Arguments, name: str, default: list[str]) -> list[str]:
+        value = arguments.values.get(name)
+        if value is None:
+            return default
+        if isinstance(value, list | tuple | set) and all(isinstance(item, str) for item in value):
+            return sorted(value) if isinstance(value, set) else list(value)
+        self._unusable(arguments, name, "It must be a list of texts.")
+        return default
+
+    def _flag(self, arguments: _Arguments, name: str) -> bool:
+        value = arguments.values.get(name)
+        if value is None or isinstance(value, bool):
+            return bool(value)
+        self._unusable(arguments, name, "It must be True or False.")
+        return False
+
+    def _choice(self, arguments: _Arguments, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = arguments.values.get(name)
+        if value is None:
+            return default
+        if value in choices:
+            return str(value)
+        self._unusable(arguments, name, f"Use one of {', '.join(choices)}.")
+        return default
+
+    def _number(
+        self, arguments: _Arguments, name: str, default: int, least: int, most: int, *, whole: bool = True
+    ) -> int | float:
+        value = arguments.values.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            self._unusable(arguments, name, f"It must be a number from {least} to {most}.")
+            return default
+        if not least <= value <= most:
+            used = min(max(value, least), most)
+            self._warn(
+                arguments.nodes[name],
+                f"{name} is {value}; {used} is used",
+                f"Use a number from {least} to {most}.",
+                name,
+            )
+            return used
+        return value
+
+    # -- parameters --------------------------------------------------------------------------------------
+
+    def _parameters(
+        self, function: ast.FunctionDef | ast.AsyncFunctionDef, described: list[_Arguments]
+    ) -> tuple[list[dict[str, Any]], bool]:
+        signature = function.args
+        by_name: dict[str, _Arguments] = {}
+        for arguments in described:
+            name = arguments.values.get("name")
+            if not isinstance(name, str) or not name:
+                self._problem(
+                    "error",
+                    arguments.node,
+                    "@param has no name",
+                    'Write @param("name", ...) with a literal name.',
+                )
+            elif name in by_name:
+                self._warn(arguments.node, f"@param {name} is given twice", "Remove one; the first is used.")
+            else:
+                by_name[name] = arguments
+        plain = [*signature.posonlyargs, *signature.args]
+        # Defaults belong to the last of the positional parameters.
+        defaults: list[ast.expr | None] = [None] * (len(plain) - len(signature.defaults))
+        pairs = [*zip(plain, [*defaults, *signature.defaults], strict=True)]
+        takes_context = bool(plain) and is_context(plain[0])
+        pairs = pairs[1:] if takes_context else pairs
+        pairs += zip(signature.kwonlyargs, signature.kw_defaults, strict=True)
+        listed = [
+            self._merge(
+                argument.arg,
+                parameter_of(argument.arg, argument.annotation, default),
+                by_name.pop(argument.arg, None),
+            )
+            for argument, default in pairs
+        ]
+        for name, arguments in by_name.items():
+            listed.append(self._merge(name, parameter_of(name, None, NO_VALUE), arguments))
+        return listed, takes_context or signature.kwarg is not None
+
+    def _merge(self, name: str, parameter: dict[str, Any], arguments: _Arguments | None) -> dict[str, Any]:
+        """What `@param` gives wins; what it leaves out the signature has supplied."""
+        if arguments is None:
+            return parameter
+        parameter["type"] = self._choice(arguments, "type", PARAMETER_TYPES, parameter["type"])
+        parameter["label"] = self._text(arguments, "label", parameter["label"])
+        if arguments.given("required"):
+            parameter["required"] = self._flag(arguments, "required")
+        for member, names in (
+            ("default_value", ("default_value", "default")),
+            ("description", ("help_text", "description")),
+            ("validation", ("validation",)),
+            ("data_provider", ("data_provider",)),
+            ("options", ("options",)),
+        ):
+            parameter[member] = next(
+                (plain(arguments.values[n]) for n in names if arguments.given(n)), parameter[member]
+            )
+        return parameter
+
+    # -- problems ----------------------------------------------------------------------------------------
+
+    def _unusable(self, arguments: _Arguments, name: str, hint: str) -> None:
+        node = arguments.nodes.get(name, arguments.node)
+        self._warn(node, f"the value of {name} cannot be used", hint, name)
+
+    def _warn(self, node: ast.AST, message: str, hint: str, argument: str | None = None) -> None:
+        self._problem("warning", node, message, hint, argument)
+
+    def _problem(
+        self, severity: str, node: ast.AST, message: str, hint: str, argument: str | None = None
+    ) -> None:
+        line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
+        self.found.problem(severity, line, column, message, hint, argument)
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements at module level, including those under a module-level `if`, `try` or `with`."""
+    for statement in body:
+        yield statement
+        for part in ("body", "orelse", "finalbody"):
+            if isinstance(statement, ast.If | ast.Try | ast.With):
+                yield from _statements(getattr(statement, part, []))
+        if isinstance(statement, ast.Try):
+            for handler in statement.handlers:
+                yield from _statements(handler.body)
