@@ -29,6 +29,7 @@ use crate::router;
         (name = "Audit", description = "Who did what."),
         (name = "Users", description = "The people."),
         (name = "Roles", description = "What people may do, and which forms they reach."),
+        (name = "Forms", description = "What users fill in to run a workflow."),
         (name = "Workflows", description = "What can run, and running it."),
         (name = "Executions", description = "What runs, and what became of it."),
     ),

@@ -85,6 +85,7 @@ impl Problem {
             StatusCode::UPGRADE_REQUIRED => ("upgrade-required", "this is a WebSocket"),
             StatusCode::TOO_MANY_REQUESTS => ("too-many-requests", "too many requests"),
             StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "the service is not available"),
+            StatusCode::GATEWAY_TIMEOUT => ("timeout", "this takes longer than the server waits"),
             _ if status.is_client_error() => ("bad-request", "the request cannot be answered"),
             _ => ("internal", "internal error"),
         };

@@ -18,7 +18,8 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, docs, executions, health, organizations, roles, secrets, stream, users, workflows,
+    audit, auth, config, docs, executions, forms, health, organizations, roles, secrets, stream, users,
+    workflows,
 };
 use crate::socket;
 
@@ -58,6 +59,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(config::router())
         .merge(secrets::router())
         .merge(audit::router())
+        .merge(forms::router())
         .merge(workflows::router())
         .merge(executions::router())
         .merge(stream::router())

@@ -49,6 +49,8 @@ ids! {
     RoleId,
     /// A sign-in: a family of refresh tokens.
     SessionId,
+    /// A form.
+    FormId,
     /// A workflow or data provider discovered in the workspace.
     WorkflowId,
     /// One execution, over all its attempts.

@@ -11,6 +11,7 @@ pub mod db;
 pub mod error;
 pub mod events;
 pub mod executions;
+pub mod forms;
 pub mod gather;
 pub mod id;
 pub mod mfa;

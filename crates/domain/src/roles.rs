@@ -201,7 +201,7 @@ pub async fn update(tx: &mut OrgTx, id: RoleId, changes: Changes) -> Result<Role
 }
 
 /// The role, held until the transaction ends, if the actor may change it or who has it.
-async fn lock_own(tx: &mut OrgTx, id: RoleId) -> Result<Role> {
+pub(crate) async fn lock_own(tx: &mut OrgTx, id: RoleId) -> Result<Role> {
     let role = get(tx, id).await?;
     check_reach(tx, role.organization_id, role.grants())?;
     // Row-level security lets a scope lock only what it may change.

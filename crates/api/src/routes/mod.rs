@@ -7,6 +7,7 @@ pub(crate) mod config;
 pub(crate) mod docs;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod executions;
+pub(crate) mod forms;
 pub(crate) mod health;
 pub(crate) mod organizations;
 pub(crate) mod roles;

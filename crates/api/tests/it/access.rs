@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use domain::id::{ExecutionId, OrgId, RoleId, UserId};
+use domain::id::{ExecutionId, FormId, OrgId, RoleId, UserId};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Client, Reply, Socket};
@@ -13,6 +13,7 @@ use crate::support::{PASSWORD, Person, World};
 mod auth;
 mod config;
 mod executions;
+mod forms;
 mod organizations;
 mod permissions;
 mod platform;
@@ -31,6 +32,7 @@ const AREAS: &[&[Row]] = &[
     config::ROWS,
     roles::ROWS,
     users::ROWS,
+    forms::ROWS,
     workflows::ROWS,
     executions::ROWS,
 ];
@@ -105,6 +107,18 @@ impl Stage {
         let kay = world.person("kay@acme.example").await;
         let body = json!({"name": "Acme role", "organization_id": acme});
         let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
+        // The owner's role reaches the form; nobody else has a role.
+        let body = json!({"name": "Matrix", "form_schema": {"fields": []}});
+        let form = world.admin.client.in_organization(acme).post("/api/forms", &body).await;
+        let form = form.expect_status(StatusCode::CREATED);
+        let keys = json!({"name": "Matrix", "organization_id": acme});
+        let reaching = world.admin.client.post("/api/roles", &keys).await.expect_status(StatusCode::CREATED);
+        for (what, body) in
+            [("forms", json!({"form_ids": [form.text("id")]})), ("users", json!({"user_ids": [owner.id]}))]
+        {
+            let path = format!("/api/roles/{}/{what}", reaching.text("id"));
+            world.admin.client.post(&path, &body).await.expect_status(StatusCode::NO_CONTENT);
+        }
         let sessions = kay.client.get("/auth/sessions").await.expect_status(StatusCode::OK).json();
         let session = sessions[0]["id"].as_str().expect("has one").to_owned();
         let names = vec![
@@ -112,6 +126,7 @@ impl Stage {
             Named::new("session_id", session, Uuid::now_v7()),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),
+            Named::new("form_id", form.text("id"), FormId::generate()),
             Named::new("role_id", role.text("id"), RoleId::generate()),
             Named::new("execution_id", execution, ExecutionId::generate()),
             Named::new("org_id", organization, OrgId::generate()),

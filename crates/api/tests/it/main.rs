@@ -9,6 +9,7 @@ mod config;
 mod documents;
 mod execute;
 mod executions;
+mod forms;
 mod live;
 mod mfa;
 mod outages;

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use domain::executions::RawJson;
 use domain::executions::submit::{Idempotency, NewExecution, Work};
-use domain::id::ExecutionId;
+use domain::id::{ExecutionId, FormId};
 use domain::workflows::check_parameters;
 use domain::{OrgScope, Permission, Result};
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ struct WorkflowExecutionRequest {
     "execution_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "workflow_name": "greet", "status": "Success",
     "result": {"greeting": "Hello Grace"}, "duration_ms": 12, "is_transient": false,
 }))]
-struct WorkflowExecutionResponse {
+pub(crate) struct WorkflowExecutionResponse {
     execution_id: String,
     /// Null for inline code.
     workflow_id: Option<String>,
@@ -121,33 +121,9 @@ async fn execute_workflow(
     check_request(&signed.scope, &request)?;
     // What is created belongs to one organization or to none, never to all.
     let scope = signed.scope.narrowed();
-    let reader = Reader::of(&scope);
-    let idempotency = key.map(|key| idempotency(key, &request, &scope)).transpose()?;
+    let idempotency = key.map(|key| idempotency(ROUTE, key, &request, &scope)).transpose()?;
     let run = Run::prepare(&app, &scope, request).await?;
-    let traceparent =
-        headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|text| is_traceparent(text));
-    let id = ExecutionId::generate();
-    let new = NewExecution {
-        id,
-        traceparent: traceparent.map(str::to_owned),
-        idempotency,
-        priority: run.priority,
-        form_id: run.form_id,
-        transient: run.transient,
-        ..NewExecution::new(run.work.clone(), run.parameters.clone())
-    };
-    // Before the start: an end that comes at once is not missed then.
-    let watch = run.patience(&app).map(|patience| (app.platform.events.watch(id, false), patience));
-    let submitted = limits::in_time(app.platform.submitter.submit(&scope, new)).await?;
-    if submitted.replayed {
-        let outcome = executions::get(&app, scope, submitted.id).await?.into();
-        return Ok(run.replayed(submitted.id, outcome, reader));
-    }
-    let outcome = match watch {
-        Some((watch, patience)) => wait::until_ended(&app, &scope, id, watch, patience).await,
-        None => Outcome::unknown(submitted.status),
-    };
-    Ok(run.answer(id, outcome, reader).into_response())
+    run.start(&app, &scope, idempotency, &headers).await
 }
 
 /// What stays with platform administrators whatever a role allows: code of one's own would be a way around every check of
@@ -160,11 +136,12 @@ fn check_request(scope: &OrgScope, request: &WorkflowExecutionRequest) -> Result
     Ok(())
 }
 
-/// A checked request.
-struct Run {
+/// A checked request: what is to run, with what.
+pub(crate) struct Run {
     work: Work,
     parameters: RawJson,
     form_id: Option<Uuid>,
+    startup: Option<RawJson>,
     transient: bool,
     priority: i16,
 }
@@ -198,28 +175,102 @@ impl Run {
             }
             (None, Some(workflow)) => {
                 check_text("/workflow_id", &workflow)?;
-                let find = app.platform.catalog.get(&app.platform.db, scope, workflow.trim());
-                let workflow = limits::in_time(find).await?;
-                let parameters = check_parameters(&workflow.parameters, input)?;
-                (Work::Workflow(workflow), parameters)
+                checked(app, scope, workflow.trim(), input).await?
             }
             (None, None) => {
                 return Err(Problem::invalid("/workflow_id", "is required, unless there is code"));
             }
         };
         let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
-        Ok(Self { work, parameters, form_id, transient: request.transient.unwrap_or_default(), priority })
+        let transient = request.transient.unwrap_or_default();
+        Ok(Self { work, parameters, form_id, startup: None, transient, priority })
+    }
+
+    /// A workflow that a form runs: by its id or unambiguous name, with the form's parameters.
+    pub(crate) async fn of_form(
+        app: &AppState,
+        scope: &OrgScope,
+        form: FormId,
+        workflow: &str,
+        parameters: Map<String, Value>,
+        startup: Option<RawJson>,
+    ) -> Result<Self, Problem> {
+        let (work, parameters) = checked(app, scope, workflow, parameters).await?;
+        let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
+        let form_id = Some(form.0);
+        Ok(Self { work, parameters, form_id, startup, transient: false, priority: DEFAULT_PRIORITY })
+    }
+
+    /// Submits it and answers: at once, or at its end if the workflow is synchronous.
+    pub(crate) async fn start(
+        self,
+        app: &AppState,
+        scope: &OrgScope,
+        idempotency: Option<Idempotency>,
+        headers: &HeaderMap,
+    ) -> Result<Response, Problem> {
+        let reader = Reader::of(scope);
+        let id = ExecutionId::generate();
+        // Before the start: an end that comes at once is not missed then.
+        let watch = self.patience(app).map(|patience| (app.platform.events.watch(id, false), patience));
+        let new = self.submission(id, idempotency, headers);
+        let submitted = limits::in_time(app.platform.submitter.submit(scope, new)).await?;
+        if submitted.replayed {
+            let outcome = executions::get(app, scope.clone(), submitted.id).await?.into();
+            return Ok(self.replayed(submitted.id, outcome, reader));
+        }
+        let outcome = match watch {
+            Some((watch, patience)) => wait::until_ended(app, scope, id, watch, patience).await,
+            None => Outcome::unknown(submitted.status),
+        };
+        Ok(self.answer(id, outcome, reader).into_response())
+    }
+
+    /// Submits it and waits for its end whatever its mode, as long as a request may wait.
+    pub(crate) async fn finish(
+        self,
+        app: &AppState,
+        scope: &OrgScope,
+        headers: &HeaderMap,
+    ) -> Result<Outcome, Problem> {
+        let id = ExecutionId::generate();
+        let watch = app.platform.events.watch(id, false);
+        let new = self.submission(id, None, headers);
+        limits::in_time(app.platform.submitter.submit(scope, new)).await?;
+        Ok(wait::until_ended(app, scope, id, watch, self.longest(app)).await)
+    }
+
+    fn submission(
+        &self,
+        id: ExecutionId,
+        idempotency: Option<Idempotency>,
+        headers: &HeaderMap,
+    ) -> NewExecution {
+        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+        NewExecution {
+            id,
+            traceparent: traceparent.filter(|text| is_traceparent(text)).map(str::to_owned),
+            idempotency,
+            priority: self.priority,
+            form_id: self.form_id,
+            startup: self.startup.clone(),
+            transient: self.transient,
+            ..NewExecution::new(self.work.clone(), self.parameters.clone())
+        }
     }
 
     /// How long the request waits for the end; `None`: not at all.
     fn patience(&self, app: &AppState) -> Option<Duration> {
-        match &self.work {
-            Work::Workflow(workflow) if workflow.execution_mode == "sync" => {
-                let timeout = u64::try_from(workflow.timeout_seconds).unwrap_or_default();
-                Some(Duration::from_secs(timeout.min(app.platform.settings.sync_wait_seconds)))
-            }
-            Work::Workflow(_) | Work::Inline { .. } => None,
-        }
+        self.is_sync().then(|| self.longest(app))
+    }
+
+    /// How long a request may wait for it.
+    fn longest(&self, app: &AppState) -> Duration {
+        let wait = app.platform.settings.sync_wait_seconds;
+        Duration::from_secs(match &self.work {
+            Work::Workflow(workflow) => u64::try_from(workflow.timeout_seconds).unwrap_or_default().min(wait),
+            Work::Inline { .. } => wait,
+        })
     }
 
     fn is_sync(&self) -> bool {
@@ -265,15 +316,33 @@ impl Run {
     }
 }
 
+/// The workflow of this id or name, and the parameters as it takes them.
+async fn checked(
+    app: &AppState,
+    scope: &OrgScope,
+    workflow: &str,
+    input: Map<String, Value>,
+) -> Result<(Work, Map<String, Value>), Problem> {
+    let find = app.platform.catalog.get(&app.platform.db, scope, workflow);
+    let workflow = limits::in_time(find).await?;
+    let parameters = check_parameters(&workflow.parameters, input)?;
+    Ok((Work::Workflow(workflow), parameters))
+}
+
 /// The key with the fingerprint of what it stands for. Members of maps are sorted, so that only the meaning
 /// of a body counts.
-fn idempotency(key: String, request: &WorkflowExecutionRequest, scope: &OrgScope) -> Result<Idempotency> {
+pub(crate) fn idempotency(
+    route: &'static str,
+    key: String,
+    request: &impl Serialize,
+    scope: &OrgScope,
+) -> Result<Idempotency> {
     let body = serde_json::to_value(request).map_err(domain::Error::internal)?;
     let organization = scope.owner()?.map(|org| org.to_string());
     let mut digest = Sha256::new();
     digest.update(sorted(body).to_string());
     digest.update(organization.unwrap_or_default());
-    Ok(Idempotency { route: ROUTE, key, fingerprint: digest.finalize().to_vec() })
+    Ok(Idempotency { route, key, fingerprint: digest.finalize().to_vec() })
 }
 
 /// The value with the members of every map in the order of their names, however maps are built.
@@ -330,8 +399,8 @@ mod tests {
         };
         let scope =
             OrgScope::for_principal(&administrator, organization, None).expect("an administrator").narrowed();
-        let request = serde_json::from_value(body).expect("a request");
-        idempotency("k".into(), &request, &scope).expect("a fingerprint").fingerprint
+        let request: WorkflowExecutionRequest = serde_json::from_value(body).expect("a request");
+        idempotency(ROUTE, "k".into(), &request, &scope).expect("a fingerprint").fingerprint
     }
 
     #[test]

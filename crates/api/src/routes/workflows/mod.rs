@@ -12,10 +12,10 @@ use crate::AppState;
 use crate::extract::{Json, Signed};
 use crate::problem::{Problem, Problems};
 
-mod execute;
+pub(crate) mod execute;
 mod problems;
 mod validate;
-mod wait;
+pub(crate) mod wait;
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()

@@ -17,20 +17,20 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What became of an execution, as far as a waiting request answers it.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) status: Status,
-    pub(super) result: Option<RawJson>,
-    pub(super) error_message: Option<String>,
-    pub(super) error_type: Option<String>,
-    pub(super) is_user_error: bool,
-    pub(super) duration_ms: Option<i64>,
-    pub(super) started_at: Option<DateTime<Utc>>,
-    pub(super) completed_at: Option<DateTime<Utc>>,
+pub(crate) struct Outcome {
+    pub(crate) status: Status,
+    pub(crate) result: Option<RawJson>,
+    pub(crate) error_message: Option<String>,
+    pub(crate) error_type: Option<String>,
+    pub(crate) is_user_error: bool,
+    pub(crate) duration_ms: Option<i64>,
+    pub(crate) started_at: Option<DateTime<Utc>>,
+    pub(crate) completed_at: Option<DateTime<Utc>>,
 }
 
 impl Outcome {
     /// An execution nobody has looked at since it was submitted.
-    pub(super) fn unknown(status: Status) -> Self {
+    pub(crate) fn unknown(status: Status) -> Self {
         Self {
             status,
             result: None,
@@ -45,7 +45,7 @@ impl Outcome {
 }
 
 /// Waits for the end, at most `patience`; then the outcome is that of an execution under way.
-pub(super) async fn until_ended(
+pub(crate) async fn until_ended(
     app: &AppState,
     scope: &OrgScope,
     id: ExecutionId,
