@@ -92,6 +92,18 @@ pub struct Workflow {
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn list(tx: &mut OrgTx) -> Result<Vec<Workflow>> {
+    list_kind(tx, "workflow").await
+}
+
+/// The active data providers in reach, by name.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn list_data_providers(tx: &mut OrgTx) -> Result<Vec<Workflow>> {
+    list_kind(tx, "data_provider").await
+}
+
+async fn list_kind(tx: &mut OrgTx, kind: &str) -> Result<Vec<Workflow>> {
     let (spans_all, org) = (tx.scope().spans_all(), tx.scope().org());
     Ok(sqlx::query_as!(
         Workflow,
@@ -99,10 +111,11 @@ pub async fn list(tx: &mut OrgTx) -> Result<Vec<Workflow>> {
                execution_mode, timeout_seconds, max_attempts, parameters AS "parameters: Json<Vec<Parameter>>",
                definition AS "definition: Json<Value>"
            FROM workflows
-           WHERE is_active AND kind = 'workflow' AND ($1 OR organization_id IS NULL OR organization_id = $2)
+           WHERE is_active AND kind = $3 AND ($1 OR organization_id IS NULL OR organization_id = $2)
            ORDER BY name, path, function_name"#,
         spans_all,
         org as _,
+        kind,
     )
     .fetch_all(tx.conn())
     .await?)

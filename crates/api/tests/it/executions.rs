@@ -228,3 +228,59 @@ async fn cancelling_depends_on_the_state() {
     assert_eq!(audited, 2);
     world.close().await;
 }
+
+#[tokio::test]
+async fn what_is_stuck_is_listed_and_ended_and_its_late_result_refused() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let person = world.person("ada@acme.example").await;
+    let (old, waiting) = (world.submit(&person, Some(acme)).await, world.submit(&person, Some(acme)).await);
+    let worker = world.worker();
+    let claimed = worker.claim().await;
+    assert_eq!(claimed.id, old);
+    let elsewhere = world.submit(&world.admin, Some(rival)).await;
+    world.sql("UPDATE executions SET created_at = created_at - interval '2 days'").await;
+    let recent = world.submit(&person, Some(acme)).await;
+
+    let (admin, local) = (&world.admin.client, world.admin.client.in_organization(acme));
+    let stuck = local.get("/api/executions/cleanup/stuck").await.expect_status(StatusCode::OK).json();
+    let ids: Vec<_> = stuck["executions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| one["execution_id"].clone())
+        .collect();
+    assert_eq!((ids, &stuck["count"]), (vec![json!(old), json!(waiting)], &json!(2)));
+    let none = admin.get("/api/executions/cleanup/stuck?hours=72").await.expect_status(StatusCode::OK).json();
+    assert_eq!(none["count"], 0);
+    let ended =
+        local.post("/api/executions/cleanup/trigger", &Value::Null).await.expect_status(StatusCode::OK);
+    assert_eq!(ended.json(), json!({"cleaned": 2, "pending": 1, "running": 1, "failed": 0}));
+
+    // Whatever the worker still has to say comes too late.
+    let mut tx = world
+        .platform()
+        .db
+        .begin_system(&domain::SystemScope::because("the test plays the worker"))
+        .await
+        .expect("begins");
+    let late = domain::executions::finish::finish(&mut tx, &[success(&claimed, "1")]).await.expect("asks");
+    assert!(late.is_empty(), "the fence refuses it");
+    tx.commit().await.expect("commits");
+    for (id, status) in [(old, "Failed"), (waiting, "Failed"), (recent, "Pending"), (elsewhere, "Pending")] {
+        let shown = admin.get(&format!("/api/executions/{id}")).await.expect_status(StatusCode::OK).json();
+        assert_eq!(shown["status"], status, "{id}");
+    }
+    let shown = admin.get(&format!("/api/executions/{old}")).await.json();
+    assert_eq!(shown["error_type"], "StuckExecution");
+    let audited = local.get("/api/audit?action=execution.ended").await.json();
+    assert_eq!(audited["entries"].as_array().map(Vec::len), Some(2));
+
+    let orphans = admin.post("/api/executions/cleanup/redis-orphans?minutes=5", &Value::Null).await;
+    assert_eq!(orphans.expect_status(StatusCode::OK).json()["threshold_minutes"], 5);
+    for wrong in ["hours=many", "hours=-1", "hours=99999999999"] {
+        let reply = admin.get(&format!("/api/executions/cleanup/stuck?{wrong}")).await;
+        assert_eq!(reply.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["?hours"]);
+    }
+    world.close().await;
+}

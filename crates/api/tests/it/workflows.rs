@@ -97,3 +97,38 @@ async fn a_file_is_checked_without_being_executed() {
     assert_eq!(outside["issues"][0]["message"], "the path is outside of the workspace");
     world.close().await;
 }
+
+#[tokio::test]
+async fn data_providers_are_listed_as_their_files_declare_them() {
+    let world = World::start().await;
+    let provider = |name: &str, more: Value| {
+        let mut provider = json!({"function": name, "name": name, "category": "Lists", "parameters": []});
+        provider.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        provider
+    };
+    let parameters = json!([{"name": "site", "type": "string", "required": true}]);
+    let index = json!({"files": [{
+        "path": "providers/sites.py", "sha256": "1", "workflows": [], "problems": [],
+        "data_providers": [
+            provider("sites", json!({"description": "Sites", "cache_ttl_seconds": 0, "parameters": parameters})),
+            provider("people", json!({})),
+        ],
+    }]});
+    let index = serde_json::from_value(index).expect("an index");
+    domain::workflows::sync(&world.platform().db, &index).await.expect("indexes");
+    world.org("acme").await;
+    let user = world.person("ada@acme.example").await.client;
+    let listed = user.get("/api/data-providers").await.expect_status(StatusCode::OK).json();
+    let shown = |at: usize| {
+        (
+            listed[at]["name"].clone(),
+            listed[at]["cache_ttl_seconds"].clone(),
+            listed[at]["parameters"].as_array().map(Vec::len),
+        )
+    };
+    assert_eq!(shown(0), (json!("people"), json!(300), Some(0)));
+    assert_eq!(shown(1), (json!("sites"), json!(0), Some(1)));
+    assert_eq!(listed[1]["relative_file_path"], "/workspace/providers/sites.py");
+    assert_eq!(user.get("/api/workflows").await.json(), json!([]), "a data provider is no workflow");
+    world.close().await;
+}

@@ -50,6 +50,7 @@ pub enum Action {
     SecretRead,
     SecretDeleted,
     ExecutionCancelled,
+    ExecutionEnded,
 }
 
 impl Action {
@@ -90,6 +91,7 @@ impl Action {
             Self::SecretRead => "secret.read",
             Self::SecretDeleted => "secret.deleted",
             Self::ExecutionCancelled => "execution.cancelled",
+            Self::ExecutionEnded => "execution.ended",
         }
     }
 }

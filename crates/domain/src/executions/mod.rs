@@ -18,6 +18,7 @@ pub mod list;
 pub mod logs;
 pub mod read;
 pub mod reap;
+pub mod stuck;
 pub mod submit;
 pub mod sweep;
 

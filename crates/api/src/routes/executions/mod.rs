@@ -23,6 +23,7 @@ use crate::extract::{Json, Path, Query, Signed, whole_number};
 use crate::problem::{Problem, Problems};
 use crate::visibility::Reader;
 
+mod cleanup;
 mod view;
 
 pub(crate) use view::{ExecutionLogPublic, ExecutionStatus, WorkflowExecution, result_schema};
@@ -38,6 +39,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(get_execution_logs))
         .routes(routes!(get_execution_variables))
         .routes(routes!(cancel_execution))
+        .merge(cleanup::router())
 }
 
 /// What a list shows. Names are also accepted in snake case.
@@ -240,7 +242,12 @@ fn announce(app: &AppState, execution: &Execution, cancelled: Cancelled) {
     if cancelled.status == Status::Cancelling {
         events.publish(Event::Cancel { execution_id: execution.id, attempt: cancelled.attempt });
     }
-    events.publish(Event::from(Update {
+    events.publish(updated(execution));
+}
+
+/// What watchers are told of an execution that somebody ended or stopped.
+fn updated(execution: &Execution) -> Event {
+    Event::from(Update {
         execution_id: execution.id,
         org_id: execution.organization_id,
         workflow_name: execution.workflow_name.clone(),
@@ -258,7 +265,7 @@ fn announce(app: &AppState, execution: &Execution, cancelled: Cancelled) {
         error_type: execution.error_type.clone(),
         is_user_error: execution.is_user_error,
         last_sequence: None,
-    }));
+    })
 }
 
 fn filters(query: &ListQuery, signed: &Signed) -> Result<Filters, Problem> {

@@ -14,6 +14,7 @@ use crate::problem::{Problem, Problems};
 
 pub(crate) mod execute;
 mod problems;
+mod providers;
 mod validate;
 pub(crate) mod wait;
 
@@ -21,6 +22,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(list_workflows))
         .merge(problems::router())
+        .merge(providers::router())
         .merge(validate::router())
         .merge(execute::router())
 }
