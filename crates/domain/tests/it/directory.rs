@@ -103,7 +103,7 @@ async fn a_page_among_a_hundred_thousand_rows_needs_no_sequential_scan() {
             format!("'{LARGE}', {place}, 101"),
         ),
         ("PLATFORM", vec!["FROM roles", "WHERE is_active", "LIMIT"], format!("{place}, 101")),
-        (LARGE, vec!["roles", "UNION ALL", "LIMIT"], format!("'{LARGE}', {place}, 101")),
+        (LARGE, vec!["SELECT * FROM roles", "UNION ALL", "LIMIT"], format!("'{LARGE}', {place}, 101")),
         (LARGE, vec!["FROM user_roles", "ur.user_id > $2", "LIMIT"], format!("'{LARGE}', '{LARGE}', 101")),
         (LARGE, vec!["FROM users", "(id = $1 OR email = $2)"], format!("'{LARGE}', 'user7@example.com'")),
         (LARGE, vec!["FROM users", "email = ANY($2)"], format!("'{{{LARGE}}}', '{{user7@example.com}}'")),
