@@ -18,8 +18,8 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, docs, executions, forms, health, organizations, roles, secrets, stream, users,
-    workflows,
+    audit, auth, config, dead_letters, docs, executions, forms, health, organizations, roles, secrets,
+    stream, users, workflows,
 };
 use crate::socket;
 
@@ -62,6 +62,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(forms::router())
         .merge(workflows::router())
         .merge(executions::router())
+        .merge(dead_letters::router())
         .merge(stream::router())
 }
 

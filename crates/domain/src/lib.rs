@@ -31,6 +31,7 @@ pub mod telemetry;
 pub mod users;
 pub mod vault;
 pub mod wakeup;
+pub mod workers;
 pub mod workflows;
 
 pub use db::{Db, MIGRATOR, OrgTx, SystemTx};

@@ -2,6 +2,7 @@
 
 mod cases;
 mod people;
+mod queue;
 mod workflows;
 
 use std::collections::BTreeMap;
@@ -112,6 +113,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     world.org("acme").await;
     let mut cases = cases::all(&world);
     cases.extend(people::all(&world));
+    cases.extend(queue::all(&world));
     cases.extend(workflows::all(&world));
     let before = rows(&world).await;
 

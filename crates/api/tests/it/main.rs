@@ -14,6 +14,7 @@ mod live;
 mod mfa;
 mod outages;
 mod people;
+mod queue;
 mod sockets;
 mod support;
 mod tokens;

@@ -51,6 +51,11 @@ pub enum Action {
     SecretDeleted,
     ExecutionCancelled,
     ExecutionEnded,
+    ExecutionRetried,
+    WorkflowPaused,
+    WorkflowResumed,
+    DeadLettersReplayed,
+    DeadLettersDropped,
 }
 
 impl Action {
@@ -92,6 +97,11 @@ impl Action {
             Self::SecretDeleted => "secret.deleted",
             Self::ExecutionCancelled => "execution.cancelled",
             Self::ExecutionEnded => "execution.ended",
+            Self::ExecutionRetried => "execution.retried",
+            Self::WorkflowPaused => "workflow.paused",
+            Self::WorkflowResumed => "workflow.resumed",
+            Self::DeadLettersReplayed => "dead_letters.replayed",
+            Self::DeadLettersDropped => "dead_letters.dropped",
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{Db, Result, SystemScope};
 /// Most rows of each kind one tick removes.
 const BATCH: i64 = 10_000;
 
-/// Removes transient executions a day after their end, old idempotency keys and dead sessions.
+/// Removes transient executions a day after their end, old idempotency keys, old starts and dead sessions.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -33,6 +33,13 @@ pub async fn housekeep(db: &Db) -> Result<()> {
         "DELETE FROM sessions
          WHERE id IN (SELECT id FROM sessions WHERE expires_at < now() - interval '7 days' LIMIT $1)",
         BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM workflow_starts
+         WHERE ctid IN (SELECT ctid FROM workflow_starts WHERE started_at < now() - interval '1 day' LIMIT $1)",
+        BATCH * 10,
     )
     .execute(tx.conn())
     .await?;

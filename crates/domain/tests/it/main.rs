@@ -5,6 +5,7 @@ mod directory;
 mod executions;
 mod migrations;
 mod people;
+mod queue;
 mod support;
 mod tenancy;
 mod vault;

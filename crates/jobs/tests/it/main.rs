@@ -4,6 +4,7 @@ mod calls;
 mod endings;
 mod examples;
 mod faults;
+mod queue;
 mod stopping;
 mod support;
 mod workspace;
