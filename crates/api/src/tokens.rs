@@ -83,6 +83,10 @@ struct Claims<'a> {
 struct Verified {
     typ: String,
     sid: SessionId,
+    #[expect(dead_code, reason = "a list of issuers, as others accept it, does not deserialize")]
+    iss: String,
+    #[expect(dead_code, reason = "nor does a list of audiences")]
+    aud: String,
     #[expect(dead_code, reason = "a token whose `exp` is no number does not deserialize")]
     exp: u64,
 }
@@ -172,6 +176,7 @@ impl Tokens {
 fn validation(audience: &str) -> Validation {
     let mut validation = Validation::new(Algorithm::HS256);
     validation.leeway = LEEWAY;
+    validation.validate_nbf = true;
     validation.set_issuer(&[ISSUER]);
     validation.set_audience(&[audience]);
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);

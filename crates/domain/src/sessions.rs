@@ -186,7 +186,8 @@ pub async fn refresh(
            )
            INSERT INTO spent_refresh_tokens (refresh_hash, session_id)
            SELECT $1, id FROM rotated
-           RETURNING session_id AS "session_id: SessionId""#,
+           RETURNING session_id AS "session_id: SessionId",
+               (SELECT u.email FROM rotated r JOIN sessions s ON s.id = r.id JOIN users u ON u.id = s.user_id) AS "email!""#,
         presented,
         hash_of(&successor),
         i32::try_from(lifetime_days).map_err(Error::internal)?,
@@ -198,6 +199,8 @@ pub async fn refresh(
         tx.commit().await?;
         return Err(Error::Unauthenticated);
     };
+    let (actor, session) = (&rotated.email, rotated.session_id);
+    audit::record_system(&mut tx, Action::SessionRefreshed, actor, session, request_id).await?;
     tx.commit().await?;
     let principal = find(db, rotated.session_id).await?.ok_or(Error::Unauthenticated)?;
     Ok(Started { principal, refresh_token: successor })
