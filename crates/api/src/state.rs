@@ -50,10 +50,11 @@ pub struct App {
 
 /// Who sent a request, and by what credential.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    pub(crate) principal: Arc<Principal>,
+pub struct Caller {
+    /// Whose session it is.
+    pub principal: Arc<Principal>,
     /// Whether a cookie said so: then the browser may have been tricked into sending it.
-    pub(crate) by_cookie: bool,
+    pub by_cookie: bool,
 }
 
 impl AppState {
@@ -96,7 +97,7 @@ impl App {
     ///
     /// # Errors
     /// [`Error::Unauthenticated`]; [`Error::Unavailable`] when nobody can tell.
-    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller> {
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller> {
         let (token, by_cookie) = match headers.get(AUTHORIZATION) {
             Some(header) => (bearer_of(header).ok_or(Error::Unauthenticated)?.to_owned(), false),
             None => match self.cookie_token(headers) {
