@@ -14,6 +14,7 @@ pub mod executions;
 pub mod forms;
 pub mod gather;
 pub mod id;
+pub mod json;
 pub mod mfa;
 pub mod organizations;
 pub mod page;

@@ -1,5 +1,6 @@
 //! Forms: defined by those who manage them, used by those who have access.
 
+mod providers;
 mod roles;
 mod run;
 mod schema;
@@ -32,6 +33,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(list_forms, create_form))
         .routes(routes!(get_form, update_form, replace_form, delete_form))
         .merge(run::router())
+        .merge(providers::router())
         .merge(roles::router())
 }
 
