@@ -33,6 +33,7 @@ pub mod users;
 pub mod vault;
 pub mod wakeup;
 pub mod workflows;
+pub mod workspace_files;
 
 pub use db::{Db, MIGRATOR, OrgTx, SystemTx};
 pub use error::{Error, FieldError, Result};
