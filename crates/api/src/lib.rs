@@ -4,11 +4,13 @@
 //! whoever reaches a handler's body has passed the extractor that says who may call it.
 
 mod cookies;
+mod dev;
 mod envelope;
 mod extract;
 mod limits;
 mod live;
 mod openapi;
+mod origin;
 mod page;
 mod problem;
 mod router;

@@ -15,6 +15,7 @@ pub mod forms;
 pub mod gather;
 pub mod id;
 pub mod json;
+pub mod mail;
 pub mod mfa;
 pub mod organizations;
 pub mod page;

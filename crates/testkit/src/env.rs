@@ -122,6 +122,8 @@ impl TestEnv {
             platform_path: repository().join("platform"),
             temp_path: self.folder.path().join("run"),
             worker_slots: 4,
+            // A test that wants the development user asks for it.
+            dev_user_email: String::new(),
             secret_key: Some(SecretString::from(self.secret_key.as_str())),
             secrets_master_key: Some(SecretString::from(self.secrets_master_key.as_str())),
             ..Settings::default()

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::support::{PASSWORD, Person, World};
 
+mod audited;
 mod auth;
 mod config;
 mod executions;

@@ -188,6 +188,12 @@ impl World {
         sqlx::query(statement).execute(&mut conn).await.expect("the statement runs");
     }
 
+    /// A text behind the application's back.
+    pub(crate) async fn text(&self, query: &'static str) -> String {
+        let mut conn = self.test.db.connect().await;
+        sqlx::query_scalar(query).fetch_one(&mut conn).await.expect("the query runs")
+    }
+
     /// A number behind the application's back.
     pub(crate) async fn count(&self, query: &'static str) -> i64 {
         let mut conn = self.test.db.connect().await;
