@@ -13,6 +13,7 @@ use crate::{OrgTx, Result};
 mod catalog;
 mod parameters;
 mod problems;
+pub mod providers;
 mod sync;
 
 pub use catalog::Catalog;

@@ -256,7 +256,7 @@ impl Worker {
             is_user_error: outcome.is_user_error,
             ..update
         };
-        self.platform.events.publish(Event::from(update.with_result(outcome.result.clone())));
+        self.platform.events.publish(update.with_result(outcome.result.clone()).of_kind(claimed.kind));
     }
 
     /// Tells that a claimed execution runs.
