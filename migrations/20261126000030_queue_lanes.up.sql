@@ -11,7 +11,7 @@ ALTER TABLE executions
         || '/' || CASE WHEN workflow_id IS NULL THEN '' ELSE workflow_id::TEXT END
         || '/' || CASE WHEN concurrency_key IS NULL THEN '' ELSE concurrency_key END, 0)) STORED;
 COMMENT ON COLUMN executions.concurrency_key IS 'Runs of an organization with the same key share a limit; filled in from the workflow''s template.';
-COMMENT ON COLUMN executions.is_awaited IS 'Whether the run that started it waits for its end, and holds the organization''s slot for both.';
+COMMENT ON COLUMN executions.is_awaited IS 'Whether somebody waits for its end whom the organization''s limit must not hold up: the run that started it, or a form.';
 COMMENT ON COLUMN executions.lane IS 'Digest of organization, workflow and key.';
 COMMENT ON COLUMN executions.queue_rank IS
     'due_at less one minute per step of priority: the smallest goes first, so that waiting a minute counts as one step.';

@@ -14,6 +14,8 @@ pub mod executions;
 pub mod forms;
 pub mod gather;
 pub mod id;
+pub mod json;
+pub mod mail;
 pub mod mfa;
 pub mod organizations;
 pub mod page;
@@ -33,6 +35,7 @@ pub mod vault;
 pub mod wakeup;
 pub mod workers;
 pub mod workflows;
+pub mod workspace_files;
 
 pub use db::{Db, MIGRATOR, OrgTx, SystemTx};
 pub use error::{Error, FieldError, Result};

@@ -15,6 +15,7 @@ mod catalog;
 mod parameters;
 pub mod pause;
 mod problems;
+pub mod providers;
 mod sync;
 
 pub use catalog::Catalog;

@@ -56,7 +56,7 @@ pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result
         "WITH picked AS (
              SELECT id
              FROM executions
-             WHERE status IN ('Pending', 'Running') AND status = ANY ($1)
+             WHERE kind = 'workflow' AND status IN ('Pending', 'Running') AND status = ANY ($1)
                AND ($2::uuid IS NULL OR workflow_id = $2) AND ($3::text IS NULL OR workflow_name = $3)
                AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
                AND ($6::uuid IS NULL OR executed_by = $6)
@@ -108,7 +108,7 @@ pub async fn retry(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result<
              AND ($2::uuid IS NULL OR e.workflow_id = $2) AND ($3::text IS NULL OR e.workflow_name = $3)
              AND ($4::timestamptz IS NULL OR e.created_at >= $4) AND ($5::timestamptz IS NULL OR e.created_at <= $5)
              AND ($6::uuid IS NULL OR e.executed_by = $6) AND ($7::text IS NULL OR e.error_type = $7)
-             AND e.parent_id IS NULL AND NOT e.transient
+             AND e.kind = 'workflow' AND e.parent_id IS NULL AND NOT e.transient
              AND NOT EXISTS (SELECT FROM executions r WHERE r.rerun_of = e.id)
              AND CASE WHEN e.workflow_id IS NULL THEN $8
                  ELSE EXISTS (SELECT FROM workflows w WHERE w.id = e.workflow_id AND w.is_active) END
@@ -193,7 +193,7 @@ pub async fn repeatable(tx: &mut OrgTx, id: ExecutionId) -> Result<Repeatable> {
                parameters AS "parameters: sqlx::types::Json<RawJson>", startup AS "startup: sqlx::types::Json<RawJson>",
                form_id, transient, priority
            FROM executions
-           WHERE id = $1"#,
+           WHERE id = $1 AND kind = 'workflow'"#,
         id as _,
     )
     .fetch_optional(tx.conn())

@@ -34,7 +34,7 @@ pub async fn get(tx: &mut OrgTx, id: ExecutionId) -> Result<Execution> {
         "e.result",
         "e.variables",
         "FROM executions e
-         WHERE e.id = $1",
+         WHERE e.id = $1 AND e.kind = 'workflow'",
         id as _,
     )
     .fetch_optional(tx.conn())

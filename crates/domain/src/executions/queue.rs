@@ -20,7 +20,7 @@ pub(super) struct Waiting {
     pub(super) organization_id: Option<OrgId>,
     pub(super) workflow_id: Option<WorkflowId>,
     pub(super) concurrency_key: Option<String>,
-    /// Whether another run waits for it, which then holds the organization's slot for both.
+    /// Whether another run waits for it, which then holds the organization's slot for both, or a form does.
     pub(super) is_awaited: bool,
     pub(super) priority: i16,
     pub(super) queue_rank: DateTime<Utc>,

@@ -35,7 +35,7 @@ pub async fn list(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Execution
         "NULL::json",
         "NULL::json",
         "FROM executions e
-         WHERE e.status IN ('Pending', 'Running', 'Cancelling') AND e.created_at < $1
+         WHERE e.kind = 'workflow' AND e.status IN ('Pending', 'Running', 'Cancelling') AND e.created_at < $1
          ORDER BY e.id
          LIMIT $2",
         before,
@@ -53,7 +53,7 @@ pub async fn end(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Ended>> {
     let stuck = sqlx::query!(
         r#"SELECT id, status AS "status: Status"
            FROM executions
-           WHERE status IN ('Pending', 'Running', 'Cancelling') AND created_at < $1
+           WHERE kind = 'workflow' AND status IN ('Pending', 'Running', 'Cancelling') AND created_at < $1
            ORDER BY id
            LIMIT $2
            FOR UPDATE SKIP LOCKED"#,

@@ -12,3 +12,4 @@ mod vault;
 mod wakeups;
 mod watching;
 mod workflows;
+mod workspace_files;

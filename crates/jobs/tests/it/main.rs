@@ -4,6 +4,7 @@ mod calls;
 mod endings;
 mod examples;
 mod faults;
+mod providers;
 mod queue;
 mod stopping;
 mod support;

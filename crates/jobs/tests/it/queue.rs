@@ -21,6 +21,11 @@ const LONE: &str = "import time\nfrom bifrost import workflow\n\n@workflow(concu
 async fn one_run_starts_soon_beside_five_thousand_of_another_organization() {
     let engine = Engine::on_files(&[("quick.py", QUICK)]).await;
     let (a, b): (OrgId, OrgId) = (engine.org("a").await, engine.org("b").await);
+    let capacity = async || domain::workers::capacity(&engine.platform.db).await.expect("reads");
+    eventually("the worker to say that it is alive", || async {
+        (capacity().await.workers == 1).then_some(())
+    })
+    .await;
     let first = engine.submit(&user_of(a), "quick", json!({})).await;
     engine.ended(first).await;
     let mut conn = engine.test.db.connect().await;
