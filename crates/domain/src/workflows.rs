@@ -3,7 +3,6 @@
 //! The rows follow the files (`sync`); user code is never imported to index it. What is wrong with a file is kept
 //! beside them (`problems`). Runs find their definition in the `catalog` and check their input in `parameters`.
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::types::Json;
@@ -88,8 +87,6 @@ pub struct Workflow {
     pub parameters: Json<Vec<Parameter>>,
     /// Everything else the decorator said.
     pub definition: Json<Value>,
-    /// Since when nothing of it starts.
-    pub paused_at: Option<DateTime<Utc>>,
 }
 
 /// The active workflows in reach, by name.
@@ -114,7 +111,7 @@ async fn list_kind(tx: &mut OrgTx, kind: &str) -> Result<Vec<Workflow>> {
         Workflow,
         r#"SELECT id AS "id: WorkflowId", organization_id AS "organization_id: OrgId", path, name, description, category,
                execution_mode, timeout_seconds, max_attempts, parameters AS "parameters: Json<Vec<Parameter>>",
-               definition AS "definition: Json<Value>", paused_at
+               definition AS "definition: Json<Value>"
            FROM workflows
            WHERE is_active AND kind = $3 AND ($1 OR organization_id IS NULL OR organization_id = $2)
            ORDER BY name, path, function_name"#,

@@ -48,6 +48,9 @@ async fn a_paused_workflow_starts_nothing_until_it_is_resumed() {
         admin.post(&format!("/api/workflows/{id}/pause"), &Value::Null).await.expect_status(StatusCode::OK);
     assert_eq!(again.json(), paused.json(), "pausing twice keeps the first time");
 
+    let listed = admin.get("/api/workflows").await.expect_status(StatusCode::OK).json();
+    let shown = listed.as_array().expect("a list").iter().filter(|one| one["paused_at"].is_string()).count();
+    assert_eq!(shown, 1, "the list shows it");
     let waiting = collect(admin, json!({})).await;
     let free = world.submit(&world.admin, None).await;
     assert_eq!(claims(&world).await, 1, "only what is not paused");

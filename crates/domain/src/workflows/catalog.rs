@@ -58,7 +58,7 @@ async fn find(db: &Db, scope: &OrgScope, id_or_name: &str) -> Result<Arc<Workflo
         Workflow,
         r#"SELECT id AS "id: WorkflowId", organization_id AS "organization_id: OrgId", path, name, description, category,
                execution_mode, timeout_seconds, max_attempts, parameters AS "parameters: Json<Vec<Parameter>>",
-               definition AS "definition: Json<Value>", paused_at
+               definition AS "definition: Json<Value>"
            FROM workflows
            WHERE is_active AND kind = 'workflow' AND (organization_id IS NULL OR organization_id = $1)
              AND (id = $2 OR ($2 IS NULL AND name = $3))

@@ -1,5 +1,7 @@
 //! Pausing a workflow: nothing of it starts, whoever submits it. What runs goes on, and what waits keeps its place.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 
 use crate::audit::{self, Action};
@@ -59,6 +61,19 @@ pub async fn resume(tx: &mut OrgTx, id: WorkflowId) -> Result<Paused> {
     .ok_or(Error::NotFound("workflow"))?;
     audit::record(tx, Action::WorkflowResumed, id, &serde_json::json!({ "name": resumed.name })).await?;
     Ok(resumed)
+}
+
+/// Since when what of the scope is paused.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn since(tx: &mut OrgTx) -> Result<HashMap<WorkflowId, DateTime<Utc>>> {
+    let rows = sqlx::query!(
+        r#"SELECT id AS "id: WorkflowId", paused_at AS "paused_at!" FROM workflows WHERE paused_at IS NOT NULL"#,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.paused_at)).collect())
 }
 
 /// Some of what waits of it, to be woken; the sweeper wakes the rest.

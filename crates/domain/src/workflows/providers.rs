@@ -139,7 +139,6 @@ pub async fn get(tx: &mut OrgTx, name: &str) -> Result<Provider> {
             max_attempts: row.max_attempts,
             parameters: row.parameters,
             definition: row.definition,
-            paused_at: None,
         },
     })
 }

@@ -115,8 +115,13 @@ async fn list_workflows(
 ) -> Result<Json<Vec<WorkflowMetadata>>, Problem> {
     let mut tx = app.platform.db.begin(&signed.scope).await?;
     let workflows = workflows::list(&mut tx).await?;
+    let paused = workflows::pause::since(&mut tx).await?;
     tx.commit().await?;
-    Ok(Json(workflows.into_iter().map(Into::into).collect()))
+    let shown = workflows.into_iter().map(|workflow| {
+        let paused_at = paused.get(&workflow.id).copied();
+        WorkflowMetadata { paused_at, ..workflow.into() }
+    });
+    Ok(Json(shown.collect()))
 }
 
 impl From<Workflow> for WorkflowMetadata {
@@ -130,7 +135,6 @@ impl From<Workflow> for WorkflowMetadata {
             category,
             execution_mode,
             timeout_seconds,
-            paused_at: workflow.paused_at,
             ..Self::said(&workflow.definition, workflow.parameters.0, path)
         }
     }
