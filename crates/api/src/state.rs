@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::extract::bearer_of;
+use crate::routes::endpoints::document::Documents;
 use crate::tokens::Tokens;
 use crate::{cookies, limits};
 
@@ -38,6 +39,8 @@ pub struct App {
     pub(crate) draining: CancellationToken,
     /// The WebSockets that are open.
     pub(crate) sockets: TaskTracker,
+    /// The OpenAPI document with the endpoints of now.
+    pub(crate) documents: Documents,
     sessions: moka::future::Cache<SessionId, Option<Arc<Principal>>>,
     organizations: moka::future::Cache<OrgId, ()>,
 }
@@ -63,6 +66,7 @@ impl AppState {
             .ok_or_else(|| Error::Impossible("SECRET_KEY is not set".into()))?;
         Ok(Self(Arc::new(App {
             tokens: Tokens::new(key, platform.settings.access_token_minutes),
+            documents: Documents::default(),
             draining: CancellationToken::new(),
             sockets: TaskTracker::new(),
             sessions: moka::future::Cache::builder().max_capacity(100_000).time_to_live(SESSION_TTL).build(),
