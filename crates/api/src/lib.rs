@@ -4,11 +4,13 @@
 //! whoever reaches a handler's body has passed the extractor that says who may call it.
 
 mod cookies;
+mod dev;
 mod envelope;
 mod extract;
 mod limits;
 mod live;
 mod openapi;
+mod origin;
 mod page;
 mod problem;
 mod router;
@@ -22,4 +24,4 @@ mod visibility;
 pub use openapi::{openapi, openapi_json};
 pub use router::router;
 pub use serve::{serve, serve_alone};
-pub use state::{App, AppState};
+pub use state::{App, AppState, Caller};

@@ -11,8 +11,17 @@ use sha2::{Digest, Sha256};
 
 use crate::state::App;
 
-const WINDOW: Duration = Duration::from_secs(60);
-const PER_WINDOW: u64 = 10;
+/// How often something may be done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    /// Times.
+    pub(crate) most: u64,
+    /// Within this, counted from the first.
+    pub(crate) window: Duration,
+}
+
+/// What holds where nothing else is said.
+const ORDINARY: Rate = Rate { most: 10, window: Duration::from_secs(60) };
 
 /// How long a request may take, the wait for the end of a run aside: milliseconds as long as every dependency
 /// answers. Without this a network that swallows packets would hold requests for minutes.
@@ -37,15 +46,15 @@ pub(crate) fn too_late(late: tokio::time::error::Elapsed) -> Error {
 /// # Errors
 /// [`Error::TooMany`] beyond ten a minute.
 pub(crate) async fn by_address(app: &App, operation: &str, address: IpAddr) -> Result<()> {
-    by_address_at_most(app, operation, address, PER_WINDOW).await
+    by_address_at(app, operation, address, ORDINARY).await
 }
 
-/// The same with another bound.
+/// The same at another rate.
 ///
 /// # Errors
-/// [`Error::TooMany`] beyond `most` a minute.
-pub(crate) async fn by_address_at_most(app: &App, operation: &str, address: IpAddr, most: u64) -> Result<()> {
-    count(app, &format!("{operation}:address:{}", network(address)), most).await
+/// [`Error::TooMany`] beyond it.
+pub(crate) async fn by_address_at(app: &App, operation: &str, address: IpAddr, rate: Rate) -> Result<()> {
+    count(app, &format!("{operation}:address:{}", network(address)), rate).await
 }
 
 /// Counts a call of `operation` for this account, whether it exists or not.
@@ -56,15 +65,15 @@ pub(crate) async fn by_account(app: &App, operation: &str, email: &str) -> Resul
     // The cache is shared and less guarded than the database: it learns no address in the clear.
     let digest = Sha256::digest(email.trim().to_lowercase());
     let name: String = digest[..12].iter().map(|byte| format!("{byte:02x}")).collect();
-    count(app, &format!("{operation}:account:{name}"), PER_WINDOW).await
+    count(app, &format!("{operation}:account:{name}"), ORDINARY).await
 }
 
-async fn count(app: &App, key: &str, most: u64) -> Result<()> {
+async fn count(app: &App, key: &str, rate: Rate) -> Result<()> {
     if app.platform.settings.environment == Environment::Testing {
         return Ok(());
     }
-    if app.platform.cache.count(key, WINDOW).await > most {
-        return Err(Error::TooMany { retry_after: WINDOW });
+    if app.platform.cache.count(key, rate.window).await > rate.most {
+        return Err(Error::TooMany { retry_after: rate.window });
     }
     Ok(())
 }

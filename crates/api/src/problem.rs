@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use domain::FieldError;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 /// When a client that found a dependency away may try again.
@@ -26,6 +27,8 @@ pub(crate) struct Problem {
     detail: String,
     errors: Vec<FieldError>,
     retry_after: Option<Duration>,
+    /// Members beyond those that every document has.
+    members: Option<Box<Map<String, Value>>>,
     /// For the log, never for the client.
     cause: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -56,6 +59,9 @@ pub(crate) struct ProblemDocument<'a> {
     /// 422 only: every member that breaks a rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldProblem<'a>>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    members: Option<&'a Map<String, Value>>,
 }
 
 /// One member that breaks a rule.
@@ -89,7 +95,15 @@ impl Problem {
             _ if status.is_client_error() => ("bad-request", "the request cannot be answered"),
             _ => ("internal", "internal error"),
         };
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None, cause: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            members: None,
+            cause: None,
+        }
     }
 
     /// A 422 with one broken member.
@@ -105,6 +119,12 @@ impl Problem {
     /// Replaces the text.
     pub(crate) fn detail(mut self, detail: impl ToString) -> Self {
         self.detail = detail.to_string();
+        self
+    }
+
+    /// Adds a member of its own to the document.
+    pub(crate) fn with(mut self, name: &str, value: Value) -> Self {
+        self.members.get_or_insert_default().insert(name.to_owned(), value);
         self
     }
 
@@ -141,6 +161,7 @@ impl Problem {
             message: &self.detail,
             request_id,
             errors,
+            members: self.members.as_deref(),
         };
         let body = serde_json::to_vec(&document).expect("a problem is always JSON");
         headers.remove(axum::http::header::CONTENT_LENGTH);

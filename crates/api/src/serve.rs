@@ -9,7 +9,7 @@ use domain::{Platform, process};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{AppState, router};
+use crate::{AppState, dev, router};
 
 /// How long a balancer is told that the process is not ready, before it stops listening.
 const LAME_DUCK: Duration = Duration::from_millis(500);
@@ -43,6 +43,8 @@ pub async fn serve_alone(
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, state: AppState, stop: CancellationToken) -> anyhow::Result<()> {
+    dev::prepare(&state, listener.local_addr()?).await;
+    let mailer = state.platform.mailer.clone();
     let grace = Duration::from_secs(state.platform.settings.shutdown_grace_seconds);
     let draining = state.draining.clone();
     let sockets = state.sockets.clone();
@@ -75,6 +77,9 @@ pub async fn serve(listener: TcpListener, state: AppState, stop: CancellationTok
     tokio::select! {
         ended = server => ended?,
         () = patience => tracing::warn!(?grace, "requests did not end in time, closing their connections"),
+    }
+    if tokio::time::timeout(LAME_DUCK, mailer.drain()).await.is_err() {
+        tracing::warn!("mails under way were given up");
     }
     sockets.close();
     if tokio::time::timeout(LAME_DUCK, sockets.wait()).await.is_err() {

@@ -1,9 +1,13 @@
 //! Access tokens: JWT, HS256, short-lived. They name a session; what its owner may do is never read from them.
+//!
+//! Several keys may be known: the first signs, and a token is verified by the one its header names. So a key is replaced
+//! without signing anybody out: put the new one in front, and take the old one away once its tokens have expired.
 
 use domain::id::{SessionId, UserId};
 use domain::sessions::{Authenticated, Principal};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -20,11 +24,12 @@ const LEEWAY: u64 = 2;
 /// Bytes of role names in a token. It must fit into a cookie; `/auth/me` lists them all.
 const MAX_ROLES: usize = 1_000;
 
-/// Signs and verifies. The key never prints.
+/// Signs and verifies. No key ever prints.
 pub(crate) struct Tokens {
     key_id: String,
     signing: EncodingKey,
-    verifying: DecodingKey,
+    /// By the id that a token's header names its key with. A handful at most.
+    verifying: Vec<(String, DecodingKey)>,
     validation: Validation,
     mfa_validation: Validation,
     lifetime_seconds: i64,
@@ -78,17 +83,22 @@ struct Claims<'a> {
 struct Verified {
     typ: String,
     sid: SessionId,
+    #[expect(dead_code, reason = "a list of issuers, as others accept it, does not deserialize")]
+    iss: String,
+    #[expect(dead_code, reason = "nor does a list of audiences")]
+    aud: String,
     #[expect(dead_code, reason = "a token whose `exp` is no number does not deserialize")]
     exp: u64,
 }
 
 impl Tokens {
-    pub(crate) fn new(key: &SecretString, lifetime_minutes: i64) -> Self {
-        let bytes = key.expose_secret().as_bytes();
+    /// Reads `SECRET_KEY`: one key, or several separated by commas of which the first signs.
+    pub(crate) fn new(setting: &SecretString, lifetime_minutes: i64) -> Self {
+        let keys: Vec<&[u8]> = setting.expose_secret().split(',').map(|key| key.trim().as_bytes()).collect();
         Self {
-            key_id: key_id(bytes),
-            signing: EncodingKey::from_secret(bytes),
-            verifying: DecodingKey::from_secret(bytes),
+            key_id: key_id(keys[0]),
+            signing: EncodingKey::from_secret(keys[0]),
+            verifying: keys.iter().map(|key| (key_id(key), DecodingKey::from_secret(key))).collect(),
             validation: validation(AUDIENCE),
             mfa_validation: validation(MFA_AUDIENCE),
             lifetime_seconds: lifetime_minutes * 60,
@@ -139,9 +149,8 @@ impl Tokens {
 
     /// Who proved the first factor, if the token is ours, for this stage, and has not expired.
     pub(crate) fn verify_mfa(&self, token: &str, stage: MfaStage) -> Option<Authenticated> {
-        let data = jsonwebtoken::decode::<MfaClaims>(token, &self.verifying, &self.mfa_validation).ok()?;
-        let ours = data.header.kid.as_deref() == Some(self.key_id.as_str()) && data.claims.typ == stage;
-        ours.then_some(Authenticated { user_id: data.claims.sub, email: data.claims.email })
+        let claims = self.claims::<MfaClaims>(token, &self.mfa_validation)?;
+        (claims.typ == stage).then_some(Authenticated { user_id: claims.sub, email: claims.email })
     }
 
     fn sign(&self, claims: &impl Serialize) -> String {
@@ -152,15 +161,22 @@ impl Tokens {
 
     /// The session a token names, if the token is ours, an access token, and has not expired.
     pub(crate) fn verify(&self, token: &str) -> Option<SessionId> {
-        let data = jsonwebtoken::decode::<Verified>(token, &self.verifying, &self.validation).ok()?;
-        let ours = data.header.kid.as_deref() == Some(self.key_id.as_str()) && data.claims.typ == ACCESS;
-        ours.then_some(data.claims.sid)
+        let claims = self.claims::<Verified>(token, &self.validation)?;
+        (claims.typ == ACCESS).then_some(claims.sid)
+    }
+
+    /// What a token says, if the key that its header names is ours and has signed it.
+    fn claims<C: DeserializeOwned>(&self, token: &str, validation: &Validation) -> Option<C> {
+        let named = jsonwebtoken::decode_header(token).ok()?.kid?;
+        let (_, key) = self.verifying.iter().find(|(id, _)| *id == named)?;
+        Some(jsonwebtoken::decode::<C>(token, key, validation).ok()?.claims)
     }
 }
 
 fn validation(audience: &str) -> Validation {
     let mut validation = Validation::new(Algorithm::HS256);
     validation.leeway = LEEWAY;
+    validation.validate_nbf = true;
     validation.set_issuer(&[ISSUER]);
     validation.set_audience(&[audience]);
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
@@ -265,6 +281,19 @@ mod tests {
         ] {
             assert_eq!(tokens().verify(&forged(member, value.clone())), None, "{member} = {value}");
         }
+    }
+
+    #[test]
+    fn a_key_is_replaced_without_signing_anybody_out() {
+        const NEXT: &str = "Zp8Yw2Qn5Rt7Ls1Kd4Jf9Hg3Mb6Vc0Xa_Te";
+        let principal = principal();
+        let both = Tokens::new(&format!("{NEXT}, {KEY}").into(), 15);
+        let next = Tokens::new(&NEXT.into(), 15);
+        let old = tokens().issue(&principal);
+
+        assert_eq!(both.verify(&old), Some(principal.session_id), "the old key still verifies");
+        assert_eq!(next.verify(&both.issue(&principal)), Some(principal.session_id), "the new key signs");
+        assert_eq!(next.verify(&old), None, "a key that was taken away verifies nothing");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::executions::{RawJson, Status, logs};
+use crate::executions::{Kind, RawJson, Status, logs};
 use crate::id::{ExecutionId, OrgId, UserId};
 use crate::{Error, Result};
 
@@ -30,6 +30,8 @@ const RECONNECT: Duration = Duration::from_millis(500);
 pub enum Event {
     /// An execution changed its state.
     Update(Box<Update>),
+    /// A data provider ended: told to who waits for it, and to nobody else.
+    Answered(Box<Update>),
     /// An execution logged.
     Lines(Lines),
     /// Somebody asked to stop a running attempt.
@@ -222,7 +224,7 @@ impl Watch {
     pub async fn terminal(&mut self, patience: Duration) -> Option<Update> {
         let end = async {
             loop {
-                if let Event::Update(update) = &*self.next().await
+                if let Event::Update(update) | Event::Answered(update) = &*self.next().await
                     && update.status.is_terminal()
                 {
                     return Update::clone(update);
@@ -245,6 +247,14 @@ impl Drop for Watch {
 }
 
 impl Update {
+    /// The event that tells of it.
+    pub fn of_kind(self, kind: Kind) -> Event {
+        match kind {
+            Kind::Workflow => Event::Update(Box::new(self)),
+            Kind::DataProvider => Event::Answered(Box::new(self)),
+        }
+    }
+
     /// Puts the result in, unless it is too large for an event.
     pub fn with_result(mut self, result: Option<RawJson>) -> Self {
         self.result_omitted = result.as_ref().is_some_and(|result| result.get().len() > MAX_INLINE_RESULT);
@@ -276,7 +286,7 @@ impl From<Update> for Event {
 impl Event {
     fn execution_id(&self) -> Option<ExecutionId> {
         match self {
-            Self::Update(update) => Some(update.execution_id),
+            Self::Update(update) | Self::Answered(update) => Some(update.execution_id),
             Self::Lines(lines) => Some(lines.execution_id),
             Self::Cancel { execution_id, .. } => Some(*execution_id),
             Self::Submitted | Self::WorkspaceChanged => None,
@@ -315,7 +325,7 @@ impl Hub {
                 let _ = watcher.events.try_send(event.clone());
             }
         }
-        if !matches!(&**event, Event::Lines(_)) {
+        if !matches!(&**event, Event::Lines(_) | Event::Answered(_)) {
             let _ = self.everything.send(event.clone());
         }
     }

@@ -15,6 +15,8 @@ pub mod executions;
 pub mod forms;
 pub mod gather;
 pub mod id;
+pub mod json;
+pub mod mail;
 pub mod mfa;
 pub mod organizations;
 pub mod page;
@@ -35,6 +37,7 @@ pub mod vault;
 pub mod wakeup;
 pub mod workflow_keys;
 pub mod workflows;
+pub mod workspace_files;
 
 pub use db::{Db, MIGRATOR, OrgTx, SystemTx};
 pub use error::{Error, FieldError, Result};

@@ -1,13 +1,19 @@
 //! Passwords: argon2id on a bounded pool, with the same work done for an unknown user.
+//!
+//! Hashes of bcrypt, as imported accounts bring them, are verified and replaced at the first sign-in.
 
 use std::sync::LazyLock;
 
 use argon2::password_hash::phc::PasswordHash;
-use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
+use zxcvbn::zxcvbn;
 
 use crate::{Error, Result};
+
+/// Guesses, as a power of ten, that a password must take somebody who tries common ones first, with the usual changes.
+const LEAST_GUESSES: f64 = 8.0;
 
 /// A check takes 19 MiB and a core for tens of milliseconds; more at once than cores only queue up in memory.
 static BENCH: LazyLock<Semaphore> =
@@ -38,15 +44,33 @@ pub async fn verify(password: SecretString, hash: Option<String>) -> Result<bool
     on_bench(move || {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| NOBODY.clone());
-        let fits = PasswordHash::new(&hash).is_ok_and(|hash| {
-            Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok()
-        });
-        fits && known
+        fits(password.expose_secret(), &hash) && known
     })
     .await
 }
 
-/// The rule for new passwords: at least 12 characters in production, 8 elsewhere.
+/// Whether a hash is of another kind, or of less work, than those made today.
+pub fn is_outdated(hash: &str) -> bool {
+    let parsed = PasswordHash::new(hash).ok();
+    let params = parsed
+        .filter(|hash| hash.algorithm.as_str() == "argon2id")
+        .and_then(|hash| Params::try_from(&hash).ok());
+    params.is_none_or(|params| {
+        let today = Params::default();
+        params.m_cost() < today.m_cost() || params.t_cost() < today.t_cost()
+    })
+}
+
+fn fits(password: &str, hash: &str) -> bool {
+    if hash.starts_with("$2") {
+        return bcrypt::verify(password, hash).unwrap_or(false);
+    }
+    PasswordHash::new(hash)
+        .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+}
+
+/// The rule for new passwords: at least 12 characters in production, and none that is among the first a guesser tries;
+/// 8 elsewhere.
 ///
 /// # Errors
 /// [`Error::Invalid`] pointing at `/password`.
@@ -54,6 +78,9 @@ pub fn check_strength(password: &SecretString, production: bool) -> Result<()> {
     let least = if production { 12 } else { 8 };
     if password.expose_secret().chars().count() < least {
         return Err(Error::invalid("/password", format!("must have at least {least} characters")));
+    }
+    if production && zxcvbn(password.expose_secret(), &["bifrost"]).guesses_log10() < LEAST_GUESSES {
+        return Err(Error::invalid("/password", "is too common; choose one that is harder to guess"));
     }
     Ok(())
 }
@@ -75,6 +102,50 @@ mod tests {
         assert!(verify("correct horse battery".into(), Some(hash.clone())).await.expect("checks"));
         assert!(!verify("correct horse".into(), Some(hash)).await.expect("checks"));
         assert!(!verify("nobody".into(), None).await.expect("checks"), "an unknown user never signs in");
+    }
+
+    #[tokio::test]
+    async fn an_imported_hash_fits_and_is_outdated() {
+        let imported = bcrypt::hash("correct horse battery", 4).expect("hashes");
+
+        assert!(verify("correct horse battery".into(), Some(imported.clone())).await.expect("checks"));
+        assert!(!verify("correct horse".into(), Some(imported.clone())).await.expect("checks"));
+        assert!(is_outdated(&imported) && is_outdated("nonsense"));
+        let weaker = Argon2::new(
+            argon2::Algorithm::Argon2id,
+            argon2::Version::V0x13,
+            Params::new(8, 1, 1, None).expect("valid"),
+        );
+        assert!(is_outdated(&weaker.hash_password(b"correct horse battery").expect("hashes").to_string()));
+        assert!(!is_outdated(&hash("correct horse battery".into()).await.expect("hashes")));
+    }
+
+    #[test]
+    fn production_refuses_what_a_guesser_tries_first() {
+        for common in [
+            "password1234",
+            "Password1234!",
+            "123456789012",
+            "qwertyuiop123",
+            "aaaaaaaaaaaa",
+            "administrator",
+            "iloveyou1234",
+            "bifrostbifrost",
+            "letmein12345",
+            "P@ssw0rdP@ssw0rd",
+        ] {
+            let refused = check_strength(&common.into(), true);
+            assert!(matches!(refused, Err(Error::Invalid(_))), "{common} is taken");
+            assert!(check_strength(&common.into(), false).is_ok(), "{common} is refused while developing");
+        }
+        for good in [
+            "correct horse battery",
+            "a long enough password",
+            "vK3!pq9Lz#7w",
+            "drei Chinesen mit dem Kontrabass",
+        ] {
+            assert!(check_strength(&good.into(), true).is_ok(), "{good} is refused");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::events::Events;
 use crate::executions::submit::Submitter;
+use crate::mail::Mailer;
 use crate::settings::Settings;
 use crate::vault::Vault;
 use crate::wakeup::Wakeups;
@@ -31,6 +32,8 @@ pub struct Platform {
     pub vault: Vault,
     /// Where submissions go.
     pub submitter: Submitter,
+    /// Sends mail.
+    pub mailer: Mailer,
     /// Workflow definitions.
     pub catalog: Catalog,
 }
@@ -56,6 +59,7 @@ impl Platform {
             None => (Events::in_process(), Cache::in_process()),
         };
         Ok(Self {
+            mailer: Mailer::open(&settings)?,
             vault: Vault::new(master),
             submitter: Submitter::start(db.clone(), wakeups.clone(), events.clone()),
             catalog: Catalog::default(),

@@ -67,19 +67,24 @@ pub struct Authenticated {
 
 /// Checks a password. Unknown e-mail, wrong password and no password set are one answer in text and time.
 ///
+/// A hash of an older kind is replaced on the way.
+///
 /// # Errors
-/// [`Error::Unauthenticated`]; [`Error::Forbidden`] for a right password of an inactive account or organization.
+/// [`Error::Unauthenticated`]; [`Error::Forbidden`] for a right password of an inactive account or organization, or
+/// where `proven` is asked for, of an account whose e-mail address is not.
 pub async fn authenticate(
     db: &Db,
     email: &str,
     password: SecretString,
+    proven: bool,
     request_id: Option<&str>,
 ) -> Result<Authenticated> {
     let email = email.trim().to_lowercase();
     let found = {
         let mut conn = db.system(&SIGN_IN).await?;
         sqlx::query!(
-            r#"SELECT u.id AS "id: UserId", u.email, u.password_hash, u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!"
+            r#"SELECT u.id AS "id: UserId", u.email, u.password_hash, u.is_verified,
+                   u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!"
                FROM users u
                LEFT JOIN organizations o ON o.id = u.organization_id
                WHERE u.email = $1 AND u.is_registered AND u.user_type <> 'SYSTEM'"#,
@@ -89,7 +94,8 @@ pub async fn authenticate(
         .await?
     };
     let hash = found.as_ref().and_then(|user| user.password_hash.clone());
-    let fits = passwords::verify(password, hash).await?;
+    let outdated = hash.clone().filter(|hash| passwords::is_outdated(hash));
+    let fits = passwords::verify(password.clone(), hash).await?;
     let Some(user) = found.filter(|_| fits) else {
         let mut tx = db.begin_system(&SIGN_IN).await?;
         audit::record_system(&mut tx, Action::SessionRefused, &email, "session", request_id).await?;
@@ -99,7 +105,30 @@ pub async fn authenticate(
     if !user.is_active {
         return Err(Error::Forbidden("this account is inactive".into()));
     }
+    if proven && !user.is_verified {
+        return Err(Error::Forbidden(
+            "this e-mail address is not confirmed; follow the link that was mailed to it, or ask for another one".into(),
+        ));
+    }
+    if let Some(outdated) = outdated {
+        replace_hash(db, user.id, &outdated, password).await?;
+    }
     Ok(Authenticated { user_id: user.id, email: user.email })
+}
+
+/// Hashes a password anew that was just found right, unless somebody set another one meanwhile.
+async fn replace_hash(db: &Db, user: UserId, outdated: &str, password: SecretString) -> Result<()> {
+    let hash = passwords::hash(password).await?;
+    let mut conn = db.system(&SIGN_IN).await?;
+    sqlx::query!(
+        "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
+        user as _,
+        outdated,
+        hash,
+    )
+    .execute(&mut *conn)
+    .await?;
+    Ok(())
 }
 
 /// Starts a session for somebody who proved who they are.
@@ -157,7 +186,8 @@ pub async fn refresh(
            )
            INSERT INTO spent_refresh_tokens (refresh_hash, session_id)
            SELECT $1, id FROM rotated
-           RETURNING session_id AS "session_id: SessionId""#,
+           RETURNING session_id AS "session_id: SessionId",
+               (SELECT u.email FROM rotated r JOIN sessions s ON s.id = r.id JOIN users u ON u.id = s.user_id) AS "email!""#,
         presented,
         hash_of(&successor),
         i32::try_from(lifetime_days).map_err(Error::internal)?,
@@ -169,6 +199,8 @@ pub async fn refresh(
         tx.commit().await?;
         return Err(Error::Unauthenticated);
     };
+    let (actor, session) = (&rotated.email, rotated.session_id);
+    audit::record_system(&mut tx, Action::SessionRefreshed, actor, session, request_id).await?;
     tx.commit().await?;
     let principal = find(db, rotated.session_id).await?.ok_or(Error::Unauthenticated)?;
     Ok(Started { principal, refresh_token: successor })

@@ -3,9 +3,10 @@
 //! The plain name wins. Production refuses to start with a missing, default, short or reused secret and
 //! names the variable, never its value.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -69,7 +70,7 @@ pub struct Settings {
     pub worker_slots: usize,
     /// `RUN_MEMORY_MB`: memory limit of one run.
     pub run_memory_mb: u64,
-    /// `SECRET_KEY`: signs access tokens; at least 32 bytes.
+    /// `SECRET_KEY`: signs access tokens; at least 32 bytes. Several separated by commas: the first signs, all verify.
     pub secret_key: Option<SecretString>,
     /// `SECRETS_MASTER_KEY`: wraps the data keys; at least 32 bytes. Several as `id:key,id:key`, the first is current.
     pub secrets_master_key: Option<SecretString>,
@@ -85,6 +86,21 @@ pub struct Settings {
     pub shutdown_grace_seconds: u64,
     /// `CORS_ORIGINS`: exact origins that browsers may call from, separated by commas.
     pub cors_origins: String,
+    /// `PUBLIC_URL`: where browsers reach the web client and the api; links in mails begin with it.
+    pub public_url: String,
+    /// `TRUSTED_PROXIES`: addresses and networks, separated by commas, whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: String,
+    /// `SMTP_URL`: the mail server, `smtps://user:password@host` or `smtp://host:587?tls=required`.
+    pub smtp_url: Option<SecretString>,
+    /// `MAIL_FROM`: sender of mails.
+    pub mail_from: String,
+    /// `DEV_USER_EMAIL`: administrator that is made at start, in development only; empty makes none.
+    pub dev_user_email: String,
+    /// `DEV_USER_PASSWORD`: the password that the development user is made with.
+    pub dev_user_password: SecretString,
+    /// `DEV_AUTH_BYPASS`: `true` lets requests without credential act as the development user, in development and on a
+    /// loopback listener only; `any-interface` on any listener.
+    pub dev_auth_bypass: String,
     /// `LOG_FORMAT`: `text` or `json`.
     pub log_format: String,
 }
@@ -116,6 +132,13 @@ impl Default for Settings {
             sync_wait_seconds: 60,
             shutdown_grace_seconds: 30,
             cors_origins: String::new(),
+            public_url: "http://localhost:8000".into(),
+            trusted_proxies: String::new(),
+            smtp_url: None,
+            mail_from: "Bifrost <bifrost@localhost>".into(),
+            dev_user_email: "admin@localhost".into(),
+            dev_user_password: "admin".into(),
+            dev_auth_bypass: "false".into(),
             log_format: "text".into(),
         }
     }
@@ -153,7 +176,7 @@ impl Settings {
                 continue;
             };
             let value = value.expose_secret();
-            if value.len() < 32 {
+            if value.split(',').any(|key| key.trim().len() < 32) {
                 faults.push(format!("{name} is shorter than 32 bytes"));
             }
             if self.environment == Environment::Production
@@ -172,6 +195,12 @@ impl Settings {
         }
         if !matches!(self.mfa_policy.as_str(), "optional" | "required") {
             faults.push("MFA_POLICY must be `optional` or `required`".into());
+        }
+        if !matches!(self.dev_auth_bypass.as_str(), "" | "false" | "true" | "any-interface") {
+            faults.push("DEV_AUTH_BYPASS must be `false`, `true` or `any-interface`".into());
+        }
+        if let Err(fault) = self.proxies() {
+            faults.push(fault);
         }
         if self.worker_slots == 0 {
             faults.push("WORKER_SLOTS must be at least 1".into());
@@ -207,6 +236,29 @@ impl Settings {
     /// Whether everybody needs a second factor.
     pub fn mfa_is_required(&self) -> bool {
         self.mfa_policy == "required"
+    }
+
+    /// The networks of `TRUSTED_PROXIES`.
+    ///
+    /// # Errors
+    /// A text that names the first part that is neither an address nor a network.
+    pub fn proxies(&self) -> Result<Vec<IpNet>, String> {
+        let parts = self.trusted_proxies.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts
+            .map(|part| {
+                let network = part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
+                network.map_err(|_| {
+                    format!(
+                        "TRUSTED_PROXIES: `{part}` is neither an address nor a network such as 10.0.0.0/8"
+                    )
+                })
+            })
+            .collect()
+    }
+
+    /// Whether this is development.
+    pub fn is_development(&self) -> bool {
+        self.environment == Environment::Development
     }
 
     /// The origins of `CORS_ORIGINS`.

@@ -9,7 +9,9 @@ use crate::error::OnConstraint;
 use crate::id::{OrgId, UserId};
 use crate::{Db, Error, Result, SystemScope, SystemTx, audit, passwords};
 
+pub mod developer;
 pub mod directory;
+pub mod links;
 pub mod manage;
 
 const REGISTRATION: SystemScope = SystemScope::because("nobody is signed in while an account is made");
@@ -58,13 +60,25 @@ pub struct Registration {
     pub production: bool,
 }
 
+/// An account just registered.
+#[derive(Debug)]
+pub struct Registered {
+    /// The user.
+    pub user: User,
+    /// Proves the address when it comes back by mail; `None` when there is nothing to prove.
+    pub proof: Option<SecretString>,
+}
+
 /// Registers an account. The first ever becomes a verified platform administrator; racing first
 /// registrations give exactly one. Later a stub is completed, or the e-mail's domain names the organization.
+///
+/// In production an account whose address nobody has proven may be registered again: whoever came first, without
+/// reading that mailbox, has no hold on it.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad e-mail or weak password, [`Error::Impossible`] when the e-mail is taken or
 /// belongs to no organization, [`Error::Forbidden`] in production for anybody who was not invited.
-pub async fn register(db: &Db, new: Registration, request_id: Option<&str>) -> Result<User> {
+pub async fn register(db: &Db, new: Registration, request_id: Option<&str>) -> Result<Registered> {
     let email = valid_email(&new.email)?;
     passwords::check_strength(&new.password, new.production)?;
     let name = new.name;
@@ -78,9 +92,13 @@ pub async fn register(db: &Db, new: Registration, request_id: Option<&str>) -> R
     } else {
         join(&mut tx, &email, name.as_deref(), &hash, new.production).await?
     };
+    let proof = match user.is_verified {
+        true => None,
+        false => Some(links::insert(&mut tx, links::Purpose::Verify, user.id).await?),
+    };
     audit::record_system(&mut tx, audit::Action::UserRegistered, &email, user.id, request_id).await?;
     tx.commit().await?;
-    Ok(user)
+    Ok(Registered { user, proof })
 }
 
 /// Whether nobody has registered yet.
@@ -152,12 +170,19 @@ async fn join(
     hash: &str,
     production: bool,
 ) -> Result<User> {
-    let known = sqlx::query!("SELECT is_registered FROM users WHERE email = $1", email)
-        .fetch_optional(tx.conn())
-        .await?;
+    let known = sqlx::query!(
+        r#"SELECT id AS "id: UserId", is_registered AND (is_verified OR NOT $2) AS "is_taken!" FROM users WHERE email = $1"#,
+        email,
+        production,
+    )
+    .fetch_optional(tx.conn())
+    .await?;
     match known {
-        Some(user) if user.is_registered => Err(email_taken()),
-        Some(_) => complete_stub(tx, email, name, hash).await,
+        Some(user) if user.is_taken => Err(email_taken()),
+        Some(user) => {
+            links::forget(tx, user.id).await?;
+            complete_stub(tx, email, name, hash).await
+        }
         None if production => {
             Err(Error::Forbidden("registration is by invitation; ask a platform administrator".into()))
         }

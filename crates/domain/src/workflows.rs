@@ -15,6 +15,7 @@ mod catalog;
 mod endpoint;
 mod parameters;
 mod problems;
+pub mod providers;
 pub mod signature;
 mod sync;
 

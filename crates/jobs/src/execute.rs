@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use domain::events::{Event, Lines, Update};
 use domain::executions::claim::Claimed;
 use domain::executions::finish::Outcome;
-use domain::executions::{Status, logs};
+use domain::executions::{Kind, Status, logs};
 use runner::{Ended, Failure, Frame, Isolation, Limits, Log, ResultFrame, Run, Start, WorkflowRef};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -55,7 +55,9 @@ enum Reason {
 pub(crate) async fn execute(worker: &Arc<Worker>, claimed: Claimed, slot: Slot, stop: Stop) {
     let began = Instant::now();
     let update = running(&claimed);
-    worker.platform.events.publish(update.clone().into());
+    if claimed.kind == Kind::Workflow {
+        worker.platform.events.publish(update.clone().into());
+    }
     let mut attempt = Attempt::new(worker, &claimed, slot);
     let end = attempt.drive(&stop).await;
     if matches!(end, End::Fenced) {
@@ -66,6 +68,7 @@ pub(crate) async fn execute(worker: &Arc<Worker>, claimed: Claimed, slot: Slot, 
     let finished = Finished {
         update: Update { last_sequence: Some(attempt.transcript.last_sequence()), ..update },
         outcome,
+        kind: claimed.kind,
         priority: claimed.priority,
     };
     // The slot is free before the outcome is durable: the next run need not wait for the disk.
@@ -157,7 +160,10 @@ impl<'a> Attempt<'a> {
             }),
             code: claimed.code.as_deref(),
             script_name: claimed.script_name.as_deref(),
-            kind: runner::Kind::Workflow,
+            kind: match claimed.kind {
+                Kind::Workflow => runner::Kind::Workflow,
+                Kind::DataProvider => runner::Kind::DataProvider,
+            },
             parameters: &claimed.parameters,
             startup: claimed.startup.as_ref().map(|startup| &*startup.0),
             context: runner::Context {

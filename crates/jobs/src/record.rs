@@ -8,7 +8,7 @@ use std::time::Duration;
 use domain::Platform;
 use domain::events::Update;
 use domain::executions::finish::{self, Outcome, Recorded, Written};
-use domain::executions::{Status, logs};
+use domain::executions::{Kind, Status, logs};
 use domain::gather::Gather;
 use domain::wakeup::Wakeup;
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +32,7 @@ pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
     /// The terminal update but for what the database decides.
     pub(crate) update: Update,
+    pub(crate) kind: Kind,
     pub(crate) priority: i16,
 }
 
@@ -159,7 +160,7 @@ fn refuse(finished: &mut Finished) {
 }
 
 fn announce(platform: &Platform, finished: Vec<Finished>, recorded: &[Recorded]) {
-    for Finished { outcome, mut update, priority } in finished {
+    for Finished { outcome, mut update, kind, priority } in finished {
         let Some(recorded) = recorded.iter().find(|recorded| recorded.id == outcome.id) else { continue };
         update.status = recorded.status;
         update.completed_at = recorded.completed_at;
@@ -174,7 +175,7 @@ fn announce(platform: &Platform, finished: Vec<Finished>, recorded: &[Recorded])
             update.is_user_error = outcome.is_user_error;
             update = update.with_result(outcome.result);
         }
-        platform.events.publish(update.into());
+        platform.events.publish(update.of_kind(kind));
     }
 }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use domain::Platform;
 use domain::events::Event;
+use domain::forms::files::{self, Synced, is_form_file};
 use domain::settings::Settings;
-use domain::workflows::{self, Index, Synced};
+use domain::workflows::{self, Index};
 use notify::{RecursiveMode, Watcher};
 use runner::Template;
 use sha2::{Digest, Sha256};
@@ -36,6 +37,7 @@ pub struct Indexer {
     templates: watch::Sender<Option<Arc<Template>>>,
     synced: Option<String>,
     seen: Option<String>,
+    seen_forms: Option<String>,
     started: u32,
 }
 
@@ -43,7 +45,7 @@ impl Indexer {
     /// Starts it; the template comes with the first index.
     pub(crate) fn start(platform: Platform, stop: CancellationToken) -> (JoinHandle<()>, Templates) {
         let (templates, current) = watch::channel(None);
-        let indexer = Self { platform, templates, synced: None, seen: None, started: 0 };
+        let indexer = Self { platform, templates, synced: None, seen: None, seen_forms: None, started: 0 };
         let work = async move {
             stop.run_until_cancelled(indexer.run()).await;
         };
@@ -54,6 +56,9 @@ impl Indexer {
         let (told, mut changes) = mpsc::channel(1);
         let _watcher = watch_files(&self.platform.settings.workspace_path, told);
         loop {
+            if let Err(error) = self.refresh_forms().await {
+                tracing::warn!(%error, "forms and their files differ, trying again");
+            }
             if let Err(error) = self.refresh().await {
                 tracing::warn!(%error, "the workspace is not in use as it stands, trying again");
                 tokio::time::sleep(RETRY).await;
@@ -67,9 +72,28 @@ impl Indexer {
         }
     }
 
+    /// Makes forms and their files equal, if the files changed or a form waits for its own.
+    async fn refresh_forms(&mut self) -> anyhow::Result<()> {
+        let fingerprint = fingerprint(&self.platform.settings.workspace_path, is_form_file)?;
+        if self.seen_forms.as_ref() == Some(&fingerprint) && !files::is_any_due(&self.platform.db).await? {
+            return Ok(());
+        }
+        let synced = Box::pin(files::sync(&self.platform)).await?;
+        if synced != Synced::default() {
+            tracing::info!(
+                synced.written,
+                synced.imported,
+                synced.problems,
+                "forms and their files are equal"
+            );
+        }
+        self.seen_forms = Some(fingerprint);
+        Ok(())
+    }
+
     /// Brings the template and then the rows up to date, if the files changed.
     async fn refresh(&mut self) -> anyhow::Result<()> {
-        let fingerprint = fingerprint(&self.platform.settings.workspace_path)?;
+        let fingerprint = fingerprint(&self.platform.settings.workspace_path, is_python)?;
         if self.seen.as_ref() == Some(&fingerprint) && self.synced.is_some() && !self.template_is_gone() {
             return Ok(());
         }
@@ -132,7 +156,7 @@ impl Indexer {
 ///
 /// # Errors
 /// When the interpreter cannot be started or PostgreSQL is away.
-pub async fn index_once(platform: &Platform) -> anyhow::Result<Synced> {
+pub async fn index_once(platform: &Platform) -> anyhow::Result<workflows::Synced> {
     let index = index(&platform.settings).await?;
     Ok(workflows::sync(&platform.db, &index).await?)
 }
@@ -172,8 +196,12 @@ fn generation(index: &Index) -> String {
     hex(&digest.finalize()[..16])
 }
 
-/// Path, size and time of every Python file: cheap to take, and different after any change.
-fn fingerprint(root: &Path) -> std::io::Result<String> {
+fn is_python(name: &str) -> bool {
+    name.ends_with(".py")
+}
+
+/// Path, size and time of every file of these names: cheap to take, and different after any change.
+fn fingerprint(root: &Path, wanted: fn(&str) -> bool) -> std::io::Result<String> {
     let mut digest = Sha256::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -185,7 +213,7 @@ fn fingerprint(root: &Path) -> std::io::Result<String> {
             let Ok(metadata) = entry.metadata() else { continue };
             if metadata.is_dir() && !hidden {
                 folders.push(entry.path());
-            } else if Path::new(&name).extension().is_some_and(|extension| extension == "py") {
+            } else if name.to_str().is_some_and(wanted) {
                 digest.update(entry.path().as_os_str().as_encoded_bytes());
                 digest.update(metadata.len().to_le_bytes());
                 let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -29,12 +29,14 @@ pub struct TestEnv {
 }
 
 impl TestEnv {
-    /// Makes them, with the workflows of the repository as workspace.
+    /// Makes them, with a copy of the workflows of the repository as workspace.
     ///
     /// # Panics
     /// When a service is missing or a folder cannot be made.
     pub async fn create() -> Self {
-        Self::with_workspace(repository().join("workspace")).await
+        let env = Self::with_files(&[]).await;
+        copy(&repository().join("workspace"), &env.workspace).expect("the workspace can be copied");
+        env
     }
 
     /// The same with a workspace of its own, holding these files.
@@ -120,6 +122,8 @@ impl TestEnv {
             platform_path: repository().join("platform"),
             temp_path: self.folder.path().join("run"),
             worker_slots: 4,
+            // A test that wants the development user asks for it.
+            dev_user_email: String::new(),
             secret_key: Some(SecretString::from(self.secret_key.as_str())),
             secrets_master_key: Some(SecretString::from(self.secrets_master_key.as_str())),
             ..Settings::default()
@@ -171,6 +175,24 @@ impl TestEnv {
     fn queue_prefix(&self) -> String {
         format!("{}.", self.prefix)
     }
+}
+
+/// Copies a folder with its files, whatever is hidden aside.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&target)?;
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
 }
 
 /// The root of the repository.

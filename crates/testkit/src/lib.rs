@@ -9,6 +9,7 @@ mod env;
 mod launch;
 mod process;
 mod services;
+mod smtp;
 mod socket;
 
 pub use client::{Client, Reply};
@@ -17,6 +18,7 @@ pub use env::{TestEnv, repository};
 pub use launch::{Ended, Launch, binary};
 pub use process::{Process, free_port};
 pub use services::Services;
+pub use smtp::MailServer;
 pub use socket::Socket;
 
 use std::future::Future;

@@ -274,7 +274,11 @@ impl Connection {
             Event::Submitted | Event::WorkspaceChanged if self.channels.contains(&Channel::System) => {
                 self.outbox.send(&json!({"type": "system_event", "eventType": "workspace_changed"})).await;
             }
-            Event::Submitted | Event::WorkspaceChanged | Event::Lines(_) | Event::Cancel { .. } => {}
+            Event::Submitted
+            | Event::WorkspaceChanged
+            | Event::Answered(_)
+            | Event::Lines(_)
+            | Event::Cancel { .. } => {}
         }
     }
 }

@@ -1,4 +1,3 @@
-//! The WebSocket: who may connect, and the two addresses.
 //!
 //! Refusals accept the socket and then close it, because browsers do not show the status of a refused upgrade.
 
@@ -10,16 +9,14 @@ use std::sync::Arc;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{OriginalUri, RawPathParams, State};
-use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use domain::id::ExecutionId;
 use domain::sessions::Principal;
-use domain::settings::Settings;
 use domain::{Error, OrgScope};
 
-use crate::AppState;
 use crate::extract::scope_of;
+use crate::{AppState, origin};
 use connection::Joined;
 
 /// The process stops; connect again, elsewhere.
@@ -107,7 +104,7 @@ async fn refuse(mut socket: WebSocket, (code, reason): Refusal) {
 async fn admit(app: &AppState, headers: &HeaderMap) -> Result<Listener, Refusal> {
     let caller = app.authenticate(headers).await.map_err(refusal)?;
     // Browsers send cookies along wherever the page is from, and preflights do not guard WebSockets.
-    if caller.by_cookie && !is_our_origin(&app.platform.settings, headers) {
+    if caller.by_cookie && !origin::is_ours(&app.platform.settings, headers) {
         return Err(NOT_ALLOWED);
     }
     let scope = scope_of(app, &caller.principal, headers, None).await.map_err(refusal)?;
@@ -129,42 +126,10 @@ fn refusal(error: Error) -> Refusal {
     }
 }
 
-/// Whether the page that opens the socket is the server's own or one of `CORS_ORIGINS`.
-fn is_our_origin(settings: &Settings, headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let Some(origin) = text(ORIGIN) else { return false };
-    let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    let same_host = authority.is_some() && authority == text(HOST);
-    same_host || settings.origins().any(|ours| ours.trim_end_matches('/') == origin)
-}
-
 fn requested_channels(uri: &Uri) -> Vec<String> {
     url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
         .filter(|(name, _)| name == "channels")
         .map(|(_, channel)| channel.into_owned())
         .take(MOST_CHANNELS)
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_own_pages_may_bring_cookies() {
-        let settings = Settings { cors_origins: "https://app.example.com".into(), ..Settings::default() };
-        let ours = |origin: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(HOST, "bifrost.example.com".parse().expect("a header value"));
-            if let Some(origin) = origin {
-                headers.insert(ORIGIN, origin.parse().expect("a header value"));
-            }
-            is_our_origin(&settings, &headers)
-        };
-        assert!(ours(Some("https://bifrost.example.com")));
-        assert!(ours(Some("https://app.example.com")));
-        assert!(!ours(Some("https://evil.example.com")));
-        assert!(!ours(Some("null")));
-        assert!(!ours(None));
-    }
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::support::{PASSWORD, Person, World};
 
+mod audited;
 mod auth;
 mod config;
 mod endpoints;
@@ -133,6 +134,7 @@ impl Stage {
         let session = sessions[0]["id"].as_str().expect("has one").to_owned();
         let names = vec![
             Named::new("key", "matrix", "nothing"),
+            Named::new("name", "matrix", "nothing"),
             Named::new("session_id", session, Uuid::now_v7()),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),

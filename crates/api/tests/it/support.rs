@@ -223,6 +223,12 @@ impl World {
         sqlx::query(statement).execute(&mut conn).await.expect("the statement runs");
     }
 
+    /// A text behind the application's back.
+    pub(crate) async fn text(&self, query: &'static str) -> String {
+        let mut conn = self.test.db.connect().await;
+        sqlx::query_scalar(query).fetch_one(&mut conn).await.expect("the query runs")
+    }
+
     /// A number behind the application's back.
     pub(crate) async fn count(&self, query: &'static str) -> i64 {
         let mut conn = self.test.db.connect().await;
@@ -285,7 +291,7 @@ impl Worker {
             is_user_error: outcome.is_user_error,
             ..update
         };
-        self.platform.events.publish(Event::from(update.with_result(outcome.result.clone())));
+        self.platform.events.publish(update.with_result(outcome.result.clone()).of_kind(claimed.kind));
     }
 
     /// Tells that a claimed execution runs.

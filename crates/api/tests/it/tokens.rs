@@ -94,6 +94,15 @@ fn corpus(forge: &Forge, refresh_token: &str) -> Vec<(String, String)> {
         ("sid", forge.claims["sub"].clone()),
         ("sid", Value::Null),
         ("sub", Value::Null),
+        ("exp", json!({})),
+        ("exp", json!(1.5)),
+        ("nbf", json!(now + 600)),
+        ("nbf", json!("later")),
+        ("iss", json!(["bifrost-api"])),
+        ("aud", json!(["bifrost-client", "somebody-else"])),
+        ("aud", json!({"bifrost-client": true})),
+        ("typ", json!(["access"])),
+        ("sid", json!([forge.claims["sid"]])),
     ] {
         add(&format!("{claim} = {value}"), forge.with(claim, value));
     }
@@ -121,6 +130,18 @@ fn corpus(forge: &Forge, refresh_token: &str) -> Vec<(String, String)> {
         let header = replaced(&forge.header, "alg", json!(name));
         add(&format!("honest {name}"), signed(&header, &forge.claims, &forge.key, algorithm));
     }
+    // A key of one's own, which the header offers to verify by.
+    for (member, value) in [
+        ("jwk", json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode("a key of one's own")})),
+        ("jku", json!("http://127.0.0.1:9/keys.json")),
+        ("x5u", json!("http://127.0.0.1:9/chain.pem")),
+    ] {
+        let header = replaced(&forge.header, member, value);
+        add(
+            &format!("a key offered by {member}"),
+            signed(&header, &forge.claims, b"a key of one's own", Algorithm::HS256),
+        );
+    }
     for (name, key) in [("another", b"Zp8Yw2Qn5Rt7Ls1Kd4Jf9Hg3Mb6Vc0Xa_Te".as_slice()), ("an empty", b"")] {
         add(&format!("signed by {name} key"), signed(&forge.header, &forge.claims, key, Algorithm::HS256));
     }
@@ -140,6 +161,8 @@ fn corpus(forge: &Forge, refresh_token: &str) -> Vec<(String, String)> {
     });
     add("claims that are no object", forge.sign(&forge.header, &json!([1])));
     add("a header that is no object", forge.sign(&json!("HS256"), &forge.claims));
+    add("five parts, as if encrypted", format!("{header}.{payload}.{payload}.{payload}.{signature}"));
+    add("a space within", format!("{header}. {payload}.{signature}"));
     add("nothing", String::new());
     add("dots", "..".to_owned());
     add("a refresh token", refresh_token.to_owned());
@@ -156,7 +179,7 @@ async fn no_forged_token_is_accepted_at_any_door() {
     let reply = nobody.send(nobody.request(Method::POST, "/auth/login").form(&login)).await;
     let forge = Forge::of(&world);
     let corpus = corpus(&forge, &reply.text("refresh_token"));
-    assert!(corpus.len() >= 50);
+    assert!(corpus.len() >= 60);
 
     let by_bearer = |token: &str| {
         nobody.request(Method::GET, "/auth/me").header("authorization", format!("Bearer {token}"))

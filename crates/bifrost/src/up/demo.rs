@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use domain::settings::Settings;
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
 use super::state::{StateDir, write_private};
@@ -18,10 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const EXTRACT_LINES: usize = 16;
 
 /// Runs the demo; the exit code is that of the run.
-pub(crate) async fn run(url: &str, state: &StateDir, progress: Progress) -> Result<u8, Failure> {
+pub(crate) async fn run(
+    url: &str,
+    state: &StateDir,
+    developer: Option<Credentials>,
+    progress: Progress,
+) -> Result<u8, Failure> {
     wait_until_ready(url).await?;
     progress.say(format!("API ready on {url}"));
-    let credentials = administrator(url, state, progress).await?;
+    let credentials = administrator(url, state, developer, progress).await?;
     let mut api = Api::with(credentials)?;
     api.sign_in().await?;
     api.keep()?;
@@ -45,8 +52,20 @@ pub(crate) async fn run(url: &str, state: &StateDir, progress: Progress) -> Resu
     Ok(end.exit_code())
 }
 
+/// The development user, where the settings ask for one.
+pub(crate) fn developer(settings: &Settings, url: &str) -> Option<Credentials> {
+    let wanted = settings.is_development() && !settings.dev_user_email.is_empty();
+    let password = settings.dev_user_password.expose_secret().to_owned();
+    wanted.then(|| Credentials::new(url, &settings.dev_user_email, Some(password)))
+}
+
 /// Somebody who can sign in: whoever is remembered here or beside the data, else the first administrator.
-async fn administrator(url: &str, state: &StateDir, progress: Progress) -> Result<Credentials, Failure> {
+async fn administrator(
+    url: &str,
+    state: &StateDir,
+    developer: Option<Credentials>,
+    progress: Progress,
+) -> Result<Credentials, Failure> {
     let remembered = [Credentials::load(Path::new(FILE))?, Credentials::load(&state.administrator())?];
     let remembered: Vec<Credentials> =
         remembered.into_iter().flatten().filter(|known| known.password.is_some()).collect();
@@ -62,7 +81,7 @@ async fn administrator(url: &str, state: &StateDir, progress: Progress) -> Resul
         }
         return Ok(created);
     }
-    for mut known in remembered {
+    for mut known in remembered.into_iter().chain(developer) {
         known.url = url.to_owned();
         known.forget_tokens();
         if Api::with(known.clone())?.sign_in().await.is_ok() {

@@ -118,13 +118,14 @@ async fn serve_until(
             .expect("one of the two is there"),
     };
     let app = settings.database_url.clone().expect("set above, or given");
+    let developer = demo::developer(&settings, &url);
     progress.say(migrate::migrate(&admin, &app).await?);
     say_parts(&settings, progress);
 
     let serving = tokio::spawn(serve::both(listener, Platform::open(settings)?, stop.clone()));
     let foreground = async {
         if args.demo {
-            let code = Box::pin(demo::run(&url, state, progress)).await?;
+            let code = Box::pin(demo::run(&url, state, developer, progress)).await?;
             if args.once {
                 return Ok(Some(code));
             }
@@ -165,6 +166,10 @@ fn complete(settings: &mut Settings, args: &Args, state: &StateDir) -> Result<()
     }
     if !env::is_set("ENVIRONMENT") {
         settings.environment = Environment::Development;
+        // Whoever asked for nothing gets an administrator with a password of their own instead.
+        if !env::is_set("DEV_USER_EMAIL") && !env::is_set("DEV_AUTH_BYPASS") {
+            settings.dev_user_email.clear();
+        }
     }
     settings.listen = args.listen.unwrap_or(settings.listen);
     settings.workspace_path =

@@ -31,7 +31,7 @@ pub async fn cancel(tx: &mut OrgTx, id: ExecutionId) -> Result<Cancelled> {
                completed_at = CASE status WHEN 'Pending' THEN now() END,
                error_message = CASE status WHEN 'Pending' THEN 'cancelled before it started' END,
                cancel_requested_at = now()
-           WHERE id = $1 AND status IN ('Pending', 'Running')
+           WHERE id = $1 AND kind = 'workflow' AND status IN ('Pending', 'Running')
            RETURNING status AS "status: Status", attempt, completed_at"#,
         id as _,
     )
@@ -47,7 +47,7 @@ pub async fn cancel(tx: &mut OrgTx, id: ExecutionId) -> Result<Cancelled> {
         });
     }
     let row = sqlx::query!(
-        r#"SELECT status AS "status: Status", attempt, completed_at FROM executions WHERE id = $1"#,
+        r#"SELECT status AS "status: Status", attempt, completed_at FROM executions WHERE id = $1 AND kind = 'workflow'"#,
         id as _,
     )
     .fetch_optional(tx.conn())

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::RawJson;
+use super::{Kind, RawJson};
 use crate::id::{ExecutionId, OrgId, UserId, WorkerId, WorkflowId};
 use crate::workflows::RetryPolicy;
 use crate::{Actor, Db, OrgScope, Result, SystemScope};
@@ -26,6 +26,7 @@ pub struct Claimed {
     pub id: ExecutionId,
     pub attempt: i32,
     pub max_attempts: i32,
+    pub kind: Kind,
     pub organization_id: Option<OrgId>,
     pub organization_name: Option<String>,
     pub organization_is_active: Option<bool>,
@@ -93,6 +94,7 @@ pub async fn claim(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Claime
                RETURNING e.*
            )
            SELECT e.id AS "id!: ExecutionId", e.attempt AS "attempt!", e.max_attempts AS "max_attempts!",
+               e.kind AS "kind!: Kind",
                e.organization_id AS "organization_id?: OrgId",
                o.name AS "organization_name?", o.is_active AS "organization_is_active?",
                e.workflow_id AS "workflow_id?: WorkflowId", e.workflow_name AS "workflow_name!",

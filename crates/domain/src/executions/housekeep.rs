@@ -5,8 +5,8 @@ use crate::{Db, Result, SystemScope};
 /// Most rows of each kind one tick removes.
 const BATCH: i64 = 10_000;
 
-/// Removes transient executions a day after their end, old idempotency keys, dead sessions and the history
-/// of schedules after 90 days.
+/// Removes transient executions a day after their end, what is left of data providers whose askers went away, old
+/// answers of data providers, old idempotency keys, dead sessions, and the history of schedules after 90 days.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -16,9 +16,19 @@ pub async fn housekeep(db: &Db) -> Result<()> {
         "WITH gone AS (
              DELETE FROM executions
              WHERE id IN (SELECT id FROM executions WHERE transient AND completed_at < now() - interval '1 day' LIMIT $1)
+                OR id IN (SELECT id FROM executions
+                          WHERE kind = 'data_provider' AND created_at < now() - interval '10 minutes' LIMIT $1)
              RETURNING id
          )
          DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM gone)",
+        BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM provider_answers
+         WHERE ctid IN (SELECT ctid FROM provider_answers
+                        WHERE expires_at < now() OR (expires_at IS NULL AND created_at < now() - interval '10 minutes') LIMIT $1)",
         BATCH,
     )
     .execute(tx.conn())

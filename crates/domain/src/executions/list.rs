@@ -38,7 +38,7 @@ pub async fn get(tx: &mut OrgTx, id: ExecutionId) -> Result<Execution> {
                result_type, error_message, error_type, is_user_error, transient, variables AS "variables: Json<RawJson>",
                peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
            FROM executions
-           WHERE id = $1"#,
+           WHERE id = $1 AND kind = 'workflow'"#,
         id as _,
     )
     .fetch_optional(tx.conn())

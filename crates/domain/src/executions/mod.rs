@@ -61,6 +61,16 @@ impl Status {
     }
 }
 
+/// What is run. Lists, reads and counts of executions know workflows only: the run of a data provider is part of the
+/// request that waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Kind {
+    Workflow,
+    DataProvider,
+}
+
 impl std::fmt::Display for Status {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())

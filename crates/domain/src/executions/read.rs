@@ -54,7 +54,7 @@ async fn find(db: &Db, scope: &OrgScope, id: ExecutionId) -> Result<(Execution, 
            CROSS JOIN LATERAL (
                SELECT *, EXISTS (SELECT FROM execution_logs l WHERE l.execution_id = executions.id) AS has_lines
                FROM executions
-               WHERE executions.id = $2 AND scope.setting IS NOT NULL
+               WHERE executions.id = $2 AND executions.kind = 'workflow' AND scope.setting IS NOT NULL
                OFFSET 0
            ) AS e"#,
         scope.setting(),

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::Status;
+use super::{Kind, Status};
 use crate::id::{ExecutionId, OrgId, UserId};
 use crate::{Db, Result, SystemScope};
 
@@ -14,6 +14,8 @@ const BATCH: i64 = 500;
 pub struct Reaped {
     /// The execution.
     pub id: ExecutionId,
+    /// What ran.
+    pub kind: Kind,
     /// Its organization.
     pub organization_id: Option<OrgId>,
     /// Its workflow.
@@ -79,7 +81,7 @@ pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
                    WHEN 'Cancelled' THEN 'cancelled while it ran' END
            FROM lost
            WHERE e.id = lost.id
-           RETURNING e.id AS "id: ExecutionId", e.organization_id AS "organization_id: OrgId", e.workflow_name,
+           RETURNING e.id AS "id: ExecutionId", e.kind AS "kind: Kind", e.organization_id AS "organization_id: OrgId", e.workflow_name,
                e.executed_by AS "executed_by: UserId", e.executed_by_name, e.attempt, e.status AS "status: Status",
                e.priority, e.error_type, e.error_message, e.started_at, e.completed_at"#,
         BATCH,

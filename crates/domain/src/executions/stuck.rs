@@ -36,7 +36,7 @@ pub async fn list(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Execution
                result_type, error_message, error_type, is_user_error, transient, NULL::json AS "variables: Json<RawJson>",
                peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
            FROM executions
-           WHERE status IN ('Pending', 'Running', 'Cancelling') AND created_at < $1
+           WHERE kind = 'workflow' AND status IN ('Pending', 'Running', 'Cancelling') AND created_at < $1
            ORDER BY id
            LIMIT $2"#,
         before,
@@ -55,7 +55,7 @@ pub async fn end(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Ended>> {
         r#"WITH stuck AS (
                SELECT id, status AS was
                FROM executions
-               WHERE status IN ('Pending', 'Running', 'Cancelling') AND created_at < $1
+               WHERE kind = 'workflow' AND status IN ('Pending', 'Running', 'Cancelling') AND created_at < $1
                ORDER BY id
                LIMIT $2
                FOR UPDATE SKIP LOCKED

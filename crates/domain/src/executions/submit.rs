@@ -121,14 +121,23 @@ impl Submitter {
     /// [`Error::Forbidden`] without an organization context, [`Error::Impossible`] for an inactive one, [`Error::Invalid`] for an idempotency key that
     /// was used with another body, [`Error::Unavailable`] when PostgreSQL is away: then nothing was written.
     pub async fn submit(&self, scope: &OrgScope, new: NewExecution) -> Result<Submitted> {
-        let owner = scope.owner()?;
-        if let Some(organization) = owner {
-            self.activity.require(organization).await?;
-        }
+        let owner = self.owner(scope).await?;
         let (answer, submitted) = oneshot::channel();
         let entry = Entry { scope: scope.clone(), owner, new, answer };
         self.queue.send(entry).await.map_err(|_| Error::internal("the submit lane is gone"))?;
         submitted.await.map_err(|_| Error::internal("the submit lane dropped its batch"))?
+    }
+
+    /// The organization that what is submitted in this scope belongs to, if anything may run in it.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] without an organization context, [`Error::Impossible`] for an inactive one.
+    pub(crate) async fn owner(&self, scope: &OrgScope) -> Result<Option<OrgId>> {
+        let owner = scope.owner()?;
+        if let Some(organization) = owner {
+            self.activity.require(organization).await?;
+        }
+        Ok(owner)
     }
 }
 

@@ -67,6 +67,12 @@ pub fn query_fields(schema: &Value) -> Vec<&str> {
     fields.filter(flagged).filter_map(|field| field.get("name").and_then(Value::as_str)).collect()
 }
 
+/// Names of the data providers that fields take their options from.
+pub fn data_providers(schema: &Value) -> Vec<&str> {
+    let fields = schema.get("fields").and_then(Value::as_array).into_iter().flatten();
+    fields.filter_map(|field| field.get("data_provider").and_then(Value::as_str)).collect()
+}
+
 fn check_field(faults: &mut Faults, at: &str, field: &Map<String, Value>) {
     for name in
         TEXTS.iter().filter(|name| !matches!(field.get(**name), None | Some(Value::Null | Value::String(_))))

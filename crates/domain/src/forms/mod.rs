@@ -1,5 +1,5 @@
 //! Forms: what users fill in to run a workflow. What a field may say is in `fields.rs`, which roles reach a form in
-//! `access.rs`.
+//! `access.rs`, and how forms and files of the workspace follow each other in `files.rs`.
 //!
 //! The invariant: a user reaches a form only through [`access`], which holds the organization, the state and the access
 //! level together, whatever the operation.
@@ -17,6 +17,7 @@ use crate::{Error, OrgTx, Result};
 
 pub mod access;
 pub mod fields;
+pub mod files;
 
 const MAX_NAME: usize = 255;
 const MAX_DESCRIPTION: usize = 10_000;
@@ -59,6 +60,8 @@ pub struct Form {
     pub access_level: Option<AccessLevel>,
     /// Whether users see it.
     pub is_active: bool,
+    /// Where the workspace mirrors it; `None`: not yet.
+    pub file_path: Option<String>,
     /// E-mail of the creator.
     pub created_by: String,
     /// Creation.
@@ -104,7 +107,7 @@ macro_rules! query_forms {
                    launch_workflow_id, default_launch_params AS "default_launch_params: Json<RawJson>",
                    allowed_query_params AS "allowed_query_params: Json<Vec<String>>",
                    form_schema AS "form_schema!: Json<RawJson>", access_level AS "access_level: AccessLevel",
-                   is_active AS "is_active!", created_by AS "created_by!", created_at AS "created_at!",
+                   is_active AS "is_active!", file_path, created_by AS "created_by!", created_at AS "created_at!",
                    updated_at AS "updated_at!"
                FROM "# + $rest
             $(, $argument)*
@@ -173,6 +176,7 @@ pub async fn update(tx: &mut OrgTx, id: FormId, changes: Changes) -> Result<Form
              form_schema = COALESCE($8::text::json, form_schema),
              access_level = COALESCE($9, access_level),
              is_active = COALESCE($10, is_active),
+             file_is_due = TRUE,
              updated_at = now()
          WHERE id = $1",
         id as _,

@@ -11,7 +11,16 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Invalid`] with one entry per parameter, pointing below `/input_data`.
-pub fn check_parameters(declared: &[Parameter], mut input: Map<String, Value>) -> Result<Map<String, Value>> {
+pub fn check_parameters(declared: &[Parameter], input: Map<String, Value>) -> Result<Map<String, Value>> {
+    check_below("/input_data", declared, input)
+}
+
+/// The same with pointers below `at`.
+pub(super) fn check_below(
+    at: &str,
+    declared: &[Parameter],
+    mut input: Map<String, Value>,
+) -> Result<Map<String, Value>> {
     let mut faults = Vec::new();
     for parameter in declared {
         let fault = match input.get_mut(&parameter.name) {
@@ -21,7 +30,7 @@ pub fn check_parameters(declared: &[Parameter], mut input: Map<String, Value>) -
         };
         if let Some(detail) = fault {
             let name = parameter.name.replace('~', "~0").replace('/', "~1");
-            faults.push(FieldError { pointer: format!("/input_data/{name}"), detail });
+            faults.push(FieldError { pointer: format!("{at}/{name}"), detail });
         }
     }
     if faults.is_empty() { Ok(input) } else { Err(Error::Invalid(faults)) }

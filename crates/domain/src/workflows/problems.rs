@@ -57,7 +57,7 @@ pub(super) async fn replace(tx: &mut SystemTx, index: &Index) -> Result<usize> {
         .iter()
         .flat_map(|file| file.problems.iter().map(|problem| (file.path.as_str(), problem)))
         .collect();
-    sqlx::query!("DELETE FROM workspace_problems").execute(tx.conn()).await?;
+    sqlx::query!("DELETE FROM workspace_problems WHERE source = 'python'").execute(tx.conn()).await?;
     let paths: Vec<String> = found.iter().map(|(path, _)| (*path).to_owned()).collect();
     let lines: Vec<i32> = found.iter().map(|(_, problem)| problem.line).collect();
     let severities: Vec<String> = found.iter().map(|(_, problem)| problem.severity.clone()).collect();

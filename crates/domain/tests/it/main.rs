@@ -13,3 +13,4 @@ mod vault;
 mod wakeups;
 mod watching;
 mod workflows;
+mod workspace_files;

@@ -40,7 +40,7 @@ async fn wrong_passwords_and_unknown_people_are_one_answer() {
     let fixture = Fixture::embedded().await;
     fixture.register("admin@example.com").await.expect("registers");
     let sign_in = async |email: &str, password: &str| {
-        sessions::authenticate(&fixture.platform.db, email, password.into(), None).await
+        sessions::authenticate(&fixture.platform.db, email, password.into(), false, None).await
     };
 
     assert!(matches!(sign_in("admin@example.com", "wrong").await, Err(Error::Unauthenticated)));

@@ -45,12 +45,12 @@ impl Fixture {
     pub(crate) async fn register(&self, email: &str) -> domain::Result<User> {
         let registration =
             Registration { email: email.into(), name: None, password: PASSWORD.into(), production: false };
-        users::register(&self.platform.db, registration, None).await
+        users::register(&self.platform.db, registration, None).await.map(|done| done.user)
     }
 
     pub(crate) async fn sign_in(&self, email: &str) -> sessions::Started {
         let db = &self.platform.db;
-        let user = sessions::authenticate(db, email, PASSWORD.into(), None).await.expect("is known");
+        let user = sessions::authenticate(db, email, PASSWORD.into(), false, None).await.expect("is known");
         sessions::start(db, &user, 7, None, None).await.expect("signs in")
     }
 

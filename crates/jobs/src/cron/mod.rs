@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use domain::events::{Event, Update};
+use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
 use domain::executions::{Status, housekeep, sweep};
 use domain::schedules::fire;
@@ -101,7 +101,7 @@ fn announce(platform: &Platform, reaped: Vec<Reaped>) {
         if lost.status == Status::Pending {
             wakeups.push(Wakeup::new(lost.id, lost.organization_id, lost.priority, None));
         }
-        platform.events.publish(Event::from(Update {
+        let update = Update {
             execution_id: lost.id,
             org_id: lost.organization_id,
             workflow_name: lost.workflow_name,
@@ -119,7 +119,8 @@ fn announce(platform: &Platform, reaped: Vec<Reaped>) {
             error_type: lost.error_type,
             is_user_error: false,
             last_sequence: None,
-        }));
+        };
+        platform.events.publish(update.of_kind(lost.kind));
     }
     platform.wakeups.publish(wakeups);
 }

@@ -1,5 +1,7 @@
 //! The second factor: enrolling it, giving it at the sign-in, recovery codes, removing it.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
@@ -15,12 +17,13 @@ use utoipa_axum::routes;
 
 use super::admit::{self, LoginResponse};
 use crate::extract::{Client, Json, OptionalJson, Signed, bearer_of, check_text};
+use crate::limits::Rate;
 use crate::problem::{Problem, Problems, PublicProblems};
 use crate::tokens::MfaStage;
 use crate::{AppState, cookies, limits};
 
 /// Guesses a minute from one address.
-const PER_ADDRESS: u64 = 5;
+const PER_ADDRESS: Rate = Rate { most: 5, window: Duration::from_secs(60) };
 const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -227,7 +230,7 @@ async fn sign_in_with_mfa(
     client: Client,
     Json(given): Json<MFALogin>,
 ) -> Result<Response, Problem> {
-    limits::by_address_at_most(&app, "mfa", client.address, PER_ADDRESS).await?;
+    limits::by_address_at(&app, "mfa", client.address, PER_ADDRESS).await?;
     check_text("/device_name", given.device_name.as_deref().unwrap_or_default())?;
     let user = app.tokens.verify_mfa(given.mfa_token.expose_secret(), MfaStage::Login);
     let user = user.ok_or_else(|| {
@@ -329,7 +332,8 @@ async fn remove_mfa(
     limits::by_account(&app, "mfa", &user.email).await?;
     let proven = match (given.password, given.mfa_code) {
         (Some(password), _) => {
-            match sessions::authenticate(db, &user.email, password, client.request_id.as_deref()).await {
+            match sessions::authenticate(db, &user.email, password, false, client.request_id.as_deref()).await
+            {
                 Ok(_) => true,
                 Err(domain::Error::Unauthenticated) => false,
                 Err(other) => return Err(other.into()),

@@ -3,13 +3,15 @@
 mod admit;
 mod devices;
 mod mfa;
+mod proof;
 mod revoke;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use domain::sessions;
-use domain::users::{self, Registration, User};
+use domain::users::links::Purpose;
+use domain::users::{self, Registered, Registration, User};
 use domain::{Error, Result};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(sign_out))
         .merge(revoke::router())
         .merge(mfa::router())
+        .merge(proof::router())
         .merge(devices::router())
 }
 
@@ -147,7 +150,8 @@ async fn sign_in(
     limits::by_address(&app, "login", client.address).await?;
     limits::by_account(&app, "login", &given.username).await?;
     let request_id = client.request_id.as_deref();
-    let user = sessions::authenticate(&app.platform.db, &given.username, given.password, request_id)
+    let proven = app.platform.settings.is_production();
+    let user = sessions::authenticate(&app.platform.db, &given.username, given.password, proven, request_id)
         .await
         .map_err(|error| match error {
             Error::Unauthenticated => {
@@ -199,7 +203,8 @@ async fn get_me(State(app): State<AppState>, signed: Signed) -> Result<Json<User
 /// Registers an account.
 ///
 /// The first ever becomes the platform administrator. Later an invited account is completed, or the domain of
-/// the e-mail names the organization.
+/// the e-mail names the organization; such an address is confirmed by the link that is mailed to it, without which
+/// nobody signs in in production.
 #[utoipa::path(
     post, path = "/auth/register", tag = "auth", request_body = UserCreate,
     responses((status = 201, body = UserResponse), Problems),
@@ -220,7 +225,16 @@ async fn register_user(
         password: given.password,
         production: app.platform.settings.is_production(),
     };
-    let user = users::register(&app.platform.db, registration, client.request_id.as_deref()).await?;
+    // Without mail nobody but the first could ever confirm an address.
+    if registration.production && !users::needs_setup(&app.platform.db).await? {
+        app.platform.mailer.check()?;
+    }
+    let Registered { user, proof } =
+        users::register(&app.platform.db, registration, client.request_id.as_deref()).await?;
+    if let Some(proof) = proof {
+        let mail = Purpose::Verify.mail(user.email.clone(), &proof, &app.platform.settings.public_url);
+        app.platform.mailer.deliver_later(async { Ok(Some(mail)) });
+    }
     Ok((StatusCode::CREATED, Json(user.into())))
 }
 

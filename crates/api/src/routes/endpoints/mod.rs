@@ -4,6 +4,7 @@
 //! the organization of the key that was verified, as the SYSTEM user, and never as an administrator.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{RawQuery, State};
 use axum::http::header::{ALLOW, AUTHORIZATION};
@@ -22,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::extract::{Client, IdempotencyKey, Path, RawBody, bearer_of, check_text};
+use crate::limits::Rate;
 use crate::problem::{Problem, Problems};
 use crate::routes::workflows::execute::{Ran, Run, idempotency, mark_replayed};
 use crate::visibility::Reader;
@@ -31,8 +33,8 @@ pub(crate) mod document;
 mod input;
 
 const KEY_HEADER: &str = "x-bifrost-key";
-/// Calls a minute from one address at public endpoints.
-const PUBLIC_PER_MINUTE: u64 = 60;
+/// Calls from one address at public endpoints.
+const PUBLIC: Rate = Rate { most: 60, window: Duration::from_secs(60) };
 /// How runs that no person started are listed.
 const CALLER: &str = "System";
 
@@ -199,7 +201,7 @@ fn respond(ran: Ran, reader: Reader) -> Response {
 async fn admit(call: &Call) -> Result<Admitted, Problem> {
     let request_id = call.client.request_id.clone();
     let Some(key) = presented_key(&call.headers) else {
-        limits::by_address_at_most(&call.app, "endpoints", call.client.address, PUBLIC_PER_MINUTE).await?;
+        limits::by_address_at(&call.app, "endpoints", call.client.address, PUBLIC).await?;
         let scope = OrgScope::for_system(None, CALLER, request_id);
         let found = match find(call, &scope).await {
             // Without a key nobody learns which workflows there are.

@@ -1,5 +1,6 @@
 //! Forms: defined by those who manage them, used by those who have access.
 
+mod providers;
 mod roles;
 mod run;
 mod schema;
@@ -9,7 +10,7 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use domain::audit::{self, Action};
 use domain::executions::RawJson;
-use domain::forms::{self, AccessLevel, Changes, Form, NewForm, access, fields};
+use domain::forms::{self, AccessLevel, Changes, Form, NewForm, access, fields, files};
 use domain::id::FormId;
 use domain::page::NameCursor;
 use domain::{OrgScope, Permission};
@@ -32,6 +33,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(list_forms, create_form))
         .routes(routes!(get_form, update_form, replace_form, delete_form))
         .merge(run::router())
+        .merge(providers::router())
         .merge(roles::router())
 }
 
@@ -130,7 +132,7 @@ impl From<Form> for FormPublic {
             access_level: form.access_level.map(Into::into),
             organization_id: form.organization_id.map(|org| org.0),
             is_active: form.is_active,
-            file_path: None,
+            file_path: form.file_path,
             created_at: form.created_at,
             updated_at: form.updated_at,
         }
@@ -218,7 +220,7 @@ async fn create_form(
     let form = forms::insert(&mut tx, new).await?;
     audit::record(&mut tx, Action::FormCreated, form.id, &json!({"name": form.name})).await?;
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(form.into())))
+    Ok((StatusCode::CREATED, Json(mirrored(&app, form).await.into())))
 }
 
 /// One form.
@@ -288,9 +290,10 @@ async fn delete_form(
     signed.scope.require(Permission::FormsManage)?;
     let inactive = Changes { is_active: Some(false), ..Changes::default() };
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
-    forms::update(&mut tx, id, inactive).await?;
+    let form = forms::update(&mut tx, id, inactive).await?;
     audit::record(&mut tx, Action::FormDeleted, id, &()).await?;
     tx.commit().await?;
+    mirrored(&app, form).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -328,7 +331,17 @@ async fn change(
     let form = forms::update(&mut tx, id, changes).await?;
     audit::record(&mut tx, Action::FormUpdated, id, &details).await?;
     tx.commit().await?;
-    Ok(Json(form.into()))
+    Ok(Json(mirrored(app, form).await.into()))
+}
+
+/// The form with the file that mirrors it. What is written is durable already: a workspace that cannot be written does not
+/// undo it, and the indexer writes the file later.
+async fn mirrored(app: &AppState, mut form: Form) -> Form {
+    match Box::pin(files::write(&app.platform, form.id)).await {
+        Ok(path) => form.file_path = path,
+        Err(error) => tracing::warn!(%error, form.id = %form.id, "the file of a form is not written yet"),
+    }
+    form
 }
 
 /// The form, if the caller may use it.

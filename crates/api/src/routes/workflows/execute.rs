@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use domain::executions::RawJson;
 use domain::executions::submit::{Idempotency, NewExecution, Work};
 use domain::id::{ExecutionId, FormId};
+use domain::json::canonical;
 use domain::workflows::{Workflow, check_parameters};
 use domain::{OrgScope, Permission, Result};
 use serde::{Deserialize, Serialize};
@@ -382,23 +383,9 @@ pub(crate) fn idempotency(
     let body = serde_json::to_value(request).map_err(domain::Error::internal)?;
     let organization = scope.owner()?.map(|org| org.to_string());
     let mut digest = Sha256::new();
-    digest.update(sorted(body).to_string());
+    digest.update(canonical(body));
     digest.update(organization.unwrap_or_default());
     Ok(Idempotency { route: route.into(), key, fingerprint: digest.finalize().to_vec() })
-}
-
-/// The value with the members of every map in the order of their names, however maps are built.
-fn sorted(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let mut members: Vec<(String, Value)> =
-                map.into_iter().map(|(name, value)| (name, sorted(value))).collect();
-            members.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(members.into_iter().collect())
-        }
-        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
-        other => other,
-    }
 }
 
 /// The source text: base64 of UTF-8 (or of Latin-1, as old editors send it), else the text itself.

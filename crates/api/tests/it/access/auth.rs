@@ -11,6 +11,16 @@ pub(super) const ROWS: &[Row] = &[
     ("post", "/auth/login", Body::Login, EVERYBODY),
     ("post", "/auth/refresh", Body::Refresh, EVERYBODY),
     ("post", "/auth/register", Body::Register, [201; 6]),
+    // In an answer that is the same for everybody, and for links that are none.
+    ("post", "/auth/forgot-password", Body::Json(r#"{"email": "nobody@nowhere.example"}"#), [202; 6]),
+    ("post", "/auth/request-verify-token", Body::Json(r#"{"email": "nobody@nowhere.example"}"#), [202; 6]),
+    (
+        "post",
+        "/auth/reset-password",
+        Body::Json(r#"{"token": "none", "password": "a long enough password"}"#),
+        [400; 6],
+    ),
+    ("post", "/auth/verify", Body::Json(r#"{"token": "none"}"#), [400; 6]),
     ("get", "/auth/status", Body::None, EVERYBODY),
     ("get", "/auth/me", Body::None, SIGNED_IN),
     ("get", "/auth/sessions", Body::None, SIGNED_IN),

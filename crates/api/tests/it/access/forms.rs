@@ -13,6 +13,7 @@ pub(super) const ROWS: &[Row] = &[
     ("get", "/api/forms/{form_id}", Body::None, OWNER),
     ("post", "/api/forms/{form_id}/execute", Body::Json(r#"{"form_data": {}}"#), NOTHING_TO_RUN),
     ("post", "/api/forms/{form_id}/startup", Body::None, OWNER),
+    ("post", "/api/forms/{form_id}/data-providers/{name}", Body::None, [401, 401, 404, 403, 404, 404]),
     ("patch", "/api/forms/{form_id}", Body::Json(r#"{"description": "d"}"#), ADMINISTRATOR),
     ("put", "/api/forms/{form_id}", Body::Json(r#"{"description": "d"}"#), ADMINISTRATOR),
     ("get", "/api/roles/{role_id}/forms", Body::None, ADMINISTRATOR),

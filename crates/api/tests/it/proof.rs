@@ -1,0 +1,247 @@
+//! Proving an e-mail address by mail: confirming it, setting a new password, and what production makes of it.
+
+use std::time::{Duration, Instant};
+
+use domain::settings::Environment;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use testkit::{Client, MailServer, Reply};
+
+use crate::support::{PASSWORD, World};
+
+const NEW_PASSWORD: &str = "another long password";
+
+async fn sign_in(client: &Client, email: &str, password: &str) -> Reply {
+    let form = [("username", email), ("password", password)];
+    client.send(client.request(Method::POST, "/auth/login").form(&form)).await
+}
+
+/// Production with a mail server. Each call takes an address of its own, so that limits do not get in the way.
+async fn production(server: &MailServer) -> World {
+    let url = server.url().to_owned();
+    World::with(move |settings| {
+        settings.environment = Environment::Production;
+        settings.smtp_url = Some(url.into());
+        settings.public_url = "https://bifrost.example.com".into();
+        settings.trusted_proxies = "127.0.0.1".into();
+    })
+    .await
+}
+
+/// A client at an address that nobody else has.
+async fn post(world: &World, path: &str, body: &Value) -> Reply {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+    let address =
+        std::net::Ipv4Addr::from(0xC633_0000 + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let request = world.nobody().request(Method::POST, path).header("x-forwarded-for", address.to_string());
+    world.nobody().send(request.json(body)).await
+}
+
+async fn invite(world: &World, email: &str) {
+    let organization = world.org(email.split(['@', '.']).nth(1).expect("a domain")).await;
+    let invitation = json!({"email": email, "name": "Grace", "organization_id": organization});
+    world.admin.client.post("/api/users", &invitation).await.expect_status(StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn an_invited_person_signs_in_after_the_mailed_link_and_not_before() {
+    let mut server = MailServer::start().await;
+    let world = production(&server).await;
+    let email = "grace@acme.example";
+    invite(&world, email).await;
+
+    let account = json!({"email": email, "password": PASSWORD});
+    let registered = post(&world, "/auth/register", &account).await.expect_status(StatusCode::CREATED);
+    assert_eq!(registered.json()["is_verified"], false);
+    let mail = server.next().await;
+    assert_eq!(mail.to, email);
+    assert!(mail.text.contains("https://bifrost.example.com/verify-email?token="), "{}", mail.text);
+    let refused = sign_in(world.nobody(), email, PASSWORD).await.expect_status(StatusCode::FORBIDDEN);
+    assert!(refused.text("detail").contains("not confirmed"));
+
+    let token = json!({"token": mail.token()});
+    post(&world, "/auth/verify", &token).await.expect_status(StatusCode::OK);
+    sign_in(world.nobody(), email, PASSWORD).await.expect_status(StatusCode::OK);
+    post(&world, "/auth/verify", &token).await.expect_status(StatusCode::BAD_REQUEST);
+    let again = post(&world, "/auth/register", &account).await.expect_status(StatusCode::BAD_REQUEST);
+    assert_eq!(again.text("detail"), "Email already registered");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn who_only_knows_an_invited_address_has_no_hold_on_it() {
+    let mut server = MailServer::start().await;
+    let world = production(&server).await;
+    let email = "grace@acme.example";
+    invite(&world, email).await;
+    let register = async |password: &str| {
+        let account = json!({"email": email, "password": password});
+        post(&world, "/auth/register", &account).await.expect_status(StatusCode::CREATED);
+    };
+
+    register("the password of a stranger").await;
+    let strangers = server.next().await.token();
+    register(PASSWORD).await;
+    let own = server.next().await.token();
+
+    // The stranger's link died with the password it would have confirmed.
+    let verify = async |token: &str| {
+        let body = json!({"token": token});
+        post(&world, "/auth/verify", &body).await.status
+    };
+    assert_eq!(verify(&strangers).await, StatusCode::BAD_REQUEST);
+    assert_eq!(verify(&own).await, StatusCode::OK);
+    sign_in(world.nobody(), email, "the password of a stranger")
+        .await
+        .expect_status(StatusCode::UNAUTHORIZED);
+    sign_in(world.nobody(), email, PASSWORD).await.expect_status(StatusCode::OK);
+    // An account that is confirmed is not registered over.
+    let late = json!({"email": email, "password": "the password of a stranger"});
+    post(&world, "/auth/register", &late).await.expect_status(StatusCode::BAD_REQUEST);
+    sign_in(world.nobody(), email, PASSWORD).await.expect_status(StatusCode::OK);
+    println!("accounts taken by whoever knows an invited address: 0");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_forgotten_password_is_set_by_mail_once_and_ends_all_sessions() {
+    let mut server = MailServer::start().await;
+    let world = production(&server).await;
+    let email = world.admin.email.clone();
+    let forgot = post(&world, "/auth/forgot-password", &json!({"email": " Admin@Platform.Example"})).await;
+    let unknown = post(&world, "/auth/forgot-password", &json!({"email": "nobody@platform.example"})).await;
+    for reply in [&forgot, &unknown] {
+        assert_eq!((reply.status, reply.text("message")), (StatusCode::ACCEPTED, unknown.text("message")));
+    }
+    let mail = server.next().await;
+    assert!(mail.text.contains("https://bifrost.example.com/reset-password?token="), "{}", mail.text);
+
+    let reset = async |token: &str, password: &str| {
+        let body = json!({"token": token, "password": password});
+        post(&world, "/auth/reset-password", &body).await
+    };
+    let weak = reset(&mail.token(), "password1234").await.expect_status(StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(weak.json()["errors"][0]["pointer"], "/password");
+    post(&world, "/auth/verify", &json!({"token": mail.token()}))
+        .await
+        .expect_status(StatusCode::BAD_REQUEST);
+    let token = mail.token();
+    let racers = futures::future::join_all((0..10).map(|_| reset(&token, NEW_PASSWORD))).await;
+    let won = racers.iter().filter(|reply| reply.status == StatusCode::OK).count();
+    assert!(racers.iter().all(|reply| matches!(reply.status.as_u16(), 200 | 400)));
+    println!("uses of a password link that 10 racers tried: {won}");
+    assert_eq!(won, 1);
+
+    world.admin.client.get("/auth/me").await.expect_status(StatusCode::UNAUTHORIZED);
+    sign_in(world.nobody(), &email, PASSWORD).await.expect_status(StatusCode::UNAUTHORIZED);
+    sign_in(world.nobody(), &email, NEW_PASSWORD).await.expect_status(StatusCode::OK);
+    assert!(!server.has_more(), "nobody else was written to");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_expired_link_is_good_for_nothing_and_hashes_alone_are_stored() {
+    let mut server = MailServer::start().await;
+    let world = production(&server).await;
+    post(&world, "/auth/forgot-password", &json!({"email": world.admin.email})).await;
+    let token = server.next().await.token();
+    let stored = world.text("SELECT string_agg(l::text, ' ') FROM account_links l").await;
+    assert!(!stored.contains(&token), "{stored}");
+
+    world.sql("UPDATE account_links SET expires_at = now() - interval '1 second'").await;
+    let body = json!({"token": token, "password": NEW_PASSWORD});
+    post(&world, "/auth/reset-password", &body).await.expect_status(StatusCode::BAD_REQUEST);
+    sign_in(world.nobody(), &world.admin.email, PASSWORD).await.expect_status(StatusCode::OK);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn whoever_knows_an_address_causes_little_mail() {
+    let mut server = MailServer::start().await;
+    let world = production(&server).await;
+    for _ in 0..10 {
+        // From a new address each time: the limit per address is not what holds here.
+        post(&world, "/auth/forgot-password", &json!({"email": world.admin.email}))
+            .await
+            .expect_status(StatusCode::ACCEPTED);
+        world.platform().mailer.drain().await;
+    }
+    let mut mails = 0;
+    while server.has_more() {
+        server.next().await;
+        mails += 1;
+    }
+    println!("mails to one account by 10 requests from 10 addresses: {mails}");
+    assert_eq!(mails, 3);
+
+    let from_one = async || {
+        let request = world
+            .nobody()
+            .request(Method::POST, "/auth/forgot-password")
+            .header("x-forwarded-for", "192.0.2.7");
+        world.nobody().send(request.json(&json!({"email": "nobody@platform.example"}))).await.status.as_u16()
+    };
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(from_one().await);
+    }
+    assert_eq!(statuses, [202, 202, 202, 429]);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn production_without_a_mail_server_says_so() {
+    let world = World::with(|settings| settings.environment = Environment::Production).await;
+    invite(&world, "grace@acme.example").await;
+
+    let account = json!({"email": "grace@acme.example", "password": PASSWORD});
+    world.nobody().post("/auth/register", &account).await.expect_status(StatusCode::SERVICE_UNAVAILABLE);
+    for path in ["/auth/forgot-password", "/auth/request-verify-token"] {
+        let refused = world.nobody().post(path, &json!({"email": world.admin.email})).await;
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(!refused.text("detail").contains("SMTP"), "settings are nobody's business");
+    }
+    world.close().await;
+}
+
+/// The middle of some durations.
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[tokio::test]
+async fn neither_text_nor_time_tells_whether_there_is_an_account() {
+    const ROUNDS: usize = 31;
+    let world = World::start().await;
+    world.org("acme").await;
+    world.person("ada@acme.example").await;
+    world.sql("UPDATE users SET password_hash = NULL WHERE email = 'ada@acme.example'").await;
+    let people = [world.admin.email.as_str(), "nobody@platform.example", "ada@acme.example"];
+
+    for operation in ["/auth/login", "/auth/forgot-password"] {
+        let mut times: [Vec<Duration>; 3] = Default::default();
+        // Interleaved, so that whatever else the machine does hits all alike.
+        for _ in 0..ROUNDS {
+            for (person, times) in people.iter().zip(&mut times) {
+                let began = Instant::now();
+                let reply = match operation {
+                    "/auth/login" => sign_in(world.nobody(), person, "a wrong password").await,
+                    _ => world.nobody().post(operation, &json!({"email": person})).await,
+                };
+                times.push(began.elapsed());
+                assert!(matches!(reply.status.as_u16(), 202 | 401));
+            }
+        }
+        let [known, unknown, none] = times.map(median);
+        for (which, other) in [("known", known), ("without a password", none)] {
+            let apart = other.abs_diff(unknown);
+            println!("{operation}: an account that is {which} differs from none by {apart:?} of {unknown:?}");
+            assert!(
+                apart < Duration::from_millis(5),
+                "{operation} tells by its time that an account is {which}"
+            );
+        }
+    }
+    world.close().await;
+}

@@ -1,0 +1,165 @@
+//! JSON where the order of members matters: a canonical text that means the same whatever their order was, and objects
+//! that keep it.
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::executions::RawJson;
+
+/// Deeper values are refused.
+pub const MAX_DEPTH: usize = 64;
+
+/// The text of a value with the members of every object in the order of their names: equal for equal meaning.
+pub fn canonical(value: Value) -> String {
+    sorted(value).to_string()
+}
+
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut members: Vec<(String, Value)> =
+                map.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            members.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(members.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}
+
+/// A value whose objects keep the order of their members, and whose numbers and texts stay as they were written.
+#[derive(Debug, Clone)]
+pub enum Tree {
+    /// An object.
+    Object(Vec<(String, Tree)>),
+    /// A list.
+    List(Vec<Tree>),
+    /// Anything else.
+    Leaf(RawJson),
+}
+
+impl Tree {
+    /// Reads JSON text.
+    ///
+    /// # Errors
+    /// When it is none, or nests deeper than [`MAX_DEPTH`].
+    pub fn parse(text: &str) -> serde_json::Result<Self> {
+        Self::parse_at(text, 0)
+    }
+
+    fn parse_at(text: &str, depth: usize) -> serde_json::Result<Self> {
+        if depth > MAX_DEPTH {
+            return Err(serde::de::Error::custom(format!("nests deeper than {MAX_DEPTH} levels")));
+        }
+        let raw: RawJson = serde_json::from_str(text)?;
+        match raw.get().as_bytes().first() {
+            Some(b'{') => {
+                let Members(members) = serde_json::from_str(raw.get())?;
+                let parse =
+                    |(name, value): (String, RawJson)| Ok((name, Self::parse_at(value.get(), depth + 1)?));
+                members.into_iter().map(parse).collect::<serde_json::Result<_>>().map(Self::Object)
+            }
+            Some(b'[') => {
+                let items: Vec<RawJson> = serde_json::from_str(raw.get())?;
+                let parse = |item: &RawJson| Self::parse_at(item.get(), depth + 1);
+                items.iter().map(parse).collect::<serde_json::Result<_>>().map(Self::List)
+            }
+            _ => Ok(Self::Leaf(raw)),
+        }
+    }
+
+    /// The first member that has one of these names, unless it is null.
+    pub fn find(&self, names: &[&str]) -> Option<&Self> {
+        let Self::Object(members) = self else { return None };
+        let found = members.iter().find(|(name, _)| names.contains(&name.as_str()));
+        found.map(|(_, value)| value).filter(|value| !matches!(value, Self::Leaf(raw) if raw.get() == "null"))
+    }
+
+    /// Gives members of an object other names.
+    pub fn rename(&mut self, names: &[(&str, &str)]) {
+        let Self::Object(members) = self else { return };
+        for (name, _) in members {
+            if let Some((_, new)) = names.iter().find(|(old, _)| old == name) {
+                (*new).clone_into(name);
+            }
+        }
+    }
+
+    /// The member of this name, to change it.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Self> {
+        let Self::Object(members) = self else { return None };
+        members.iter_mut().find(|(found, _)| found == name).map(|(_, value)| value)
+    }
+
+    /// As compact text.
+    pub fn to_raw(&self) -> RawJson {
+        serde_json::value::to_raw_value(self).expect("what was JSON is JSON")
+    }
+}
+
+impl Serialize for Tree {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Object(members) => {
+                serializer.collect_map(members.iter().map(|(name, value)| (name, value)))
+            }
+            Self::List(items) => serializer.collect_seq(items),
+            Self::Leaf(raw) => raw.serialize(serializer),
+        }
+    }
+}
+
+/// The members of an object in the order they were given.
+struct Members(Vec<(String, RawJson)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn equal_meaning_has_one_text() {
+        let one = canonical(json!({"b": [{"y": 1, "x": null}], "a": "1"}));
+        let other = canonical(serde_json::from_str(r#"{"a":"1","b":[{"x":null,"y":1}]}"#).expect("JSON"));
+        assert_eq!(one, other);
+        assert_ne!(one, canonical(json!({"b": [{"y": 1, "x": null}], "a": 1})), "types differ");
+    }
+
+    #[test]
+    fn a_tree_keeps_order_and_spelling() {
+        let text = r#"{"z":1.0,"a":{"y":false,"b":"\u00e9"},"m":[[],{},1e3]}"#;
+        let mut tree = Tree::parse(text).expect("JSON");
+        assert_eq!(tree.to_raw().get(), text);
+        tree.rename(&[("z", "last"), ("nothing", "x")]);
+        assert!(tree.to_raw().get().starts_with(r#"{"last":1.0,"a""#));
+        assert!(tree.find(&["q", "a"]).is_some_and(|a| a.find(&["b"]).is_some()));
+        assert!(Tree::parse(r#"{"a":null}"#).expect("JSON").find(&["a"]).is_none());
+        assert!(Tree::parse("{").is_err() && Tree::parse("1 2").is_err());
+        assert!(Tree::parse(&"[".repeat(100_000)).is_err());
+        assert!(Tree::parse(&format!("{}{}", "[".repeat(80), "]".repeat(80))).is_err());
+    }
+}
