@@ -1,6 +1,7 @@
 //! Bad input, as one table: a clear problem document, and nothing written.
 
 mod cases;
+mod logins;
 mod people;
 mod workflows;
 
@@ -112,6 +113,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     world.org("acme").await;
     let mut cases = cases::all(&world);
     cases.extend(people::all(&world));
+    cases.extend(logins::all(&world));
     cases.extend(workflows::all(&world));
     let before = rows(&world).await;
 

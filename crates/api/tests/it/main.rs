@@ -11,6 +11,7 @@ mod execute;
 mod executions;
 mod forms;
 mod live;
+mod logins;
 mod mfa;
 mod outages;
 mod people;

@@ -6,7 +6,8 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::support::{Fixture, actor, scope_of};
 
 /// Tables that the application's role may not see at all.
-const CLOSED: [&str; 6] = [
+const CLOSED: [&str; 7] = [
+    "provider_logins",
     "audit_heads",
     "mfa_methods",
     "recovery_codes",

@@ -3,6 +3,7 @@
 mod admit;
 mod devices;
 mod mfa;
+mod oauth;
 mod revoke;
 
 use axum::extract::State;
@@ -19,6 +20,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use admit::{LoginResponse, Token, admit, tokens_of, with_cookies};
+use oauth::OAuthProviderInfo;
 
 use crate::extract::{Client, Form, Json, OptionalJson, Signed, check_text};
 use crate::problem::{Problem, Problems, PublicProblems};
@@ -35,6 +37,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .merge(revoke::router())
         .merge(mfa::router())
         .merge(devices::router())
+        .merge(oauth::router())
 }
 
 /// What a sign-in needs.
@@ -97,15 +100,8 @@ struct AuthStatusResponse {
     needs_setup: bool,
     password_login_enabled: bool,
     mfa_required_for_password: bool,
+    /// Providers to sign in with.
     oauth_providers: Vec<OAuthProviderInfo>,
-}
-
-/// A login provider.
-#[derive(Debug, Serialize, ToSchema)]
-struct OAuthProviderInfo {
-    name: String,
-    display_name: String,
-    icon: Option<String>,
 }
 
 /// The session to end.
@@ -233,7 +229,7 @@ async fn get_status(State(app): State<AppState>) -> Result<Json<AuthStatusRespon
         needs_setup: users::needs_setup(&app.platform.db).await?,
         password_login_enabled: true,
         mfa_required_for_password: app.platform.settings.mfa_is_required(),
-        oauth_providers: Vec::new(),
+        oauth_providers: oauth::offered(&app),
     }))
 }
 
