@@ -136,6 +136,7 @@ impl Stage {
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
             Named::new("session_id", session, Uuid::now_v7()),
+            Named::new("provider", "google", "nobody"),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),
             Named::new("form_id", form.text("id"), FormId::generate()),

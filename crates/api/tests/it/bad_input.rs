@@ -2,6 +2,7 @@
 
 mod cases;
 mod endpoints;
+mod logins;
 mod people;
 mod schedules;
 mod workflows;
@@ -114,6 +115,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     world.org("acme").await;
     let mut cases = cases::all(&world);
     cases.extend(people::all(&world));
+    cases.extend(logins::all(&world));
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));

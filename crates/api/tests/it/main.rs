@@ -14,6 +14,7 @@ mod executions;
 mod form_files;
 mod forms;
 mod live;
+mod logins;
 mod mfa;
 mod outages;
 mod people;
