@@ -39,6 +39,7 @@ def workflow(
     concurrency_limit: int | None = None,
     concurrency_key: str | None = None,
     rate_limit: str | None = None,
+    signature: dict[str, Any] | None = None,
     **unknown: Any,
 ) -> Callable[[F], F]: ...
 def workflow(name: Any = None, *_args: Any, **_kwargs: Any) -> Any:

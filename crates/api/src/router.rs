@@ -18,8 +18,8 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, dead_letters, docs, executions, forms, health, organizations, roles, secrets,
-    stream, users, workflows,
+    audit, auth, config, dead_letters, docs, endpoints, executions, forms, health, organizations, roles,
+    schedules, secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -61,6 +61,9 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(audit::router())
         .merge(forms::router())
         .merge(workflows::router())
+        .merge(schedules::router())
+        .merge(workflow_keys::router())
+        .merge(endpoints::router())
         .merge(executions::router())
         .merge(dead_letters::router())
         .merge(stream::router())

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::dev::{self, Bypass};
 use crate::extract::bearer_of;
+use crate::routes::endpoints::document::Documents;
 use crate::tokens::Tokens;
 use crate::{cookies, limits};
 
@@ -44,6 +45,8 @@ pub struct App {
     pub(crate) draining: CancellationToken,
     /// The WebSockets that are open.
     pub(crate) sockets: TaskTracker,
+    /// The OpenAPI document with the endpoints of now.
+    pub(crate) documents: Documents,
     sessions: moka::future::Cache<SessionId, Option<Arc<Principal>>>,
     organizations: moka::future::Cache<OrgId, ()>,
 }
@@ -70,6 +73,7 @@ impl AppState {
             .ok_or_else(|| Error::Impossible("SECRET_KEY is not set".into()))?;
         Ok(Self(Arc::new(App {
             tokens: Tokens::new(key, platform.settings.access_token_minutes),
+            documents: Documents::default(),
             proxies: platform.settings.proxies().map_err(Error::Impossible)?,
             bypass: OnceLock::new(),
             draining: CancellationToken::new(),

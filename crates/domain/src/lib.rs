@@ -3,6 +3,7 @@
 //! No HTTP and no process handling. The invariant: whatever a tenant owns is reached through a [`scope`],
 //! and row-level security says the same thing a second time.
 
+pub mod api_keys;
 pub mod audit;
 pub mod cache;
 pub mod config;
@@ -15,15 +16,18 @@ pub mod forms;
 pub mod gather;
 pub mod id;
 pub mod json;
+pub mod logins;
 pub mod mail;
 pub mod mfa;
 pub mod organizations;
+pub mod outbound;
 pub mod page;
 pub mod passwords;
 pub mod permissions;
 pub mod platform;
 pub mod process;
 pub mod roles;
+pub mod schedules;
 pub mod schema;
 pub mod scope;
 pub mod secrets;
@@ -34,6 +38,7 @@ pub mod users;
 pub mod vault;
 pub mod wakeup;
 pub mod workers;
+pub mod workflow_keys;
 pub mod workflows;
 pub mod workspace_files;
 

@@ -13,12 +13,14 @@ use crate::support::{PASSWORD, Person, World};
 mod audited;
 mod auth;
 mod config;
+mod endpoints;
 mod executions;
 mod forms;
 mod organizations;
 mod permissions;
 mod platform;
 mod roles;
+mod schedules;
 mod users;
 mod workflows;
 
@@ -35,6 +37,8 @@ const AREAS: &[&[Row]] = &[
     users::ROWS,
     forms::ROWS,
     workflows::ROWS,
+    endpoints::ROWS,
+    schedules::ROWS,
     executions::ROWS,
 ];
 /// Come last, because they end the sessions of the callers, who sign in anew before each.
@@ -92,7 +96,7 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Self {
-        let world = World::start().await.with_workflows().await;
+        let world = World::start().await;
         let acme = world.org("acme").await;
         let rival_org = world.org("rival").await;
         let organization = world.org("third").await;
@@ -105,6 +109,12 @@ impl Stage {
         admin.post("/api/config", &config).await.expect_status(StatusCode::CREATED);
         let secret = json!({"secret_key": "matrix", "value": "sealed"});
         admin.post("/api/secrets", &secret).await.expect_status(StatusCode::CREATED);
+        world
+            .with_endpoints(&[json!({"name": "timed", "schedule": "0 6 * * *", "endpoint_enabled": false})])
+            .await;
+        let schedules = admin.get("/api/schedules").await.expect_status(StatusCode::OK).json();
+        let schedule = schedules[0]["id"].as_str().expect("has one").to_owned();
+        let key = admin.post("/api/workflow-keys", &json!({})).await.expect_status(StatusCode::CREATED);
         let kay = world.person("kay@acme.example").await;
         let body = json!({"name": "Acme role", "organization_id": acme});
         let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
@@ -120,20 +130,21 @@ impl Stage {
             let path = format!("/api/roles/{}/{what}", reaching.text("id"));
             world.admin.client.post(&path, &body).await.expect_status(StatusCode::NO_CONTENT);
         }
-        let workflows = admin.get("/api/workflows").await.expect_status(StatusCode::OK).json();
-        let workflow = workflows[0]["id"].as_str().expect("has one").to_owned();
         let sessions = kay.client.get("/auth/sessions").await.expect_status(StatusCode::OK).json();
         let session = sessions[0]["id"].as_str().expect("has one").to_owned();
         let names = vec![
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
             Named::new("session_id", session, Uuid::now_v7()),
+            Named::new("provider", "google", "nobody"),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),
             Named::new("form_id", form.text("id"), FormId::generate()),
             Named::new("role_id", role.text("id"), RoleId::generate()),
+            Named::new("workflow_id", key.text("id"), Uuid::now_v7()),
+            Named::new("workflow_name", "matrix", "nothing"),
+            Named::new("id", schedule, Uuid::now_v7()),
             Named::new("execution_id", execution, ExecutionId::generate()),
-            Named::new("workflow_id", workflow, Uuid::now_v7()),
             Named::new("org_id", organization, OrgId::generate()),
         ];
         Self {

@@ -1,8 +1,11 @@
 //! Bad input, as one table: a clear problem document, and nothing written.
 
 mod cases;
+mod endpoints;
+mod logins;
 mod people;
 mod queue;
+mod schedules;
 mod workflows;
 
 use std::collections::BTreeMap;
@@ -114,7 +117,10 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     let mut cases = cases::all(&world);
     cases.extend(people::all(&world));
     cases.extend(queue::all(&world));
+    cases.extend(logins::all(&world));
     cases.extend(workflows::all(&world));
+    cases.extend(endpoints::all(&world));
+    cases.extend(schedules::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();

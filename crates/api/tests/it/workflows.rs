@@ -21,7 +21,8 @@ async fn the_list_has_what_the_file_declares() {
         "category": "Reports", "execution_mode": "sync", "timeout_seconds": 90, "tags": ["daily"],
         "retry_policy": {"max_attempts": 3, "backoff_seconds": 1.5, "max_backoff_seconds": 60, "retry_on": null},
         "schedule": "0 6 * * *", "endpoint_enabled": true, "allowed_methods": ["GET"], "disable_global_key": true,
-        "public_endpoint": true,
+        "public_endpoint": true, "concurrency_limit": 3, "concurrency_key": "{site}",
+        "rate_limit": {"starts": 100, "seconds": 60},
         "parameters": [{
             "name": "site", "type": "string", "required": true, "label": "Site", "default_value": null,
             "description": "Where", "validation": {"min": 1}, "data_provider": "sites", "options": ["Bern"],
@@ -34,6 +35,7 @@ async fn the_list_has_what_the_file_declares() {
     let mut expected = declared;
     let members = expected.as_object_mut().expect("an object");
     members.remove("function");
+    members.insert("paused_at".into(), Value::Null);
     members.insert("source_file_path".into(), json!("ops/report.py"));
     members.insert("relative_file_path".into(), json!("/workspace/ops/report.py"));
     // The contract knows whole seconds, and no names of exceptions.

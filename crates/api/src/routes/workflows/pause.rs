@@ -43,8 +43,8 @@ struct PausedWorkflow {
 /// What is submitted is accepted and waits in its place; what runs goes on. It stays paused over restarts, and when its
 /// file changes. Pausing twice is fine.
 #[utoipa::path(
-    post, path = "/api/workflows/{workflow_id}/pause", tag = "Workflows", security(("bearer" = [])),
-    params(("workflow_id" = Uuid, Path, description = "The workflow.")),
+    post, path = "/api/workflows/{id}/pause", tag = "Workflows", security(("bearer" = [])),
+    params(("id" = Uuid, Path, description = "The workflow.")),
     responses((status = 200, body = PausedWorkflow), Problems),
 )]
 async fn pause_workflow(
@@ -62,8 +62,8 @@ async fn pause_workflow(
 ///
 /// Resuming what is not paused is fine.
 #[utoipa::path(
-    post, path = "/api/workflows/{workflow_id}/resume", tag = "Workflows", security(("bearer" = [])),
-    params(("workflow_id" = Uuid, Path, description = "The workflow.")),
+    post, path = "/api/workflows/{id}/resume", tag = "Workflows", security(("bearer" = [])),
+    params(("id" = Uuid, Path, description = "The workflow.")),
     responses((status = 200, body = PausedWorkflow), Problems),
 )]
 async fn resume_workflow(

@@ -59,11 +59,7 @@ pub(super) fn all(world: &World) -> Vec<Case> {
         invalid("an organization of no runs", organization(json!(0)), "/settings/concurrency_limit"),
         invalid("an organization of half a run", organization(json!(0.5)), "/settings/concurrency_limit"),
         invalid("an organization of many words", organization(json!("many")), "/settings/concurrency_limit"),
-        invalid(
-            "pausing what is no id",
-            post("/api/workflows/collect/pause", Value::Null),
-            "path:workflow_id",
-        ),
+        invalid("pausing what is no id", post("/api/workflows/collect/pause", Value::Null), "path:id"),
         case(
             "pausing what does not exist",
             post(&format!("/api/workflows/{}/pause", Uuid::now_v7()), Value::Null),
