@@ -4,6 +4,7 @@ mod cases;
 mod endpoints;
 mod people;
 mod schedules;
+mod sdk;
 mod workflows;
 
 use std::collections::BTreeMap;
@@ -117,6 +118,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));
+    cases.extend(sdk::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();
