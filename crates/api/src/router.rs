@@ -18,7 +18,7 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, docs, endpoints, executions, forms, health, organizations, roles, schedules,
+    audit, auth, config, docs, endpoints, executions, forms, health, organizations, roles, schedules, sdk,
     secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
@@ -62,6 +62,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(forms::router())
         .merge(workflows::router())
         .merge(schedules::router())
+        .merge(sdk::router())
         .merge(workflow_keys::router())
         .merge(endpoints::router())
         .merge(executions::router())

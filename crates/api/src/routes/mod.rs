@@ -13,6 +13,7 @@ pub(crate) mod health;
 pub(crate) mod organizations;
 pub(crate) mod roles;
 pub(crate) mod schedules;
+pub(crate) mod sdk;
 pub(crate) mod secrets;
 pub(crate) mod stream;
 pub(crate) mod users;

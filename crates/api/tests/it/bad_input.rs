@@ -5,6 +5,7 @@ mod endpoints;
 mod logins;
 mod people;
 mod schedules;
+mod sdk;
 mod workflows;
 
 use std::collections::BTreeMap;
@@ -119,6 +120,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));
+    cases.extend(sdk::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();

@@ -21,6 +21,7 @@ mod people;
 mod proof;
 mod providers;
 mod schedules;
+mod sdk;
 mod sockets;
 mod support;
 mod tokens;

@@ -6,8 +6,8 @@ use super::{Body, Row, Stage, ends_sessions, table};
 
 /// Operations that are no reads by their method and yet change nothing, with the reason.
 const CHANGE_NOTHING: [(&str, &str, &str); 8] = [
-    ("post", "/api/schedules/validate", "looks at an expression"),
     ("post", "/api/workflows/validate", "looks at a file"),
+    ("post", "/api/schedules/validate", "says what an expression means"),
     ("post", "/api/forms/{form_id}/startup", "the form of the matrix has no launch workflow"),
     ("post", "/api/executions/cleanup/redis-orphans", "nothing lives there"),
     ("post", "/api/executions/cleanup/trigger", "nothing is stuck"),
