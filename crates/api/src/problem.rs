@@ -95,7 +95,15 @@ impl Problem {
             _ if status.is_client_error() => ("bad-request", "the request cannot be answered"),
             _ => ("internal", "internal error"),
         };
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None, members: None, cause: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            members: None,
+            cause: None,
+        }
     }
 
     /// A 422 with one broken member.

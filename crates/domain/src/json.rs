@@ -56,7 +56,8 @@ impl Tree {
         match raw.get().as_bytes().first() {
             Some(b'{') => {
                 let Members(members) = serde_json::from_str(raw.get())?;
-                let parse = |(name, value): (String, RawJson)| Ok((name, Self::parse_at(value.get(), depth + 1)?));
+                let parse =
+                    |(name, value): (String, RawJson)| Ok((name, Self::parse_at(value.get(), depth + 1)?));
                 members.into_iter().map(parse).collect::<serde_json::Result<_>>().map(Self::Object)
             }
             Some(b'[') => {
@@ -100,7 +101,9 @@ impl Tree {
 impl Serialize for Tree {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Object(members) => serializer.collect_map(members.iter().map(|(name, value)| (name, value))),
+            Self::Object(members) => {
+                serializer.collect_map(members.iter().map(|(name, value)| (name, value)))
+            }
             Self::List(items) => serializer.collect_seq(items),
             Self::Leaf(raw) => raw.serialize(serializer),
         }

@@ -30,6 +30,7 @@ pub mod secrets;
 pub mod sessions;
 pub mod settings;
 pub mod telemetry;
+pub mod uploads;
 pub mod users;
 pub mod vault;
 pub mod wakeup;

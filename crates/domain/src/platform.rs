@@ -10,6 +10,7 @@ use crate::events::Events;
 use crate::executions::submit::Submitter;
 use crate::mail::Mailer;
 use crate::settings::Settings;
+use crate::uploads::Uploads;
 use crate::vault::Vault;
 use crate::wakeup::Wakeups;
 use crate::workflows::Catalog;
@@ -34,6 +35,8 @@ pub struct Platform {
     pub submitter: Submitter,
     /// Sends mail.
     pub mailer: Mailer,
+    /// What users upload.
+    pub uploads: Uploads,
     /// Workflow definitions.
     pub catalog: Catalog,
 }
@@ -62,6 +65,7 @@ impl Platform {
             mailer: Mailer::open(&settings)?,
             vault: Vault::new(master),
             submitter: Submitter::start(db.clone(), wakeups.clone(), events.clone()),
+            uploads: Uploads::open(&settings),
             catalog: Catalog::default(),
             settings: Arc::new(settings),
             db,

@@ -261,8 +261,8 @@ impl Files {
         let from = self.root.open_dir(old.parent().as_path()).map_err(|error| fault(old, error))?;
         from.symlink_metadata(old.name()).map_err(|error| fault(old, error))?;
         let to = self.make_folder(&new.parent())?;
-        let renamed =
-            rustix::fs::renameat_with(&from, old.name(), &to, new.name(), RenameFlags::NOREPLACE).map_err(io::Error::from);
+        let renamed = rustix::fs::renameat_with(&from, old.name(), &to, new.name(), RenameFlags::NOREPLACE)
+            .map_err(io::Error::from);
         match renamed {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -425,9 +425,13 @@ fn fault(path: &FilePath, error: io::Error) -> Error {
             Error::Impossible(format!("{path} leads outside of the workspace"))
         }
         Kind::CrossesDevices => Error::Impossible(format!("{path} leads outside of the workspace")),
-        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Error::Impossible(format!("{path} is a link that leads back to itself")),
+        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Error::Impossible(format!("{path} is a link that leads back to itself"))
+        }
         Kind::IsADirectory => Error::Impossible(format!("{path} is a folder")),
-        Kind::InvalidInput | Kind::InvalidFilename => Error::Impossible(format!("{path} is no possible name")),
+        Kind::InvalidInput | Kind::InvalidFilename => {
+            Error::Impossible(format!("{path} is no possible name"))
+        }
         Kind::StorageFull | Kind::QuotaExceeded | Kind::ReadOnlyFilesystem | Kind::PermissionDenied => {
             Error::Unavailable { service: "the disk of the workspace", source: error.into() }
         }

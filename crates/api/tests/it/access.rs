@@ -125,6 +125,7 @@ impl Stage {
         let names = vec![
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
+            Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),

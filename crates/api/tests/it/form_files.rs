@@ -23,13 +23,15 @@ impl Mirror {
 
     fn names(&self) -> Vec<String> {
         let Ok(folder) = std::fs::read_dir(self.root().join("forms")) else { return Vec::new() };
-        let mut names: Vec<String> = folder.flatten().map(|entry| entry.file_name().into_string().expect("text")).collect();
+        let mut names: Vec<String> =
+            folder.flatten().map(|entry| entry.file_name().into_string().expect("text")).collect();
         names.sort();
         names
     }
 
     fn read(&self, path: &str) -> Value {
-        serde_json::from_str(&std::fs::read_to_string(self.root().join(path)).expect("is there")).expect("JSON")
+        serde_json::from_str(&std::fs::read_to_string(self.root().join(path)).expect("is there"))
+            .expect("JSON")
     }
 
     async fn sync(&self) -> Synced {
@@ -38,9 +40,12 @@ impl Mirror {
 
     async fn create(&self, name: &str) -> Value {
         let fields = r#"[{"type": "checkbox", "name": "z", "label": "Z", "default_value": false}]"#;
-        let body = format!(r#"{{"name": "{name}", "form_schema": {{"fields": {fields}}}, "access_level": "public"}}"#);
+        let body = format!(
+            r#"{{"name": "{name}", "form_schema": {{"fields": {fields}}}, "access_level": "public"}}"#
+        );
         let admin = &self.world.admin.client;
-        let request = admin.request(Method::POST, "/api/forms").header("content-type", "application/json").body(body);
+        let request =
+            admin.request(Method::POST, "/api/forms").header("content-type", "application/json").body(body);
         admin.send(request).await.expect_status(StatusCode::CREATED).json()
     }
 
@@ -54,10 +59,13 @@ impl Mirror {
     }
 
     async fn problems(&self) -> Vec<(String, i64, String)> {
-        let list = self.world.admin.client.get("/api/workflows/problems").await.expect_status(StatusCode::OK).json();
+        let list =
+            self.world.admin.client.get("/api/workflows/problems").await.expect_status(StatusCode::OK).json();
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let problems = list.as_array().expect("a list").iter();
-        problems.map(|one| (text(&one["path"]), one["line"].as_i64().expect("a line"), text(&one["message"]))).collect()
+        problems
+            .map(|one| (text(&one["path"]), one["line"].as_i64().expect("a line"), text(&one["message"])))
+            .collect()
     }
 }
 
@@ -73,9 +81,13 @@ async fn a_form_has_its_file_as_soon_as_it_is_saved() {
     let path = format!("forms/new-employee-{}.form.json", &id[..8]);
     assert_eq!(form["file_path"], path);
     let file = mirror.read(&path);
-    assert_eq!((&file["id"], &file["is_active"], &file["form_schema"]), (&json!(id), &json!(true), &form["form_schema"]));
+    assert_eq!(
+        (&file["id"], &file["is_active"], &file["form_schema"]),
+        (&json!(id), &json!(true), &form["form_schema"])
+    );
     let text = std::fs::read_to_string(mirror.root().join(&path)).expect("is there");
-    let order = ["\"type\"", "\"name\": \"z\"", "\"label\"", "\"default_value\": false"].map(|part| text.find(part).expect(part));
+    let order = ["\"type\"", "\"name\": \"z\"", "\"label\"", "\"default_value\": false"]
+        .map(|part| text.find(part).expect(part));
     assert!(order.is_sorted(), "members keep their order: {text}");
 
     // A twin of the same minute has another file.
@@ -86,7 +98,10 @@ async fn a_form_has_its_file_as_soon_as_it_is_saved() {
     let path = format!("forms/leaver-{}.form.json", &id[..8]);
     assert_eq!((renamed["file_path"].as_str(), mirror.names().len()), (Some(path.as_str()), 2));
     admin.delete(&format!("/api/forms/{id}")).await.expect_status(StatusCode::NO_CONTENT);
-    assert_eq!((&mirror.read(&path)["is_active"], &mirror.read(&path)["name"]), (&json!(false), &json!("Leaver")));
+    assert_eq!(
+        (&mirror.read(&path)["is_active"], &mirror.read(&path)["name"]),
+        (&json!(false), &json!("Leaver"))
+    );
 
     // No direction answers the other.
     let audited = mirror.world.count("SELECT count(*) FROM audit_log").await;
@@ -111,24 +126,35 @@ async fn a_file_that_somebody_changes_changes_its_form() {
     mirror.world.test.write(path, &file.to_string());
     assert_eq!(mirror.sync().await, ONE);
     let read = mirror.form(id).await;
-    assert_eq!((&read["name"], &read["is_active"], &read["file_path"]), (&json!("Laptop order"), &json!(false), &json!(path)));
+    assert_eq!(
+        (&read["name"], &read["is_active"], &read["file_path"]),
+        (&json!("Laptop order"), &json!(false), &json!(path))
+    );
     assert_eq!(read["form_schema"]["fields"][0]["label"], "Changed");
     assert_eq!(read["organization_id"], Value::Null, "a file moves no form to another organization");
     assert_eq!(mirror.sync().await, NOTHING, "the file that was read is not written");
 
     // Moved: found by its id, and stays where somebody put it, whatever it is called.
     std::fs::create_dir_all(mirror.root().join("customers")).expect("a folder can be made");
-    std::fs::rename(mirror.root().join(path), mirror.root().join("customers/order.form.json")).expect("moves");
+    std::fs::rename(mirror.root().join(path), mirror.root().join("customers/order.form.json"))
+        .expect("moves");
     assert_eq!(mirror.sync().await, ONE);
-    let changed = mirror.world.admin.client.patch(&format!("/api/forms/{id}"), &json!({"name": "Order"})).await.json();
+    let changed =
+        mirror.world.admin.client.patch(&format!("/api/forms/{id}"), &json!({"name": "Order"})).await.json();
     assert_eq!(changed["file_path"], "customers/order.form.json");
-    assert_eq!((mirror.read("customers/order.form.json")["name"].as_str(), mirror.names().len()), (Some("Order"), 0));
+    assert_eq!(
+        (mirror.read("customers/order.form.json")["name"].as_str(), mirror.names().len()),
+        (Some("Order"), 0)
+    );
 
     // Gone: it comes back.
     std::fs::remove_file(mirror.root().join("customers/order.form.json")).expect("removes");
     assert_eq!(mirror.sync().await, Synced { written: 1, ..NOTHING });
     assert_eq!(mirror.read("customers/order.form.json")["name"], "Order");
-    let audited = mirror.world.count("SELECT count(*) FROM audit_log WHERE actor = 'workspace' AND action = 'form.updated'").await;
+    let audited = mirror
+        .world
+        .count("SELECT count(*) FROM audit_log WHERE actor = 'workspace' AND action = 'form.updated'")
+        .await;
     assert_eq!(audited, 2);
     mirror.world.close().await;
 }
@@ -142,10 +168,14 @@ async fn a_new_file_becomes_a_form_whatever_its_dialect() {
         "formSchema": {"fields": [{"type": "select", "name": "s", "label": "S", "helpText": "h", "allowAsQueryParam": true,
             "dataProvider": "sites", "dataProviderInputs": {"x": {"mode": "fieldRef", "fieldName": "z"}}, "own": {"helpText": 1}}]}}"#;
     mirror.world.test.write("onboarding/form.json", camel);
-    mirror.world.test.write("deep/er/plain.form.json", &json!({
-        "id": given, "name": "Plain", "linked_workflow": "nowhere",
-        "fields": [{"type": "text", "name": "t", "label": "T"}],
-    }).to_string());
+    mirror.world.test.write(
+        "deep/er/plain.form.json",
+        &json!({
+            "id": given, "name": "Plain", "linked_workflow": "nowhere",
+            "fields": [{"type": "text", "name": "t", "label": "T"}],
+        })
+        .to_string(),
+    );
     for ignored in [".hidden/a.form.json", "data.json", "x.form.json.bak", "forms/.a.form.json"] {
         mirror.world.test.write(ignored, camel);
     }
@@ -153,21 +183,36 @@ async fn a_new_file_becomes_a_form_whatever_its_dialect() {
     let forms = mirror.forms().await;
     let [camel, plain] = forms.as_slice() else { panic!("two forms: {forms:?}") };
     let greet = mirror.world.admin.client.get("/api/workflows").await.json();
-    let greet = greet.as_array().expect("a list").iter().find(|one| one["name"] == "greet").expect("is there").clone();
+    let greet = greet
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|one| one["name"] == "greet")
+        .expect("is there")
+        .clone();
     assert_eq!((&camel["workflow_id"], &camel["launch_workflow_id"]), (&greet["id"], &json!("later")));
-    assert_eq!((&camel["access_level"], &camel["allowed_query_params"]), (&json!("authenticated"), &json!(["site"])));
+    assert_eq!(
+        (&camel["access_level"], &camel["allowed_query_params"]),
+        (&json!("authenticated"), &json!(["site"]))
+    );
     assert_eq!(camel["file_path"], "onboarding/form.json");
     let expected = json!({"fields": [{"type": "select", "name": "s", "label": "S", "help_text": "h", "allow_as_query_param": true,
         "data_provider": "sites", "data_provider_inputs": {"x": {"mode": "fieldRef", "field_name": "z"}}, "own": {"helpText": 1}}]});
     assert_eq!(camel["form_schema"], expected);
-    assert_eq!((&plain["id"], &plain["workflow_id"], &plain["access_level"]), (&json!(given), &json!("nowhere"), &json!("role_based")));
+    assert_eq!(
+        (&plain["id"], &plain["workflow_id"], &plain["access_level"]),
+        (&json!(given), &json!("nowhere"), &json!("role_based"))
+    );
     assert_eq!(mirror.sync().await, NOTHING);
 
     // Without an id the path says which form it is.
     mirror.world.test.write("onboarding/form.json", r#"{"name": "Camel 2", "fields": []}"#);
     assert_eq!(mirror.sync().await, ONE);
     let again = mirror.form(camel["id"].as_str().expect("an id")).await;
-    assert_eq!((&again["name"], &again["workflow_id"], &again["access_level"]), (&json!("Camel 2"), &Value::Null, &json!("authenticated")));
+    assert_eq!(
+        (&again["name"], &again["workflow_id"], &again["access_level"]),
+        (&json!("Camel 2"), &Value::Null, &json!("authenticated"))
+    );
     mirror.world.close().await;
 }
 
@@ -175,7 +220,8 @@ async fn a_new_file_becomes_a_form_whatever_its_dialect() {
 async fn a_broken_file_is_a_problem_that_hides_no_other() {
     let mirror = Mirror::start().await;
     let form = mirror.create("Laptop").await;
-    let (id, path) = (form["id"].as_str().expect("an id"), form["file_path"].as_str().expect("a path").to_owned());
+    let (id, path) =
+        (form["id"].as_str().expect("an id"), form["file_path"].as_str().expect("a path").to_owned());
     let good = r#"{"name": "Good", "fields": []}"#;
     let deep = format!(r#"{{"name": "x", "fields": {}1{}}}"#, "[".repeat(90), "]".repeat(90));
     let large = format!(r#"{{"name": "x", "fields": [], "x": "{}"}}"#, "x".repeat(1024 * 1024));
@@ -185,9 +231,19 @@ async fn a_broken_file_is_a_problem_that_hides_no_other() {
         ("b.form.json", "[]", 1, "must be an object"),
         ("c.form.json", r#"{"fields": []}"#, 1, "name is required"),
         ("d.form.json", r#"{"name": "D"}"#, 1, "form_schema is required"),
-        ("e.form.json", r#"{"name": "E", "fields": [{"type": "nothing"}]}"#, 1, "/form_schema/fields/0/name: is required"),
+        (
+            "e.form.json",
+            r#"{"name": "E", "fields": [{"type": "nothing"}]}"#,
+            1,
+            "/form_schema/fields/0/name: is required",
+        ),
         ("f.form.json", r#"{"name": "F", "fields": [], "id": "1"}"#, 1, "id must be a UUID"),
-        ("g.form.json", r#"{"name": "G", "fields": [], "organization_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11"}"#, 1, "names no organization"),
+        (
+            "g.form.json",
+            r#"{"name": "G", "fields": [], "organization_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11"}"#,
+            1,
+            "names no organization",
+        ),
         ("h.form.json", r#"{"name": "H", "fields": [], "access_level": "everybody"}"#, 1, "access_level"),
         ("i.form.json", r#"{"name": "I\u0000", "fields": []}"#, 1, "NUL"),
         ("j.form.json", deep.as_str(), 1, "deeper"),
@@ -203,7 +259,10 @@ async fn a_broken_file_is_a_problem_that_hides_no_other() {
     let problems = mirror.problems().await;
     for (index, (name, _, line, message)) in broken.iter().enumerate() {
         let (path, at, text) = &problems[index];
-        assert!(path == name && at == line && text.contains(message), "{path}:{at} {text} is not {name}:{line} {message}");
+        assert!(
+            path == name && at == line && text.contains(message),
+            "{path}:{at} {text} is not {name}:{line} {message}"
+        );
     }
     assert_eq!(mirror.forms().await.len(), 2);
     println!("form files: {} broken ones are problems, the good one is a form", broken.len());
@@ -228,7 +287,8 @@ async fn what_is_saved_while_the_workspace_is_away_is_written_later_and_wins() {
     let (id, path) = (form["id"].as_str().expect("an id"), form["file_path"].as_str().expect("a path"));
     let away = mirror.root().with_extension("away");
     std::fs::rename(mirror.root(), &away).expect("moves");
-    let changed = mirror.world.admin.client.patch(&format!("/api/forms/{id}"), &json!({"description": "newer"})).await;
+    let changed =
+        mirror.world.admin.client.patch(&format!("/api/forms/{id}"), &json!({"description": "newer"})).await;
     assert_eq!(changed.expect_status(StatusCode::OK).json()["description"], "newer");
     assert!(files::sync(mirror.world.platform()).await.is_err(), "the workspace is away");
     std::fs::rename(&away, mirror.root()).expect("moves back");

@@ -31,8 +31,7 @@ async fn index(world: &World, content: &str) {
 async fn form(world: &World) -> String {
     let field = |name: &str| json!({"name": name, "label": name, "type": "select", "data_provider": name});
     let fields = [field("sites"), field("rooms"), field("clock"), field("not_there")];
-    let body =
-        json!({"name": "Sites", "access_level": "authenticated", "form_schema": {"fields": fields}});
+    let body = json!({"name": "Sites", "access_level": "authenticated", "form_schema": {"fields": fields}});
     let form = world.admin.client.post("/api/forms", &body).await.expect_status(StatusCode::CREATED);
     format!("/api/forms/{}/data-providers", form.text("id"))
 }
@@ -53,7 +52,8 @@ async fn of_many_who_ask_at_once_on_two_replicas_one_computes() {
     let ada = world.person("ada@acme.example").await;
     index(&world, "1").await;
     let path = format!("{}/sites", form(&world).await);
-    let other = Replica::start(domain::settings::Settings { rabbitmq_url: None, ..world.test.settings() }).await;
+    let other =
+        Replica::start(domain::settings::Settings { rabbitmq_url: None, ..world.test.settings() }).await;
     let there = other.at(&ada.client);
     let worker = world.worker();
     let audited = world.count("SELECT count(*) FROM audit_log").await;
@@ -83,7 +83,10 @@ async fn of_many_who_ask_at_once_on_two_replicas_one_computes() {
     let (answers, ()) = tokio::join!(join_all((0..24).map(ask)), work);
 
     let expected = json!([{"label": "London", "value": "London"}, {"label": "Paris", "value": "PAR", "description": "north"}]);
-    assert!(answers.iter().all(|answer| answer["options"] == expected && answer["provider"] == "sites"), "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| answer["options"] == expected && answer["provider"] == "sites"),
+        "{answers:?}"
+    );
     let again = there.post(&path, &json!({})).await.expect_status(StatusCode::OK).json();
     assert_eq!((&again["cached"], &again["options"]), (&json!(true), &expected));
     assert!(again["cache_expires_at"].is_string());

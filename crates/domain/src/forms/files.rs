@@ -156,7 +156,9 @@ pub fn is_form_file(name: &str) -> bool {
 pub async fn write(platform: &Platform, id: FormId) -> Result<Option<String>> {
     let mut tx = begin(&platform.db).await?;
     write_due(&mut tx, platform.settings.workspace_path.clone(), Some(id)).await?;
-    let path = sqlx::query_scalar!("SELECT file_path FROM forms WHERE id = $1", id as _).fetch_optional(tx.conn()).await?;
+    let path = sqlx::query_scalar!("SELECT file_path FROM forms WHERE id = $1", id as _)
+        .fetch_optional(tx.conn())
+        .await?;
     tx.commit().await?;
     Ok(path.flatten())
 }
@@ -167,7 +169,9 @@ pub async fn write(platform: &Platform, id: FormId) -> Result<Option<String>> {
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn is_any_due(db: &Db) -> Result<bool> {
     let mut conn = db.system(&SCOPE).await?;
-    Ok(sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM forms WHERE file_is_due) AS "is!""#).fetch_one(&mut *conn).await?)
+    Ok(sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM forms WHERE file_is_due) AS "is!""#)
+        .fetch_one(&mut *conn)
+        .await?)
 }
 
 /// Makes rows and files equal. A file that cannot be read is a problem of the workspace and holds no other up; one that
@@ -192,7 +196,9 @@ pub async fn sync(platform: &Platform) -> Result<Synced> {
     }
     let lost: Vec<Uuid> = plan.lost(&files);
     if !lost.is_empty() {
-        sqlx::query!("UPDATE forms SET file_is_due = TRUE WHERE id = ANY ($1)", &lost).execute(tx.conn()).await?;
+        sqlx::query!("UPDATE forms SET file_is_due = TRUE WHERE id = ANY ($1)", &lost)
+            .execute(tx.conn())
+            .await?;
         synced.written += write_due(&mut tx, root, None).await?;
     }
     synced.problems = problems.len();
@@ -286,7 +292,9 @@ fn paths_of(form: &Due) -> Vec<String> {
     let slug = slug(&form.name);
     let endings = [format!("-{}{SUFFIX}", &id[..8]), format!("-{id}{SUFFIX}")];
     let is_ours = |path: &&String| {
-        !path.strip_prefix(FOLDER).is_some_and(|name| endings.iter().any(|ending| name.ends_with(ending.as_str())))
+        !path
+            .strip_prefix(FOLDER)
+            .is_some_and(|name| endings.iter().any(|ending| name.ends_with(ending.as_str())))
     };
     let given = form.file_path.iter().filter(is_ours).cloned();
     given.chain(endings.iter().map(|ending| format!("{FOLDER}{slug}{ending}"))).collect()
@@ -398,9 +406,12 @@ impl Plan {
             None => there.unwrap_or_else(FormId::generate),
         };
         if let Some(row) = self.by_id.get(&id) {
-            let elsewhere = row.path.as_deref().filter(|other| *other != path && self.present.contains(*other));
+            let elsewhere =
+                row.path.as_deref().filter(|other| *other != path && self.present.contains(*other));
             if let Some(other) = elsewhere.filter(|_| there != Some(id)) {
-                return Ok(Err(Fault::of(&format!("has the id of the form in {other}; give it none, or another"))));
+                return Ok(Err(Fault::of(&format!(
+                    "has the id of the form in {other}; give it none, or another"
+                ))));
             }
             if row.is_due {
                 return Ok(Ok(false));
@@ -497,10 +508,8 @@ async fn store(
 }
 
 fn parse(text: &str) -> Result<Parsed, Fault> {
-    let mut tree = Tree::parse(text.trim_start_matches('\u{feff}')).map_err(|error| Fault {
-        line: error.line().max(1),
-        message: format!("malformed JSON: {error}"),
-    })?;
+    let mut tree = Tree::parse(text.trim_start_matches('\u{feff}'))
+        .map_err(|error| Fault { line: error.line().max(1), message: format!("malformed JSON: {error}") })?;
     if !matches!(tree, Tree::Object(_)) {
         return Err(Fault::of("must be an object"));
     }
@@ -515,7 +524,8 @@ fn parse(text: &str) -> Result<Parsed, Fault> {
         }
         // Older files have the fields beside the rest.
         None => {
-            let fields = tree.find(&["fields"]).cloned().ok_or_else(|| Fault::of("form_schema is required"))?;
+            let fields =
+                tree.find(&["fields"]).cloned().ok_or_else(|| Fault::of("form_schema is required"))?;
             let mut schema = Tree::Object(vec![("fields".to_owned(), fields)]);
             rename_fields(&mut schema);
             schema.to_raw()

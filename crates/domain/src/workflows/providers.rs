@@ -158,7 +158,8 @@ pub async fn ask(
     let owner = platform.submitter.owner(scope).await?;
     let inputs = check_below("/inputs", &provider.definition.parameters, inputs)?;
     let inputs = canonical(Value::Object(inputs));
-    let question = Question { platform, scope, owner, provider, hash: Sha256::digest(&inputs).to_vec(), inputs };
+    let question =
+        Question { platform, scope, owner, provider, hash: Sha256::digest(&inputs).to_vec(), inputs };
     let deadline = Instant::now() + PATIENCE;
     for turn in 0..MAX_TURNS {
         let own = ExecutionId::generate();
@@ -213,9 +214,13 @@ impl Question<'_> {
                 }
                 // One at a time from here on; who had to wait finds what the one before has begun.
                 let lock = format!("provider:{:?}:{}", self.owner, self.provider.definition.id);
-                sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended($1 || encode($2, 'hex'), 0))", lock, &self.hash[..])
-                    .execute(tx.conn())
-                    .await?;
+                sqlx::query!(
+                    "SELECT pg_advisory_xact_lock(hashtextextended($1 || encode($2, 'hex'), 0))",
+                    lock,
+                    &self.hash[..]
+                )
+                .execute(tx.conn())
+                .await?;
                 if let Some(turn) = self.look(&mut tx).await? {
                     return Ok(turn);
                 }
@@ -361,7 +366,8 @@ impl Question<'_> {
                 Answer::Failed(Failure { message, is_user_error: outcome.is_user_error, lines })
             }
         };
-        let system = SystemScope::because("the row of a data provider's run belongs to no user, and is removed");
+        let system =
+            SystemScope::because("the row of a data provider's run belongs to no user, and is removed");
         let mut conn = self.platform.db.system(&system).await?;
         sqlx::query!(
             "WITH gone AS (DELETE FROM executions WHERE id = $1 AND kind = 'data_provider' RETURNING id)
@@ -417,7 +423,9 @@ fn options_of(result: &RawJson) -> Result<RawJson, String> {
         .enumerate()
         .map(|(index, item)| option_of(item).ok_or(index))
         .collect::<Result<_, _>>()
-        .map_err(|index| format!("item {index} of its list is neither text nor an object with label and value"))?;
+        .map_err(|index| {
+            format!("item {index} of its list is neither text nor an object with label and value")
+        })?;
     let list = serde_json::value::to_raw_value(&options).map_err(|error| error.to_string())?;
     if list.get().len() > MAX_BYTES {
         return Err(format!("its options are {} bytes, more than {MAX_BYTES}", list.get().len()));
@@ -458,7 +466,8 @@ mod tests {
 
     #[test]
     fn texts_become_options_and_objects_stay_as_they_are() {
-        let given = json!(["a", {"label": "B", "value": "b", "metadata": {"x": 1}}, {"label": 3, "value": 3}]);
+        let given =
+            json!(["a", {"label": "B", "value": "b", "metadata": {"x": 1}}, {"label": 3, "value": 3}]);
         let expected = json!([
             {"label": "a", "value": "a"}, {"label": "B", "value": "b", "metadata": {"x": 1}}, {"label": "3", "value": 3},
         ]);
@@ -469,7 +478,13 @@ mod tests {
     #[test]
     fn what_is_no_list_of_options_is_a_failure_that_says_why() {
         assert_eq!(options(json!({"a": 1})), Err("it must return a list".into()));
-        for wrong in [json!(1), json!(null), json!({"label": "x"}), json!({"value": "x"}), json!({"label": [], "value": 1})] {
+        for wrong in [
+            json!(1),
+            json!(null),
+            json!({"label": "x"}),
+            json!({"value": "x"}),
+            json!({"label": [], "value": 1}),
+        ] {
             let fault = options(json!(["fine", wrong])).expect_err("no option");
             assert!(fault.starts_with("item 1 of its list"), "{fault}");
         }

@@ -7,4 +7,5 @@ mod faults;
 mod providers;
 mod stopping;
 mod support;
+mod uploads;
 mod workspace;

@@ -46,9 +46,11 @@ async fn a_provider_runs_as_the_organization_and_a_changed_file_counts() {
     let engine = Engine::on_files(&[("providers.py", FILE)]).await;
     let org = engine.org("acme").await;
     let scope = user_of(org);
-    let expected = |first: &str| json!([
-        {"label": first, "value": first}, {"label": "Org", "value": org}, {"label": "Admin", "value": false},
-    ]);
+    let expected = |first: &str| {
+        json!([
+            {"label": first, "value": first}, {"label": "Org", "value": org}, {"label": "Admin", "value": false},
+        ])
+    };
 
     let answer = ask(&engine.platform, &scope, "sites", json!({"prefix": "North "})).await;
     assert_eq!(options(answer), (expected("North London"), false));
@@ -56,7 +58,10 @@ async fn a_provider_runs_as_the_organization_and_a_changed_file_counts() {
     assert_eq!(options(answer), (expected("North London"), true));
     // An administrator's answer is the same: it is shared.
     let admin = OrgScope::for_run(Some(org), crate::support::actor("admin", true));
-    assert_eq!(options(ask(&engine.platform, &admin, "sites", json!({"prefix": "x"})).await).0[2]["value"], false);
+    assert_eq!(
+        options(ask(&engine.platform, &admin, "sites", json!({"prefix": "x"})).await).0[2]["value"],
+        false
+    );
 
     write_file(&engine.workspace, "providers.py", &FILE.replace("London", "Leeds"));
     eventually("the changed file counts", || async {
@@ -65,10 +70,14 @@ async fn a_provider_runs_as_the_organization_and_a_changed_file_counts() {
     })
     .await;
 
-    let Answer::Failed(failure) = ask(&engine.platform, &scope, "broken", json!({})).await else { panic!("fails") };
+    let Answer::Failed(failure) = ask(&engine.platform, &scope, "broken", json!({})).await else {
+        panic!("fails")
+    };
     assert_eq!((failure.message.as_str(), failure.is_user_error), ("the inventory is closed", true));
     assert!(failure.lines.iter().any(|line| line.message == "about to fail"), "{:?}", failure.lines);
-    let Answer::Failed(failure) = ask(&engine.platform, &scope, "shapeless", json!({})).await else { panic!("fails") };
+    let Answer::Failed(failure) = ask(&engine.platform, &scope, "shapeless", json!({})).await else {
+        panic!("fails")
+    };
     assert!(failure.message.contains("must return a list"), "{}", failure.message);
     engine.close().await;
 }
