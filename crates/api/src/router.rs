@@ -18,8 +18,8 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, docs, executions, forms, health, organizations, roles, secrets, stream, users,
-    workflows,
+    audit, auth, config, docs, editor, executions, forms, health, organizations, roles, secrets, stream,
+    users, workflows,
 };
 use crate::socket;
 
@@ -60,6 +60,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(secrets::router())
         .merge(audit::router())
         .merge(forms::router())
+        .merge(editor::router())
         .merge(workflows::router())
         .merge(executions::router())
         .merge(stream::router())

@@ -8,6 +8,7 @@ pub mod cache;
 pub mod config;
 pub mod data_keys;
 pub mod db;
+pub mod editor;
 pub mod error;
 pub mod events;
 pub mod executions;

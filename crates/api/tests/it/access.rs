@@ -13,6 +13,7 @@ use crate::support::{PASSWORD, Person, World};
 mod audited;
 mod auth;
 mod config;
+mod editor;
 mod executions;
 mod forms;
 mod organizations;
@@ -34,6 +35,7 @@ const AREAS: &[&[Row]] = &[
     roles::ROWS,
     users::ROWS,
     forms::ROWS,
+    editor::ROWS,
     workflows::ROWS,
     executions::ROWS,
 ];

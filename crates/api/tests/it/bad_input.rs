@@ -1,6 +1,7 @@
 //! Bad input, as one table: a clear problem document, and nothing written.
 
 mod cases;
+mod editor;
 mod people;
 mod workflows;
 
@@ -113,6 +114,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     let mut cases = cases::all(&world);
     cases.extend(people::all(&world));
     cases.extend(workflows::all(&world));
+    cases.extend(editor::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();

@@ -8,6 +8,7 @@ mod browsers;
 mod config;
 mod developer;
 mod documents;
+mod editor;
 mod execute;
 mod executions;
 mod form_files;
