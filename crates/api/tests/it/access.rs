@@ -13,6 +13,7 @@ use crate::support::{PASSWORD, Person, World};
 mod audited;
 mod auth;
 mod config;
+mod editor;
 mod endpoints;
 mod executions;
 mod forms;
@@ -37,6 +38,7 @@ const AREAS: &[&[Row]] = &[
     roles::ROWS,
     users::ROWS,
     forms::ROWS,
+    editor::ROWS,
     workflows::ROWS,
     endpoints::ROWS,
     schedules::ROWS,
@@ -139,6 +141,7 @@ impl Stage {
         let names = vec![
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
+            Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
             Named::new("provider", "google", "nobody"),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),

@@ -1,6 +1,7 @@
 //! Bad input, as one table: a clear problem document, and nothing written.
 
 mod cases;
+mod editor;
 mod endpoints;
 mod logins;
 mod people;
@@ -121,6 +122,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));
     cases.extend(sdk::all(&world));
+    cases.extend(editor::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();

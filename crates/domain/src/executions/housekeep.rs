@@ -6,7 +6,8 @@ use crate::{Db, Result, SystemScope};
 const BATCH: i64 = 10_000;
 
 /// Removes transient executions a day after their end, what is left of data providers whose askers went away, old
-/// answers of data providers, old idempotency keys, dead sessions, and the history of schedules after 90 days.
+/// answers of data providers, announced files that never came, old idempotency keys, dead sessions, and the history of
+/// schedules after 90 days.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -29,6 +30,13 @@ pub async fn housekeep(db: &Db) -> Result<()> {
         "DELETE FROM provider_answers
          WHERE ctid IN (SELECT ctid FROM provider_answers
                         WHERE expires_at < now() OR (expires_at IS NULL AND created_at < now() - interval '10 minutes') LIMIT $1)",
+        BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM uploads
+         WHERE id IN (SELECT id FROM uploads WHERE received_at IS NULL AND expires_at < now() - interval '1 hour' LIMIT $1)",
         BATCH,
     )
     .execute(tx.conn())

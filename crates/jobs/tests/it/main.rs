@@ -8,4 +8,5 @@ mod providers;
 mod schedules;
 mod stopping;
 mod support;
+mod uploads;
 mod workspace;
