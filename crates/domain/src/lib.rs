@@ -41,6 +41,7 @@ pub mod uploads;
 pub mod users;
 pub mod vault;
 pub mod wakeup;
+pub mod workers;
 pub mod workflow_keys;
 pub mod workflows;
 pub mod workspace_files;

@@ -5,6 +5,7 @@ mod editor;
 mod endpoints;
 mod logins;
 mod people;
+mod queue;
 mod schedules;
 mod sdk;
 mod workflows;
@@ -118,6 +119,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     let mut cases = cases::all(&world);
     cases.extend(people::all(&world));
     cases.extend(logins::all(&world));
+    cases.extend(queue::all(&world));
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));

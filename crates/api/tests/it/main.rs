@@ -21,6 +21,7 @@ mod outages;
 mod people;
 mod proof;
 mod providers;
+mod queue;
 mod schedules;
 mod sdk;
 mod sockets;

@@ -67,14 +67,17 @@ pub enum Action {
     SdkKeyRevoked,
     SdkKeyDeleted,
     DeveloperContextUpdated,
-    FileWritten,
-    FileDeleted,
     SchedulePaused,
     ScheduleResumed,
     WorkflowKeyCreated,
     WorkflowKeyRevoked,
     ExecutionCancelled,
     ExecutionEnded,
+    ExecutionRetried,
+    WorkflowPaused,
+    WorkflowResumed,
+    DeadLettersReplayed,
+    DeadLettersDropped,
 }
 
 impl Action {
@@ -132,14 +135,17 @@ impl Action {
             Self::SdkKeyRevoked => "sdk_key.revoked",
             Self::SdkKeyDeleted => "sdk_key.deleted",
             Self::DeveloperContextUpdated => "developer_context.updated",
-            Self::FileWritten => "file.written",
-            Self::FileDeleted => "file.deleted",
             Self::SchedulePaused => "schedule.paused",
             Self::ScheduleResumed => "schedule.resumed",
             Self::WorkflowKeyCreated => "workflow_key.created",
             Self::WorkflowKeyRevoked => "workflow_key.revoked",
             Self::ExecutionCancelled => "execution.cancelled",
             Self::ExecutionEnded => "execution.ended",
+            Self::ExecutionRetried => "execution.retried",
+            Self::WorkflowPaused => "workflow.paused",
+            Self::WorkflowResumed => "workflow.resumed",
+            Self::DeadLettersReplayed => "dead_letters.replayed",
+            Self::DeadLettersDropped => "dead_letters.dropped",
         }
     }
 }

@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::support::{Fixture, actor, scope_of};
 
 /// Tables that the application's role may not see at all.
-const CLOSED: [&str; 8] = [
+const CLOSED: [&str; 10] = [
     "account_links",
     "provider_logins",
     "audit_heads",
@@ -14,6 +14,8 @@ const CLOSED: [&str; 8] = [
     "recovery_codes",
     "spent_refresh_tokens",
     "trusted_devices",
+    "workers",
+    "workflow_starts",
     "workspace_problems",
 ];
 

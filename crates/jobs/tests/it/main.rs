@@ -5,6 +5,7 @@ mod endings;
 mod examples;
 mod faults;
 mod providers;
+mod queue;
 mod schedules;
 mod stopping;
 mod support;
