@@ -36,6 +36,7 @@ def workflow(
     schedule_overlap: str = "skip",
     schedule_misfire: str = "latest",
     isolation: str = "process",
+    signature: dict[str, Any] | None = None,
     **unknown: Any,
 ) -> Callable[[F], F]: ...
 def workflow(name: Any = None, *_args: Any, **_kwargs: Any) -> Any:

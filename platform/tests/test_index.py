@@ -47,6 +47,7 @@ def test_a_bare_workflow_has_the_documented_defaults() -> None:
         "allowed_methods": ["POST"],
         "disable_global_key": False,
         "public_endpoint": False,
+        "signature": None,
         "isolation": "process",
         "parameters": [],
         "accepts_extra": False,

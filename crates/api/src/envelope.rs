@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{
-    HeaderName, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, HeaderName, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -21,6 +22,11 @@ use crate::{AppState, limits};
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_ID: usize = 128;
 const EXECUTE: &str = "/api/workflows/execute";
+const ENDPOINTS: &str = "/api/endpoints/";
+
+/// The header of an answer that holds a credential.
+pub(crate) type NoStore = [(HeaderName, HeaderValue); 1];
+pub(crate) const NO_STORE: NoStore = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
 /// The id of a request: the caller's if it is sane, else a new one.
 #[derive(Debug, Clone)]
@@ -69,8 +75,15 @@ pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, 
 
 /// How long a request may take. Running a workflow may wait for its end, and bounds the rest by itself.
 fn time_limit(app: &AppState, path: &str) -> Duration {
-    let wait = if path == EXECUTE { app.platform.settings.sync_wait_seconds } else { 0 };
+    let wait = if may_wait(path) { app.platform.settings.sync_wait_seconds } else { 0 };
     limits::PROMPT + Duration::from_secs(wait)
+}
+
+/// Whether a path may wait for the end of a run.
+fn may_wait(path: &str) -> bool {
+    let is_of_form =
+        || path.starts_with("/api/forms/") && (path.ends_with("/execute") || path.ends_with("/startup"));
+    path == EXECUTE || path.starts_with(ENDPOINTS) || is_of_form()
 }
 
 /// What a panic of a handler becomes.
@@ -100,6 +113,19 @@ mod tests {
         let headers =
             HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_str(value).expect("a header value"))]);
         RequestId::of(&headers).0.to_string()
+    }
+
+    #[test]
+    fn whatever_waits_for_a_run_has_the_time_for_it() {
+        for path in
+            ["/api/workflows/execute", "/api/endpoints/greet", "/api/forms/1/execute", "/api/forms/1/startup"]
+        {
+            assert!(may_wait(path), "{path}");
+        }
+        for path in ["/api/workflows", "/api/forms/1", "/api/endpoints", "/api/workflow-keys", "/auth/login"]
+        {
+            assert!(!may_wait(path), "{path}");
+        }
     }
 
     #[test]

@@ -25,4 +25,4 @@ mod visibility;
 pub use openapi::{openapi, openapi_json};
 pub use router::router;
 pub use serve::{serve, serve_alone};
-pub use state::{App, AppState};
+pub use state::{App, AppState, Caller};

@@ -18,8 +18,8 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, docs, editor, executions, forms, health, organizations, roles, secrets, stream,
-    users, workflows,
+    audit, auth, config, docs, editor, endpoints, executions, forms, health, organizations, roles, schedules,
+    secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -62,6 +62,9 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(forms::router())
         .merge(editor::router())
         .merge(workflows::router())
+        .merge(schedules::router())
+        .merge(workflow_keys::router())
+        .merge(endpoints::router())
         .merge(executions::router())
         .merge(stream::router())
 }

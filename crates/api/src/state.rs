@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::dev::{self, Bypass};
 use crate::extract::bearer_of;
+use crate::routes::endpoints::document::Documents;
 use crate::tokens::Tokens;
 use crate::{cookies, limits};
 
@@ -44,16 +45,19 @@ pub struct App {
     pub(crate) draining: CancellationToken,
     /// The WebSockets that are open.
     pub(crate) sockets: TaskTracker,
+    /// The OpenAPI document with the endpoints of now.
+    pub(crate) documents: Documents,
     sessions: moka::future::Cache<SessionId, Option<Arc<Principal>>>,
     organizations: moka::future::Cache<OrgId, ()>,
 }
 
 /// Who sent a request, and by what credential.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    pub(crate) principal: Arc<Principal>,
+pub struct Caller {
+    /// Whose session it is.
+    pub principal: Arc<Principal>,
     /// Whether a cookie said so: then the browser may have been tricked into sending it.
-    pub(crate) by_cookie: bool,
+    pub by_cookie: bool,
 }
 
 impl AppState {
@@ -69,6 +73,7 @@ impl AppState {
             .ok_or_else(|| Error::Impossible("SECRET_KEY is not set".into()))?;
         Ok(Self(Arc::new(App {
             tokens: Tokens::new(key, platform.settings.access_token_minutes),
+            documents: Documents::default(),
             proxies: platform.settings.proxies().map_err(Error::Impossible)?,
             bypass: OnceLock::new(),
             draining: CancellationToken::new(),
@@ -96,7 +101,7 @@ impl App {
     ///
     /// # Errors
     /// [`Error::Unauthenticated`]; [`Error::Unavailable`] when nobody can tell.
-    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller> {
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller> {
         let (token, by_cookie) = match headers.get(AUTHORIZATION) {
             Some(header) => (bearer_of(header).ok_or(Error::Unauthenticated)?.to_owned(), false),
             None => match self.cookie_token(headers) {

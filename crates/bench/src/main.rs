@@ -33,6 +33,7 @@ mod progress;
 mod report;
 mod services;
 mod setup;
+mod sign_in;
 mod table;
 mod verdicts;
 

@@ -32,7 +32,7 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(100);
 /// Reading the memory of many processes takes some milliseconds, so not too often.
 const SAMPLE_PERIOD: Duration = Duration::from_secs(2);
 const SYNC_PROBE: Duration = Duration::from_secs(1);
-/// A hundred thousand people, roles and organizations; half of the people and roles belong to the one measured in.
+/// A hundred thousand people, roles, forms and organizations; half of them belong to the one measured in.
 const DIRECTORY: &str = "
     INSERT INTO organizations (id, name, created_by)
     SELECT gen_random_uuid(), 'Customer ' || n, 'bench' FROM generate_series(1, 100000) AS n;
@@ -46,7 +46,11 @@ const DIRECTORY: &str = "
     SELECT gen_random_uuid(), o.id, 'Role ' || n, 'bench'
     FROM generate_series(1, 100000) AS n
     JOIN numbered o ON o.at = CASE WHEN n % 2 = 0 THEN 1 ELSE n END;
-    ANALYZE organizations, users, roles";
+    INSERT INTO forms (id, organization_id, name, form_schema, access_level, created_by)
+    SELECT gen_random_uuid(), o.id, 'Form ' || n, '{\"fields\": []}', 'authenticated', 'bench'
+    FROM generate_series(1, 100000) AS n
+    JOIN numbered o ON o.at = CASE WHEN n % 2 = 0 THEN 1 ELSE n END;
+    ANALYZE organizations, users, roles, forms";
 /// Executions that are read in turn.
 const READ_IDS: i64 = 500;
 
@@ -63,7 +67,7 @@ pub(crate) struct Stage<'a> {
 }
 
 /// One load.
-struct Load {
+pub(crate) struct Load {
     what: String,
     clients: usize,
     count: usize,
@@ -103,6 +107,7 @@ impl Stage<'_> {
             Plan::Logs => self.logs().await.map(|line| vec![line]),
             Plan::Submits => self.submits().await.map(|line| vec![line]),
             Plan::Mixed => self.mixed().await,
+            Plan::SignIns => self.sign_ins().await,
             Plan::ReadOne => self.read_one().await.map(|line| vec![line]),
             Plan::ReadList => self.read_list().await.map(|line| vec![line]),
             Plan::ReadDirectory => self.read_directory().await,
@@ -240,7 +245,7 @@ impl Stage<'_> {
     }
 
     /// Applies a load and says what it cost.
-    async fn measure(&mut self, load: Load) -> anyhow::Result<(Line, Outcome)> {
+    pub(crate) async fn measure(&mut self, load: Load) -> anyhow::Result<(Line, Outcome)> {
         let counts_commits = load.counts_commits && self.thorough;
         let rows_before = self.rows().await? - i64::try_from(load.also.len())?;
         let commits_before = if counts_commits { Some(self.commits().await?) } else { None };
@@ -363,7 +368,7 @@ impl Stage<'_> {
 }
 
 impl Load {
-    fn new(what: &str, clients: usize, count: usize, action: Action) -> Self {
+    pub(crate) fn new(what: &str, clients: usize, count: usize, action: Action) -> Self {
         Self {
             what: what.to_owned(),
             clients,
@@ -377,7 +382,7 @@ impl Load {
 }
 
 impl Line {
-    fn add_note(&mut self, note: String) {
+    pub(crate) fn add_note(&mut self, note: String) {
         if !self.note.is_empty() {
             self.note.push_str("; ");
         }
@@ -386,7 +391,7 @@ impl Line {
 }
 
 impl Ratio {
-    fn new(value: f64, floor: f64, name: &'static str) -> Self {
+    pub(crate) fn new(value: f64, floor: f64, name: &'static str) -> Self {
         Self { value: value / floor, floor: name }
     }
 }

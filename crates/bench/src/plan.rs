@@ -23,6 +23,8 @@ pub(crate) enum Plan {
     Submits,
     /// Light runs, alone and beside CPU-bound ones.
     Mixed,
+    /// Sign-ins of many at once, beside somebody who reads.
+    SignIns,
     /// Reads of one execution.
     ReadOne,
     /// Reads of the list.
@@ -41,6 +43,7 @@ pub(crate) struct Scale {
     pub(crate) submits: usize,
     pub(crate) reads: usize,
     pub(crate) list_reads: usize,
+    pub(crate) sign_ins: usize,
     pub(crate) warm_up: usize,
 }
 
@@ -54,6 +57,7 @@ impl Scale {
         submits: 3_200,
         reads: 10_000,
         list_reads: 2_000,
+        sign_ins: 1_000,
         warm_up: 200,
     };
     /// Enough to see that it works.
@@ -65,6 +69,7 @@ impl Scale {
         submits: 320,
         reads: 1_000,
         list_reads: 200,
+        sign_ins: 100,
         warm_up: 64,
     };
 }
@@ -72,6 +77,7 @@ impl Scale {
 pub(crate) const CLIENTS: usize = 32;
 pub(crate) const LOG_CLIENTS: usize = 16;
 pub(crate) const LINES_PER_RUN: usize = 100;
+pub(crate) const SIGN_IN_CLIENTS: usize = 20;
 pub(crate) const SUBMIT_CLIENTS: usize = 64;
 pub(crate) const LIGHT_RUNS: usize = 40;
 pub(crate) const LIGHT_CLIENTS: usize = 8;
@@ -105,7 +111,7 @@ impl Plan {
         }
         plans.extend(WORKFLOWS.map(|workflow| Self::Runs { workflow, clients: 1, count: scale.lone_runs }));
         if kind == Kind::Rabbitmq {
-            plans.extend([Self::Submits, Self::Mixed]);
+            plans.extend([Self::Submits, Self::Mixed, Self::SignIns]);
         }
         plans.extend([Self::ReadOne, Self::ReadList]);
         if kind == Kind::Rabbitmq {
@@ -122,6 +128,7 @@ impl Plan {
             Self::Logs => "logs".to_owned(),
             Self::Submits => "submits".to_owned(),
             Self::Mixed => "mixed".to_owned(),
+            Self::SignIns => "sign-ins".to_owned(),
             Self::ReadOne => "read-one".to_owned(),
             Self::ReadList => "read-list".to_owned(),
             Self::ReadDirectory => "read-directory".to_owned(),

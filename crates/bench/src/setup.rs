@@ -36,6 +36,8 @@ pub(crate) enum Kind {
 pub(crate) struct Setup {
     pub(crate) kind: Kind,
     pub(crate) requests: Requests,
+    /// The request that signs its administrator in.
+    pub(crate) login: Vec<u8>,
     pub(crate) database: String,
     /// The superuser in its database: past row-level security, to count what is there.
     pub(crate) postgres: PgConnection,
@@ -128,6 +130,7 @@ impl Setup {
         let mut setup = Self {
             kind,
             requests,
+            login: Vec::new(),
             database: name,
             postgres,
             footprint: Footprint(footprint),
@@ -176,6 +179,7 @@ impl Setup {
         ensure!(reply.status == 200, "cannot sign in: {}", String::from_utf8_lossy(reply.body));
         let tokens: Tokens = serde_json::from_slice(reply.body)?;
         self.requests = Requests::signed_in(self.requests.address(), tokens.access_token);
+        self.login = login;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::floors::Floors;
-use crate::plan::{CLIENTS, LOG_CLIENTS, SUBMIT_CLIENTS, WORKFLOWS};
+use crate::plan::{CLIENTS, LOG_CLIENTS, SIGN_IN_CLIENTS, SUBMIT_CLIENTS, WORKFLOWS};
 use crate::processes::Part;
 use crate::report::{Line, largest};
 use crate::setup::Kind;
@@ -11,11 +11,15 @@ use crate::setup::Kind;
 /// Labels of the lines that are no workflow.
 pub(crate) const LOGS: &str = "100 log lines a run";
 pub(crate) const SUBMITS: &str = "submits (noop_pooled)";
+pub(crate) const SIGN_INS: &str = "sign-ins by password";
+pub(crate) const UNLOADED: &str = "GET /auth/me alone";
+pub(crate) const BESIDE_SIGN_INS: &str = "GET /auth/me beside sign-ins";
 pub(crate) const READ_ONE: &str = "GET one execution";
 pub(crate) const READ_LIST: &str = "GET list of 25";
-pub(crate) const READ_DIRECTORY: [(&str, &str); 3] = [
+pub(crate) const READ_DIRECTORY: [(&str, &str); 4] = [
     ("GET 100 of 100,000 users", "/api/users?limit=100"),
     ("GET 100 of 100,000 roles", "/api/roles?limit=100"),
+    ("GET 100 of 100,000 forms", "/api/forms?limit=100"),
     ("GET 100 of 100,000 organizations", "/api/organizations?limit=100"),
 ];
 
@@ -28,6 +32,9 @@ const FORK_FACTOR: f64 = 2.0;
 const COMMITS: f64 = 2.5;
 const LINES_PER_SECOND: f64 = 40_000.0;
 const SUBMIT_P99_MS: f64 = 100.0;
+/// Over as many bare checks at once, and over the same requests alone.
+const SIGN_IN_FACTOR: f64 = 4.0;
+const BESIDE_FACTOR: f64 = 2.0;
 const READ_CPU_MS: f64 = 0.15;
 const DIRECTORY_P95_MS: f64 = 10.0;
 
@@ -108,6 +115,17 @@ pub(crate) fn judge(lines: &[Line], floors: &Floors) -> Vec<Verdict> {
             line.p99_ms,
             runs(line),
         ));
+    }
+    for (what, clients, factor) in
+        [(SIGN_INS, SIGN_IN_CLIENTS, SIGN_IN_FACTOR), (BESIDE_SIGN_INS, 1, BESIDE_FACTOR)]
+    {
+        if let Some(line) = largest(lines, kind, what, clients)
+            && let Some(floor) = &line.floor
+        {
+            let asked = factor * line.p99_ms / floor.value;
+            let why = format!("{factor} × {}", floor.floor);
+            verdicts.push(Verdict::at_most(format!("{what}: p99 ms"), asked, line.p99_ms, why));
+        }
     }
     for (what, _) in READ_DIRECTORY {
         if let Some(line) = largest(lines, kind, what, 1) {

@@ -53,6 +53,8 @@ ids! {
     FormId,
     /// A workflow or data provider discovered in the workspace.
     WorkflowId,
+    /// A key that calls endpoints of workflows.
+    WorkflowKeyId,
     /// One execution, over all its attempts.
     ExecutionId,
     /// A worker process, as lease owner; new at every start.

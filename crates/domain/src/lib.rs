@@ -3,6 +3,7 @@
 //! No HTTP and no process handling. The invariant: whatever a tenant owns is reached through a [`scope`],
 //! and row-level security says the same thing a second time.
 
+pub mod api_keys;
 pub mod audit;
 pub mod cache;
 pub mod config;
@@ -25,6 +26,7 @@ pub mod permissions;
 pub mod platform;
 pub mod process;
 pub mod roles;
+pub mod schedules;
 pub mod schema;
 pub mod scope;
 pub mod secrets;
@@ -35,6 +37,7 @@ pub mod uploads;
 pub mod users;
 pub mod vault;
 pub mod wakeup;
+pub mod workflow_keys;
 pub mod workflows;
 pub mod workspace_files;
 

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
+use tokio::runtime::{self, Runtime};
 use zxcvbn::zxcvbn;
 
 use crate::{Error, Result};
@@ -15,9 +15,24 @@ use crate::{Error, Result};
 /// Guesses, as a power of ten, that a password must take somebody who tries common ones first, with the usual changes.
 const LEAST_GUESSES: f64 = 8.0;
 
-/// A check takes 19 MiB and a core for tens of milliseconds; more at once than cores only queue up in memory.
-static BENCH: LazyLock<Semaphore> =
-    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(2, |n| n.get())));
+/// How far checks stand back for everything else that wants a core: a request that takes a fraction of a millisecond
+/// does not wait for one that takes tens.
+const NICENESS: i32 = 10;
+
+/// A check takes 19 MiB and a core for tens of milliseconds; more at once than cores only queue up in memory. The threads
+/// are its own, because a thread that has stood back cannot step forward again.
+static BENCH: LazyLock<Runtime> = LazyLock::new(|| {
+    let stand_back = || {
+        // Of the calling thread alone. A system that refuses only loses the courtesy.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+    };
+    runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, std::num::NonZero::get))
+        .thread_name("passwords")
+        .on_thread_start(stand_back)
+        .build()
+        .expect("threads can be started")
+});
 
 /// What an unknown user's password is checked against, so that the answer takes as long.
 static NOBODY: LazyLock<String> = LazyLock::new(|| {
@@ -86,8 +101,7 @@ pub fn check_strength(password: &SecretString, production: bool) -> Result<()> {
 }
 
 async fn on_bench<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let _seat = BENCH.acquire().await.map_err(Error::internal)?;
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+    BENCH.spawn(async move { work() }).await.map_err(Error::internal)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Scopes: who acts, and within which organization. The only keys to a transaction.
 //!
-//! An [`OrgScope`] is minted in three places: the request's principal, the claimed execution row (never
-//! the message that woke the worker) and the due schedule.
+//! An [`OrgScope`] is minted in four places: the request's principal, the verified key of an endpoint, the claimed
+//! execution row (never the message that woke the worker) and the due schedule.
 
 use serde::Serialize;
 
@@ -9,6 +9,9 @@ use crate::id::{OrgId, UserId};
 use crate::permissions::{Permission, PermissionSet};
 use crate::sessions::Principal;
 use crate::{Error, Result};
+
+/// Address of the SYSTEM user, as its row has it.
+const SYSTEM_EMAIL: &str = "system@bifrost.invalid";
 
 /// Which rows a scope reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -78,6 +81,18 @@ impl OrgScope {
     pub fn for_run(organization: Option<OrgId>, actor: Actor) -> Self {
         let reach = organization.map_or(Reach::Global, Reach::Org);
         Self { reach, actor, permissions: PermissionSet::NONE, request_id: None }
+    }
+
+    /// The scope of what no person does: a call with a key, or of a public endpoint, and a schedule. It acts as the
+    /// SYSTEM user, who is no administrator.
+    pub fn for_system(organization: Option<OrgId>, name: &str, request_id: Option<String>) -> Self {
+        let actor = Actor {
+            id: UserId::SYSTEM,
+            name: name.to_owned(),
+            email: SYSTEM_EMAIL.to_owned(),
+            is_platform_admin: false,
+        };
+        Self { request_id, ..Self::for_run(organization, actor) }
     }
 
     /// Narrows a platform-wide scope to the global rows, for operations that address by key or create.

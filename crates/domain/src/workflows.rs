@@ -1,7 +1,8 @@
 //! Workflows and data providers: what the files of the workspace declare.
 //!
 //! The rows follow the files (`sync`); user code is never imported to index it. What is wrong with a file is kept
-//! beside them (`problems`). Runs find their definition in the `catalog` and check their input in `parameters`.
+//! beside them (`problems`). Runs find their definition in the `catalog` and check their input in `parameters`;
+//! calls over HTTP find what is allowed in `endpoint`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,12 +12,15 @@ use crate::id::{OrgId, WorkflowId};
 use crate::{OrgTx, Result};
 
 mod catalog;
+mod endpoint;
 mod parameters;
 mod problems;
 pub mod providers;
+pub mod signature;
 mod sync;
 
 pub use catalog::Catalog;
+pub use endpoint::{Endpoint, list_endpoints};
 pub use parameters::check_parameters;
 pub use problems::{FileProblem, Problem, list_problems};
 pub use sync::{Found, Index, IndexedFile, Synced, sync};

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use domain::Platform;
 use domain::events::Event;
-use domain::settings::Settings;
 use domain::forms::files::{self, Synced, is_form_file};
+use domain::settings::Settings;
 use domain::workflows::{self, Index};
 use notify::{RecursiveMode, Watcher};
 use runner::Template;
@@ -80,7 +80,12 @@ impl Indexer {
         }
         let synced = Box::pin(files::sync(&self.platform)).await?;
         if synced != Synced::default() {
-            tracing::info!(synced.written, synced.imported, synced.problems, "forms and their files are equal");
+            tracing::info!(
+                synced.written,
+                synced.imported,
+                synced.problems,
+                "forms and their files are equal"
+            );
         }
         self.seen_forms = Some(fingerprint);
         Ok(())

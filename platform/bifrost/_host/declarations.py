@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from .._decorators import PARAMETER_TYPES
+from . import signing
 from .signature import NO_VALUE, UNREADABLE, is_context, literal, parameter_of, plain
 
 _NAME = re.compile(r"[a-z0-9_]+\Z")
@@ -38,7 +39,7 @@ _SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "disable_global_key",
             "public_endpoint",
         ),
-        ("id", "schedule_timezone", "schedule_overlap", "schedule_misfire", "isolation"),
+        ("id", "schedule_timezone", "schedule_overlap", "schedule_misfire", "isolation", "signature"),
     ),
     "data_provider": (("name", "description", "category", "cache_ttl_seconds"), ("id",)),
     "param": (
@@ -233,6 +234,7 @@ class Reader:
 
     def _workflow(self, arguments: _Arguments) -> dict[str, Any]:
         endpoint = self._flag(arguments, "endpoint_enabled")
+        signature, is_usable = self._signature(arguments)
         schedule = self._text(arguments, "schedule", "")
         return {
             "tags": self._texts(arguments, "tags", []),
@@ -243,12 +245,17 @@ class Reader:
             "retry_policy": self._retry_policy(arguments),
             "schedule": schedule or None,
             "schedule_timezone": self._text(arguments, "schedule_timezone", "UTC"),
-            "schedule_overlap": self._text(arguments, "schedule_overlap", "skip"),
-            "schedule_misfire": self._text(arguments, "schedule_misfire", "latest"),
-            "endpoint_enabled": endpoint,
+            "schedule_overlap": self._choice(
+                arguments, "schedule_overlap", ("skip", "queue", "allow"), "skip"
+            ),
+            "schedule_misfire": self._choice(
+                arguments, "schedule_misfire", ("skip", "latest", "all"), "latest"
+            ),
+            "endpoint_enabled": endpoint and is_usable,
             "allowed_methods": self._allowed_methods(arguments),
             "disable_global_key": self._flag(arguments, "disable_global_key"),
             "public_endpoint": self._flag(arguments, "public_endpoint"),
+            "signature": signature,
             "isolation": self._choice(arguments, "isolation", ("process", "pooled"), "process"),
         }
 
@@ -278,6 +285,23 @@ class Reader:
             "max_backoff_seconds": self._number(inner, "max_backoff_seconds", 60, 0, 86_400, whole=False),
             "retry_on": named or None,
         }
+
+    def _signature(self, arguments: _Arguments) -> tuple[dict[str, Any] | None, bool]:
+        """The rule requests are verified by, and whether what was given can be used."""
+        node = arguments.nodes.get("signature")
+        if node is None or ("signature" in arguments.values and arguments.values["signature"] is None):
+            return None, True
+        try:
+            return signing.rule_of(arguments.values.get("signature")), True
+        except signing.UnusableError as error:
+            self._problem(
+                "error",
+                node,
+                "the value of signature cannot be used, so the endpoint is closed",
+                f"{str(error)[0].upper()}{str(error)[1:]}.",
+                "signature",
+            )
+            return None, False
 
     def _allowed_methods(self, arguments: _Arguments) -> list[str]:
         methods = [method.upper() for method in self._texts(arguments, "allowed_methods", ["POST"])]

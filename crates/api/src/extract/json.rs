@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use serde_path_to_error::{Path, Segment};
 
 use crate::AppState;
@@ -22,6 +23,31 @@ pub(crate) struct Json<T>(pub(crate) T);
 /// A JSON body that may be missing or `null`.
 #[derive(Debug)]
 pub(crate) struct OptionalJson<T>(pub(crate) Option<T>);
+
+/// The body as it came, for what is signed or may be of any media type.
+#[derive(Debug)]
+pub(crate) struct RawBody(pub(crate) Bytes);
+
+impl RawBody {
+    /// The members of the JSON object that it holds; none when it is empty or of another media type.
+    ///
+    /// # Errors
+    /// 422 for what calls itself JSON and is malformed or no object.
+    pub(crate) fn members(&self, headers: &HeaderMap) -> Result<Map<String, Value>, Problem> {
+        if !is_json(headers) || self.0.trim_ascii().is_empty() {
+            return Ok(Map::new());
+        }
+        parse(&self.0)
+    }
+}
+
+impl FromRequest<AppState> for RawBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
+        body(request, app).await.map(Self)
+    }
+}
 
 impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     type Rejection = Problem;

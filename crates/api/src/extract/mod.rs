@@ -13,7 +13,7 @@ pub(crate) use caller::{Admin, Signed, bearer_of, scope_of};
 pub(crate) use client::Client;
 pub(crate) use form::Form;
 pub(crate) use idempotency::IdempotencyKey;
-pub(crate) use json::{Json, OptionalJson};
+pub(crate) use json::{Json, OptionalJson, RawBody};
 pub(crate) use path::{Path, PathPair};
 pub(crate) use query::{Query, whole_number};
 pub(crate) use text::{check_json, check_text};

@@ -1,4 +1,4 @@
-//! The OpenAPI document and a page to read it, from files in the binary: works without the internet.
+//! The OpenAPI document and a page to read it, whose files are in the binary: works without the internet.
 //!
 //! In production both need a signed-in user.
 
@@ -17,7 +17,6 @@ use utoipa_swagger_ui::Config;
 use crate::AppState;
 use crate::problem::{Problem, PublicProblems};
 
-static DOCUMENT: LazyLock<String> = LazyLock::new(crate::openapi_json);
 /// Without a validator the page sends nothing to the internet.
 static CONFIG: LazyLock<Arc<Config<'static>>> =
     LazyLock::new(|| Arc::new(Config::from("/openapi.json").validator_url("none")));
@@ -28,14 +27,16 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
 
 /// This document.
 ///
-/// In production it needs a signed-in user.
+/// With a path for each workflow that has an endpoint, a few seconds after its file. In production it needs a signed-in
+/// user.
 #[utoipa::path(
     get, path = "/openapi.json", tag = "health",
     responses((status = 200, body = Object, description = "OpenAPI 3.1"), PublicProblems),
 )]
 async fn get_openapi(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
     check_reader(&app, &headers).await?;
-    Ok(([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str()).into_response())
+    let document = app.documents.get(&app.platform).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], document.to_string()).into_response())
 }
 
 /// The page names its files relative to itself, so it needs the slash.

@@ -6,13 +6,17 @@ pub(crate) mod auth;
 pub(crate) mod config;
 pub(crate) mod docs;
 pub(crate) mod editor;
+pub(crate) mod endpoints;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod executions;
 pub(crate) mod forms;
 pub(crate) mod health;
 pub(crate) mod organizations;
 pub(crate) mod roles;
+pub(crate) mod schedules;
 pub(crate) mod secrets;
 pub(crate) mod stream;
 pub(crate) mod users;
+#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
+pub(crate) mod workflow_keys;
 pub(crate) mod workflows;

@@ -14,12 +14,14 @@ mod audited;
 mod auth;
 mod config;
 mod editor;
+mod endpoints;
 mod executions;
 mod forms;
 mod organizations;
 mod permissions;
 mod platform;
 mod roles;
+mod schedules;
 mod users;
 mod workflows;
 
@@ -37,6 +39,8 @@ const AREAS: &[&[Row]] = &[
     forms::ROWS,
     editor::ROWS,
     workflows::ROWS,
+    endpoints::ROWS,
+    schedules::ROWS,
     executions::ROWS,
 ];
 /// Come last, because they end the sessions of the callers, who sign in anew before each.
@@ -107,6 +111,12 @@ impl Stage {
         admin.post("/api/config", &config).await.expect_status(StatusCode::CREATED);
         let secret = json!({"secret_key": "matrix", "value": "sealed"});
         admin.post("/api/secrets", &secret).await.expect_status(StatusCode::CREATED);
+        world
+            .with_endpoints(&[json!({"name": "timed", "schedule": "0 6 * * *", "endpoint_enabled": false})])
+            .await;
+        let schedules = admin.get("/api/schedules").await.expect_status(StatusCode::OK).json();
+        let schedule = schedules[0]["id"].as_str().expect("has one").to_owned();
+        let key = admin.post("/api/workflow-keys", &json!({})).await.expect_status(StatusCode::CREATED);
         let kay = world.person("kay@acme.example").await;
         let body = json!({"name": "Acme role", "organization_id": acme});
         let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
@@ -133,6 +143,9 @@ impl Stage {
             Named::new("user_id", kay.id, UserId::generate()),
             Named::new("form_id", form.text("id"), FormId::generate()),
             Named::new("role_id", role.text("id"), RoleId::generate()),
+            Named::new("workflow_id", key.text("id"), Uuid::now_v7()),
+            Named::new("workflow_name", "matrix", "nothing"),
+            Named::new("id", schedule, Uuid::now_v7()),
             Named::new("execution_id", execution, ExecutionId::generate()),
             Named::new("org_id", organization, OrgId::generate()),
         ];

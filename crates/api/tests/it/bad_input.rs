@@ -2,7 +2,9 @@
 
 mod cases;
 mod editor;
+mod endpoints;
 mod people;
+mod schedules;
 mod workflows;
 
 use std::collections::BTreeMap;
@@ -115,6 +117,8 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(people::all(&world));
     cases.extend(workflows::all(&world));
     cases.extend(editor::all(&world));
+    cases.extend(endpoints::all(&world));
+    cases.extend(schedules::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();

@@ -59,7 +59,7 @@ async fn of_many_who_ask_at_once_on_two_replicas_one_computes() {
     let audited = world.count("SELECT count(*) FROM audit_log").await;
 
     let ask = |n: usize| {
-        let client = if n % 2 == 0 { &ada.client } else { &there };
+        let client = if n.is_multiple_of(2) { &ada.client } else { &there };
         async { client.post(&path, &json!({})).await.expect_status(StatusCode::OK).json() }
     };
     let work = async {

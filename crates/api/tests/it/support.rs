@@ -168,6 +168,41 @@ impl World {
         self
     }
 
+    /// Makes workflows with endpoints known, each `{"name": …}` with what its decorator says besides.
+    pub(crate) async fn with_endpoints(&self, endpoints: &[Value]) {
+        let parameter = |name: &str, kind: &str| json!({"name": name, "type": kind, "required": false});
+        let workflows: Vec<Value> = endpoints
+            .iter()
+            .map(|said| {
+                let name = said["name"].as_str().expect("a name");
+                let mut workflow = json!({
+                    "function": name, "category": "Tests", "execution_mode": "sync", "timeout_seconds": 60,
+                    "endpoint_enabled": true, "allowed_methods": ["GET", "POST"],
+                    "parameters": [parameter("site", "string"), parameter("count", "int"), parameter("loud", "bool")],
+                });
+                workflow.as_object_mut().expect("an object").extend(said.as_object().expect("an object").clone());
+                workflow
+            })
+            .collect();
+        // One file each, so that two may bear one name.
+        let files: Vec<Value> = workflows
+            .into_iter()
+            .enumerate()
+            .map(|(number, workflow)| {
+                let path = format!("endpoint_{number}.py");
+                let sha256 = uuid::Uuid::now_v7().to_string();
+                json!({"path": path, "sha256": sha256, "data_providers": [], "problems": [], "workflows": [workflow]})
+            })
+            .collect();
+        let index = serde_json::from_value(json!({"files": files})).expect("an index");
+        domain::workflows::sync(&self.platform().db, &index).await.expect("indexes");
+    }
+
+    /// Makes a key in the scope of this client, as an administrator; its text.
+    pub(crate) async fn workflow_key(client: &Client, body: &Value) -> String {
+        client.post("/api/workflow-keys", body).await.expect_status(StatusCode::CREATED).text("raw_key")
+    }
+
     /// Submits as this person, past the api: over HTTP only administrators may.
     pub(crate) async fn submit(&self, person: &Person, org: Option<OrgId>) -> ExecutionId {
         let actor = Actor {

@@ -60,6 +60,10 @@ pub enum Action {
     SecretSet,
     SecretRead,
     SecretDeleted,
+    SchedulePaused,
+    ScheduleResumed,
+    WorkflowKeyCreated,
+    WorkflowKeyRevoked,
     ExecutionCancelled,
     ExecutionEnded,
 }
@@ -112,6 +116,10 @@ impl Action {
             Self::SecretSet => "secret.set",
             Self::SecretRead => "secret.read",
             Self::SecretDeleted => "secret.deleted",
+            Self::SchedulePaused => "schedule.paused",
+            Self::ScheduleResumed => "schedule.resumed",
+            Self::WorkflowKeyCreated => "workflow_key.created",
+            Self::WorkflowKeyRevoked => "workflow_key.revoked",
             Self::ExecutionCancelled => "execution.cancelled",
             Self::ExecutionEnded => "execution.ended",
         }

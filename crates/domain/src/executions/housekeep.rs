@@ -6,7 +6,8 @@ use crate::{Db, Result, SystemScope};
 const BATCH: i64 = 10_000;
 
 /// Removes transient executions a day after their end, what is left of data providers whose askers went away, old
-/// answers of data providers, announced files that never came, old idempotency keys and dead sessions.
+/// answers of data providers, announced files that never came, old idempotency keys, dead sessions, and the history of
+/// schedules after 90 days.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -50,6 +51,13 @@ pub async fn housekeep(db: &Db) -> Result<()> {
     sqlx::query!(
         "DELETE FROM sessions
          WHERE id IN (SELECT id FROM sessions WHERE expires_at < now() - interval '7 days' LIMIT $1)",
+        BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM schedule_fires
+         WHERE ctid IN (SELECT ctid FROM schedule_fires WHERE decided_at < now() - interval '90 days' LIMIT $1)",
         BATCH,
     )
     .execute(tx.conn())

@@ -4,9 +4,12 @@
 //! nothing; under load, hundreds share one commit. Publishing the wake-ups follows the commit and is never
 //! waited for: the sweeper repeats a lost one (ADR 3).
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use sqlx::PgConnection;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -17,7 +20,7 @@ use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::organizations::Activity;
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
-use crate::{Db, Error, OrgScope, Result, SystemScope};
+use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx};
 
 const BATCH: usize = 256;
 /// Under load workers are awake; only a submission that comes alone may find one that idles.
@@ -42,6 +45,8 @@ pub struct NewExecution {
     pub parent_id: Option<ExecutionId>,
     /// Kept out of lists and metrics.
     pub transient: bool,
+    /// Started by a key or at a public endpoint, not by a person.
+    pub is_function_key: bool,
     /// 1 to 10, 10 first.
     pub priority: i16,
     /// W3C trace context of the request.
@@ -68,7 +73,7 @@ pub enum Work {
 #[derive(Debug, Clone)]
 pub struct Idempotency {
     /// Operation it was sent to.
-    pub route: &'static str,
+    pub route: Cow<'static, str>,
     /// 1 to 255 visible ASCII characters.
     pub key: String,
     /// Digest of the body: the same key with another body is refused.
@@ -136,6 +141,22 @@ impl Submitter {
     }
 }
 
+/// Writes pending rows in somebody else's transaction, which publishes the wake-ups when it has committed. No row may
+/// bring an idempotency key: what makes it unique is the transaction's business.
+///
+/// # Errors
+/// [`Error::Forbidden`] without an organization context, [`Error::Unavailable`] when PostgreSQL is away.
+pub(crate) async fn insert_in(tx: &mut SystemTx, submissions: &[(OrgScope, NewExecution)]) -> Result<()> {
+    if submissions.is_empty() {
+        return Ok(());
+    }
+    let mut columns = Columns::default();
+    for (scope, new) in submissions {
+        columns.push(scope, scope.owner()?, new);
+    }
+    insert(tx.conn(), columns).await.map(drop)
+}
+
 async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::Receiver<Entry>) {
     let mut gather = Gather::default();
     loop {
@@ -194,6 +215,7 @@ struct Columns {
     forms: Vec<Option<Uuid>>,
     parents: Vec<Option<Uuid>>,
     transients: Vec<bool>,
+    function_keys: Vec<bool>,
     users: Vec<Uuid>,
     user_names: Vec<String>,
     emails: Vec<String>,
@@ -211,11 +233,11 @@ struct Columns {
 }
 
 impl Columns {
-    fn push(&mut self, entry: &Entry) {
-        let (new, actor) = (&entry.new, entry.scope.actor());
+    fn push(&mut self, scope: &OrgScope, owner: Option<OrgId>, new: &NewExecution) {
+        let actor = scope.actor();
         let json = |raw: &RawValue| raw.get().to_owned();
         self.ids.push(new.id.0);
-        self.organizations.push(entry.owner.map(|org| org.0));
+        self.organizations.push(owner.map(|org| org.0));
         match &new.work {
             Work::Workflow(workflow) => {
                 self.workflows.push(Some(workflow.id.0));
@@ -243,6 +265,7 @@ impl Columns {
         self.forms.push(new.form_id);
         self.parents.push(new.parent_id.map(|id| id.0));
         self.transients.push(new.transient);
+        self.function_keys.push(new.is_function_key);
         self.users.push(actor.id.0);
         self.user_names.push(actor.name.clone());
         self.emails.push(actor.email.clone());
@@ -250,18 +273,20 @@ impl Columns {
         self.priorities.push(new.priority);
         self.traceparents.push(new.traceparent.clone());
         let idempotency = new.idempotency.as_ref();
-        self.routes.push(idempotency.map(|i| i.route.to_owned()));
+        self.routes.push(idempotency.map(|i| i.route.to_string()));
         self.keys.push(idempotency.map(|i| i.key.clone()));
         self.fingerprints.push(idempotency.map(|i| i.fingerprint.clone()));
-        self.request_ids.push(entry.scope.request_id().map(str::to_owned));
+        self.request_ids.push(scope.request_id().map(str::to_owned));
         self.audit_ids.push(Uuid::now_v7());
     }
 }
 
 async fn write(db: &Db, batch: &[Entry]) -> Result<Vec<Result<Submitted>>> {
     let mut columns = Columns::default();
-    batch.iter().for_each(|entry| columns.push(entry));
-    let written = insert(db, columns).await?;
+    batch.iter().for_each(|entry| columns.push(&entry.scope, entry.owner, &entry.new));
+    let mut conn = db.system(&SCOPE).await?;
+    let written = insert(&mut conn, columns).await?;
+    drop(conn);
     let is_written = |entry: &Entry| written.contains(&entry.new.id.0);
     // Only a key that was used before leaves an entry unwritten.
     let mut outcomes = Vec::with_capacity(batch.len());
@@ -275,19 +300,18 @@ async fn write(db: &Db, batch: &[Entry]) -> Result<Vec<Result<Submitted>>> {
     Ok(outcomes)
 }
 
-async fn insert(db: &Db, c: Columns) -> Result<std::collections::HashSet<Uuid>> {
-    let mut conn = db.system(&SCOPE).await?;
+async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
     let ids = sqlx::query_scalar!(
         r#"WITH input AS (
                SELECT *
                FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
                         $9::uuid[], $10::uuid[], $11::bool[], $12::uuid[], $13::text[], $14::text[], $15::bool[],
                         $16::smallint[], $17::int[], $18::int[], $19::text[], $20::text[], $21::text[], $22::text[],
-                        $23::bytea[], $24::text[], $25::uuid[])
+                        $23::bytea[], $24::text[], $25::uuid[], $26::bool[])
                     AS t (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
                         form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
                         priority, timeout_seconds, max_attempts, retry_policy, traceparent, route, key,
-                        fingerprint, request_id, audit_id)
+                        fingerprint, request_id, audit_id, is_function_key)
            ), keyed AS (
                INSERT INTO idempotency_keys (organization_id, user_id, route, key, fingerprint, execution_id)
                SELECT organization_id, executed_by, route, key, fingerprint, id FROM input WHERE key IS NOT NULL
@@ -304,10 +328,10 @@ async fn insert(db: &Db, c: Columns) -> Result<std::collections::HashSet<Uuid>> 
            )
            INSERT INTO executions (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
-               priority, timeout_seconds, max_attempts, retry_policy, traceparent, due_at, queue_rank)
+               priority, timeout_seconds, max_attempts, retry_policy, traceparent, is_function_key, due_at, queue_rank)
            SELECT id, organization_id, workflow_id, workflow_name, code, script_name, parameters::json, startup::json,
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
-               priority, timeout_seconds, max_attempts, retry_policy::json, traceparent,
+               priority, timeout_seconds, max_attempts, retry_policy::json, traceparent, is_function_key,
                now(), now() - make_interval(mins => priority)
            -- Appending is a call: it happens only if its row is asked for.
            FROM accepted CROSS JOIN audited
@@ -337,8 +361,9 @@ async fn insert(db: &Db, c: Columns) -> Result<std::collections::HashSet<Uuid>> 
         &c.fingerprints as &[Option<Vec<u8>>],
         &c.request_ids as &[Option<String>],
         &c.audit_ids,
+        &c.function_keys,
     )
-    .fetch_all(&mut *conn)
+    .fetch_all(conn)
     .await?;
     Ok(ids.into_iter().collect())
 }
@@ -354,7 +379,7 @@ async fn replay(db: &Db, entry: &Entry) -> Result<Submitted> {
            WHERE k.organization_id IS NOT DISTINCT FROM $1 AND k.user_id = $2 AND k.route = $3 AND k.key = $4"#,
         entry.owner as _,
         entry.scope.actor().id as UserId,
-        idempotency.route,
+        &*idempotency.route,
         idempotency.key,
     )
     .fetch_optional(&mut *conn)
@@ -377,6 +402,7 @@ impl NewExecution {
             startup: None,
             parent_id: None,
             transient: false,
+            is_function_key: false,
             priority: 5,
             traceparent: None,
             idempotency: None,

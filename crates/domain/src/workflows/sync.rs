@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::problems::{self, Problem};
 use super::{Parameter, RetryPolicy};
+use crate::schedules;
 use crate::{Db, Error, Result, SystemScope, SystemTx};
 
 /// What indexing found in the whole workspace; the output of the Python side, file by file.
@@ -121,6 +122,7 @@ pub async fn sync(db: &Db, index: &Index) -> Result<Synced> {
     .execute(tx.conn())
     .await?
     .rows_affected();
+    schedules::follow::follow(&mut tx).await?;
     let problem_count = problems::replace(&mut tx, index).await?;
     let active = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM workflows WHERE is_active"#)
         .fetch_one(tx.conn())

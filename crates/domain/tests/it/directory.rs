@@ -1,4 +1,4 @@
-//! Lists of people, roles and organizations among a hundred thousand: no sequential scan, whatever the scope, beside
+//! Lists of people, roles, forms and organizations among a hundred thousand: no sequential scan, whatever the scope, beside
 //! row-level security.
 
 use std::path::Path;
@@ -30,6 +30,15 @@ const ROWS: &str = "
     SELECT u.id, r.id, u.organization_id, 'x'
     FROM (SELECT id FROM roles WHERE organization_id IS NULL LIMIT 1) AS r CROSS JOIN users u
     WHERE u.user_type = 'ORG';
+    INSERT INTO forms (id, organization_id, name, form_schema, access_level, created_by)
+    SELECT gen_random_uuid(), CASE WHEN n % 10 > 0
+            THEN ('00000000-0000-0000-0001-' || lpad((CASE WHEN n % 2 = 0 THEN 1 ELSE n END)::text, 12, '0'))::uuid END,
+        'Form ' || n, '{\"fields\": []}', CASE WHEN n % 3 > 0 THEN 'authenticated' END, 'x'
+    FROM generate_series(1, 100000) AS n;
+    INSERT INTO form_roles (form_id, role_id, organization_id, assigned_by)
+    SELECT f.id, r.id, f.organization_id, 'x'
+    FROM (SELECT id FROM roles WHERE organization_id IS NULL LIMIT 1) AS r CROSS JOIN forms f
+    WHERE f.access_level IS NULL;
     ANALYZE";
 
 const LARGE: &str = "00000000-0000-0000-0001-000000000001";
@@ -104,6 +113,12 @@ async fn a_page_among_a_hundred_thousand_rows_needs_no_sequential_scan() {
         ),
         ("PLATFORM", vec!["FROM roles", "WHERE is_active", "LIMIT"], format!("{place}, 101")),
         (LARGE, vec!["SELECT * FROM roles", "UNION ALL", "LIMIT"], format!("'{LARGE}', {place}, 101")),
+        ("PLATFORM", vec!["FROM forms", "> ($1, $2)", "LIMIT"], format!("{place}, 101")),
+        (
+            LARGE,
+            vec!["SELECT f.* FROM forms f", "UNION ALL", "LIMIT"],
+            format!("'{LARGE}', {place}, 101, true, true, '{LARGE}'"),
+        ),
         (LARGE, vec!["FROM user_roles", "ur.user_id > $2", "LIMIT"], format!("'{LARGE}', '{LARGE}', 101")),
         (LARGE, vec!["FROM users", "(id = $1 OR email = $2)"], format!("'{LARGE}', 'user7@example.com'")),
         (LARGE, vec!["FROM users", "email = ANY($2)"], format!("'{{{LARGE}}}', '{{user7@example.com}}'")),

@@ -14,7 +14,11 @@ use domain::{Error, OrgScope};
 use crate::support::{Fixture, SYSTEM, actor, json, scope_of, success};
 
 fn key(name: &str, body: &str) -> Option<Idempotency> {
-    Some(Idempotency { route: "execute_workflow", key: name.into(), fingerprint: body.as_bytes().to_vec() })
+    Some(Idempotency {
+        route: "execute_workflow".into(),
+        key: name.into(),
+        fingerprint: body.as_bytes().to_vec(),
+    })
 }
 
 fn line(claimed: &Claimed, sequence: i64) -> logs::Line {

@@ -41,10 +41,8 @@ impl Disk {
                 let path = entry.path();
                 match entry.file_type().expect("a type").is_dir() {
                     true => read(&path, into),
-                    false => into.push((
-                        path.display().to_string(),
-                        std::fs::read_to_string(&path).expect("reads"),
-                    )),
+                    false => into
+                        .push((path.display().to_string(), std::fs::read_to_string(&path).expect("reads"))),
                 }
             }
         }
@@ -92,13 +90,47 @@ impl Disk {
 fn no_path_leads_out_of_the_workspace() {
     let up = "../".repeat(12);
     let mut corpus: Vec<String> = [
-        "..", "../outside/canary", "folder/../../outside/canary", "/../outside/canary", "/workspace/../outside/canary",
-        "folder/./../../outside", "./../outside/canary", "....//....//outside/canary", "..\\outside\\canary", "%2e%2e/outside/canary",
-        "folder/file/../../../outside/canary", "//outside/canary", "~/canary", "file:///etc/passwd", "/proc/self/root/etc/passwd",
-        "/proc/self/cwd", "/dev/stdin", "a\0b", "folder\0/../../outside/canary", "a\nb", "\u{202e}/../..", "..\u{2f}..", "．．/outside",
-        ".overlays/org/private", ".OVERLAYS/org/private", "folder/../.overlays/org/private", "/.overlays/org/private",
-        "./.overlays/./org/private", ".overlays", ".uploads/x", ".git/hooks/post-checkout", "folder/.git/config", "x/.GIT/config",
-        ".writing-x", "folder/.writing-y", "", "/", ".", "workspace", "/workspace", "/workspace/",
+        "..",
+        "../outside/canary",
+        "folder/../../outside/canary",
+        "/../outside/canary",
+        "/workspace/../outside/canary",
+        "folder/./../../outside",
+        "./../outside/canary",
+        "....//....//outside/canary",
+        "..\\outside\\canary",
+        "%2e%2e/outside/canary",
+        "folder/file/../../../outside/canary",
+        "//outside/canary",
+        "~/canary",
+        "file:///etc/passwd",
+        "/proc/self/root/etc/passwd",
+        "/proc/self/cwd",
+        "/dev/stdin",
+        "a\0b",
+        "folder\0/../../outside/canary",
+        "a\nb",
+        "\u{202e}/../..",
+        "..\u{2f}..",
+        "．．/outside",
+        ".overlays/org/private",
+        ".OVERLAYS/org/private",
+        "folder/../.overlays/org/private",
+        "/.overlays/org/private",
+        "./.overlays/./org/private",
+        ".overlays",
+        ".uploads/x",
+        ".git/hooks/post-checkout",
+        "folder/.git/config",
+        "x/.GIT/config",
+        ".writing-x",
+        "folder/.writing-y",
+        "",
+        "/",
+        ".",
+        "workspace",
+        "/workspace",
+        "/workspace/",
     ]
     .map(str::to_owned)
     .to_vec();
@@ -108,13 +140,26 @@ fn no_path_leads_out_of_the_workspace() {
     corpus.push("n".repeat(300));
     // Each of these links leads out, or to what is reserved.
     let links = [
-        ("absolute", "/etc"), ("file", "../outside/canary"), ("folder-out", "../outside"), ("root", "/"),
-        ("overlay", ".overlays/org"), ("overlay-file", ".overlays/org/private"), ("loop", "loop"), ("proc", "/proc/self/root"),
-        ("by-way", "folder/../../outside"), ("dangling", "../outside/new"),
+        ("absolute", "/etc"),
+        ("file", "../outside/canary"),
+        ("folder-out", "../outside"),
+        ("root", "/"),
+        ("overlay", ".overlays/org"),
+        ("overlay-file", ".overlays/org/private"),
+        ("loop", "loop"),
+        ("proc", "/proc/self/root"),
+        ("by-way", "folder/../../outside"),
+        ("dangling", "../outside/new"),
     ];
     for (name, _) in links {
-        corpus.extend([format!("link-{name}"), format!("link-{name}/canary"), format!("link-{name}/../outside/canary"),
-                       format!("folder/../link-{name}"), format!("link-{name}/private"), format!("link-{name}/passwd")]);
+        corpus.extend([
+            format!("link-{name}"),
+            format!("link-{name}/canary"),
+            format!("link-{name}/../outside/canary"),
+            format!("folder/../link-{name}"),
+            format!("link-{name}/private"),
+            format!("link-{name}/passwd"),
+        ]);
     }
     corpus.extend(["hard".to_owned(), "pipe".to_owned(), "socket".to_owned()]);
 
@@ -125,15 +170,22 @@ fn no_path_leads_out_of_the_workspace() {
             symlink(target, disk.root.join(format!("link-{name}"))).expect("a link can be made");
         }
         std::fs::hard_link(disk.outside.join("canary"), disk.root.join("hard")).expect("the same disk");
-        rustix::fs::mknodat(rustix::fs::CWD, disk.root.join("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
-            .expect("a pipe can be made");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            disk.root.join("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .expect("a pipe can be made");
         let _socket = std::os::unix::net::UnixListener::bind(disk.root.join("socket")).expect("binds");
         let before = disk.outside();
         let read = disk.try_all(text);
         if disk.outside() != before {
             outside.push(format!("{text:?} changed what is outside"));
         }
-        if read.iter().any(|read| read.contains(CANARY) || read.contains("root:") || read.contains("passwd")) {
+        if read.iter().any(|read| read.contains(CANARY) || read.contains("root:") || read.contains("passwd"))
+        {
             outside.push(format!("{text:?} read {read:?}"));
         }
     }
@@ -178,7 +230,11 @@ fn a_link_that_is_exchanged_meanwhile_leads_nowhere() {
     println!("exchanged link: 4000 rounds, {reads} reads and {writes} writes within, outside {outside}");
     assert_eq!(outside, 0);
     // What a link inside leads to inside may be written; what is outside has not been touched.
-    let changed: Vec<_> = disk.outside().into_iter().filter(|file| !file.0.contains(".overlays") && !before.contains(file)).collect();
+    let changed: Vec<_> = disk
+        .outside()
+        .into_iter()
+        .filter(|file| !file.0.contains(".overlays") && !before.contains(file))
+        .collect();
     assert!(changed.is_empty(), "{changed:?}");
     assert!(reads > 0 && writes > 0, "the race was run");
 }
@@ -229,7 +285,8 @@ fn files_and_folders_are_made_moved_and_removed() {
     assert!(matches!(files.read(&path("folder"), 10), Err(Error::Impossible(_))));
     assert!(matches!(files.read(&path("folder/file"), 3), Err(Error::Impossible(_))), "too large");
     assert!(matches!(files.list(&path("folder/file")), Err(Error::Impossible(_))));
-    let names: Vec<String> = files.list(&path("")).expect("lists").into_iter().map(|entry| entry.path.to_string()).collect();
+    let names: Vec<String> =
+        files.list(&path("")).expect("lists").into_iter().map(|entry| entry.path.to_string()).collect();
     assert_eq!(names, ["a", "folder", "moved"]);
     files.remove(&path("moved")).expect("removes");
     assert!(matches!(files.remove(&path("moved")), Err(Error::NotFound(_))));

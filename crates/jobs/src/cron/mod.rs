@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
 use domain::executions::{Status, housekeep, sweep};
+use domain::schedules::fire;
 use domain::wakeup::Wakeup;
 use domain::{Platform, Result};
 use tokio::task::JoinHandle;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 const REAP_PERIOD: Duration = Duration::from_secs(2);
 const SWEEP_PERIOD: Duration = Duration::from_secs(2);
+const SCHEDULE_PERIOD: Duration = Duration::from_secs(1);
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 /// Rows younger than this are left to the publisher that is still at it.
 const SWEEP_GRACE_SECONDS: f64 = 3.0;
@@ -25,6 +27,7 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
         tokio::join!(
             reap_forever(&platform),
             every(SWEEP_PERIOD, "sweep", || sweep_once(&platform)),
+            every(SCHEDULE_PERIOD, "schedules", || fire_schedules(&platform)),
             every(HOUSEKEEPING_PERIOD, "housekeeping", || housekeep::housekeep(&platform.db)),
         );
     };
@@ -52,6 +55,16 @@ async fn sweep_once(platform: &Platform) -> Result<()> {
     if published > 0 {
         tracing::info!(published, "woke executions that nobody had woken");
     }
+    Ok(())
+}
+
+async fn fire_schedules(platform: &Platform) -> Result<()> {
+    let fired = fire::tick(&platform.db).await?;
+    if fired.started + fired.passed_over > 0 {
+        let lag_ms = fired.lag.num_milliseconds();
+        tracing::info!(fired.started, fired.passed_over, lag_ms, "schedules fired");
+    }
+    platform.wakeups.publish(fired.wakeups);
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The hot path: the row is written in a shared batch, the answer comes from the event of its end.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -14,7 +16,7 @@ use domain::executions::RawJson;
 use domain::executions::submit::{Idempotency, NewExecution, Work};
 use domain::id::{ExecutionId, FormId};
 use domain::json::canonical;
-use domain::workflows::check_parameters;
+use domain::workflows::{Workflow, check_parameters};
 use domain::{OrgScope, Permission, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -145,6 +147,23 @@ pub(crate) struct Run {
     startup: Option<RawJson>,
     transient: bool,
     priority: i16,
+    is_function_key: bool,
+    waits: bool,
+}
+
+/// What became of a run while the request waited.
+pub(crate) struct Ran {
+    pub(crate) id: ExecutionId,
+    pub(crate) outcome: Outcome,
+    /// 202 tells that a caller who expected the end must ask again.
+    pub(crate) status: StatusCode,
+    /// Whether a key named an earlier submission.
+    pub(crate) replayed: bool,
+}
+
+/// Marks the answer to a repeated submission.
+pub(crate) fn mark_replayed(headers: &mut HeaderMap) {
+    headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
 }
 
 impl Run {
@@ -184,7 +203,32 @@ impl Run {
         };
         let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
         let transient = request.transient.unwrap_or_default();
-        Ok(Self { work, parameters, form_id, startup: None, transient, priority })
+        Ok(Self { form_id, transient, priority, ..Self::new(work, parameters) })
+    }
+
+    fn new(work: Work, parameters: RawJson) -> Self {
+        Self {
+            waits: matches!(&work, Work::Workflow(workflow) if workflow.execution_mode == "sync"),
+            work,
+            parameters,
+            form_id: None,
+            startup: None,
+            transient: false,
+            priority: DEFAULT_PRIORITY,
+            is_function_key: false,
+        }
+    }
+
+    /// A workflow that a key or a public endpoint runs, with parameters that were checked.
+    pub(crate) fn of_endpoint(workflow: Arc<Workflow>, parameters: &Map<String, Value>) -> Result<Self> {
+        let parameters = serde_json::value::to_raw_value(parameters).map_err(domain::Error::internal)?;
+        Ok(Self { is_function_key: true, ..Self::new(Work::Workflow(workflow), parameters) })
+    }
+
+    /// A workflow without parameters whose end nobody waits for.
+    pub(crate) fn in_background(workflow: Arc<Workflow>) -> Result<Self> {
+        let parameters = serde_json::value::to_raw_value(&Map::new()).map_err(domain::Error::internal)?;
+        Ok(Self { waits: false, ..Self::new(Work::Workflow(workflow), parameters) })
     }
 
     /// A workflow that a form runs: by its id or unambiguous name, with the form's parameters.
@@ -198,8 +242,7 @@ impl Run {
     ) -> Result<Self, Problem> {
         let (work, parameters) = checked(app, scope, workflow, parameters).await?;
         let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
-        let form_id = Some(form.0);
-        Ok(Self { work, parameters, form_id, startup, transient: false, priority: DEFAULT_PRIORITY })
+        Ok(Self { form_id: Some(form.0), startup, ..Self::new(work, parameters) })
     }
 
     /// Submits it and answers: at once, or at its end if the workflow is synchronous.
@@ -210,21 +253,36 @@ impl Run {
         idempotency: Option<Idempotency>,
         headers: &HeaderMap,
     ) -> Result<Response, Problem> {
-        let reader = Reader::of(scope);
+        let ran = self.run(app, scope, idempotency, headers).await?;
+        let replayed = ran.replayed;
+        let mut response = self.answer(ran, Reader::of(scope)).into_response();
+        if replayed {
+            mark_replayed(response.headers_mut());
+        }
+        Ok(response)
+    }
+
+    /// Submits it, and waits for its end if the workflow is synchronous.
+    pub(crate) async fn run(
+        &self,
+        app: &AppState,
+        scope: &OrgScope,
+        idempotency: Option<Idempotency>,
+        headers: &HeaderMap,
+    ) -> Result<Ran, Problem> {
         let id = ExecutionId::generate();
         // Before the start: an end that comes at once is not missed then.
         let watch = self.patience(app).map(|patience| (app.platform.events.watch(id, false), patience));
         let new = self.submission(id, idempotency, headers);
         let submitted = limits::in_time(app.platform.submitter.submit(scope, new)).await?;
-        if submitted.replayed {
-            let outcome = executions::get(app, scope.clone(), submitted.id).await?.into();
-            return Ok(self.replayed(submitted.id, outcome, reader));
-        }
         let outcome = match watch {
+            _ if submitted.replayed => executions::get(app, scope.clone(), submitted.id).await?.into(),
             Some((watch, patience)) => wait::until_ended(app, scope, id, watch, patience).await,
             None => Outcome::unknown(submitted.status),
         };
-        Ok(self.answer(id, outcome, reader).into_response())
+        let is_late = self.waits && !outcome.status.is_terminal();
+        let status = if is_late { StatusCode::ACCEPTED } else { StatusCode::OK };
+        Ok(Ran { id: submitted.id, outcome, status, replayed: submitted.replayed })
     }
 
     /// Submits it and waits for its end whatever its mode, as long as a request may wait.
@@ -256,13 +314,14 @@ impl Run {
             form_id: self.form_id,
             startup: self.startup.clone(),
             transient: self.transient,
+            is_function_key: self.is_function_key,
             ..NewExecution::new(self.work.clone(), self.parameters.clone())
         }
     }
 
     /// How long the request waits for the end; `None`: not at all.
     fn patience(&self, app: &AppState) -> Option<Duration> {
-        self.is_sync().then(|| self.longest(app))
+        self.waits.then(|| self.longest(app))
     }
 
     /// How long a request may wait for it.
@@ -274,19 +333,8 @@ impl Run {
         })
     }
 
-    fn is_sync(&self) -> bool {
-        matches!(&self.work, Work::Workflow(workflow) if workflow.execution_mode == "sync")
-    }
-
-    /// 202 tells that a caller who expected the end must ask again.
-    fn answer(
-        &self,
-        id: ExecutionId,
-        outcome: Outcome,
-        reader: Reader,
-    ) -> (StatusCode, Json<WorkflowExecutionResponse>) {
-        let is_ended = outcome.status.is_terminal();
-        let status = if self.is_sync() && !is_ended { StatusCode::ACCEPTED } else { StatusCode::OK };
+    fn answer(&self, ran: Ran, reader: Reader) -> (StatusCode, Json<WorkflowExecutionResponse>) {
+        let Ran { id, outcome, status, .. } = ran;
         let (workflow_id, workflow_name) = match &self.work {
             Work::Workflow(workflow) => (Some(workflow.id.to_string()), workflow.name.clone()),
             Work::Inline { script_name, .. } => (None, script_name.clone()),
@@ -309,12 +357,6 @@ impl Run {
         };
         (status, Json(body))
     }
-
-    fn replayed(&self, id: ExecutionId, outcome: Outcome, reader: Reader) -> Response {
-        let mut response = self.answer(id, outcome, reader).into_response();
-        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
-        response
-    }
 }
 
 /// The workflow of this id or name, and the parameters as it takes them.
@@ -333,7 +375,7 @@ async fn checked(
 /// The key with the fingerprint of what it stands for. Members of maps are sorted, so that only the meaning
 /// of a body counts.
 pub(crate) fn idempotency(
-    route: &'static str,
+    route: impl Into<Cow<'static, str>>,
     key: String,
     request: &impl Serialize,
     scope: &OrgScope,
@@ -343,7 +385,7 @@ pub(crate) fn idempotency(
     let mut digest = Sha256::new();
     digest.update(canonical(body));
     digest.update(organization.unwrap_or_default());
-    Ok(Idempotency { route, key, fingerprint: digest.finalize().to_vec() })
+    Ok(Idempotency { route: route.into(), key, fingerprint: digest.finalize().to_vec() })
 }
 
 /// The source text: base64 of UTF-8 (or of Latin-1, as old editors send it), else the text itself.

@@ -1,0 +1,121 @@
+//! Signing in under pressure: what twenty at once cost over the bare password check, and what they cost others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use domain::passwords;
+use secrecy::SecretString;
+use tokio::task::JoinSet;
+
+use crate::http::Connection;
+use crate::load::{Action, percentile};
+use crate::measure::{Load, Stage};
+use crate::plan::SIGN_IN_CLIENTS;
+use crate::report::{Line, Ratio};
+use crate::verdicts::{BESIDE_SIGN_INS, SIGN_INS, UNLOADED};
+
+/// Bare password checks, for each of those who wait.
+const BARE_ROUNDS: usize = 10;
+
+impl Stage<'_> {
+    /// Sign-ins of twenty clients, beside one that reads; each against its floor, measured just before.
+    pub(crate) async fn sign_ins(&mut self) -> anyhow::Result<Vec<Line>> {
+        let (alone, together) = bare_checks().await?;
+        let read = self.setup.requests.get("/auth/me");
+        let reads = Action::Read(vec![read.clone()].into());
+        let (unloaded, _) = self.measure(Load::new(UNLOADED, 1, self.scale.list_reads, reads)).await?;
+
+        let reader = Reader::start(self.setup.connect().await?, read);
+        let sign_in = Action::Read(vec![self.setup.login.clone()].into());
+        let load = Load::new(SIGN_INS, SIGN_IN_CLIENTS, self.scale.sign_ins, sign_in);
+        let measured = self.measure(load).await;
+        let waited = reader.stop().await?;
+
+        let (mut sign_ins, _) = measured?;
+        sign_ins.floor = Some(Ratio::new(sign_ins.p99_ms, together, "p99 of 20 bare checks at once"));
+        sign_ins.add_note(format!(
+            "a bare check takes {alone:.1} ms alone, and {together:.1} ms (p99) when 20 are asked for at once"
+        ));
+        let milliseconds = |percent| percentile(&waited, percent).as_secs_f64() * 1_000.0;
+        let beside = Line {
+            what: BESIDE_SIGN_INS.to_owned(),
+            count: waited.len(),
+            rate: 1_000.0 / milliseconds(50),
+            p50_ms: milliseconds(50),
+            p95_ms: milliseconds(95),
+            p99_ms: milliseconds(99),
+            floor: Some(Ratio::new(milliseconds(99), unloaded.p99_ms, "p99 of the same alone")),
+            // They share their CPU time with the sign-ins.
+            cpu_ms: std::collections::BTreeMap::new(),
+            note: String::new(),
+            ..unloaded.clone()
+        };
+        Ok(vec![unloaded, sign_ins, beside])
+    }
+}
+
+/// How long a password check takes alone (median), and how long at most but for one in a hundred when as many ask at
+/// once as sign in, in milliseconds: argon2 on its bounded pool, without HTTP and PostgreSQL.
+async fn bare_checks() -> anyhow::Result<(f64, f64)> {
+    let password = SecretString::from("a password that is checked");
+    let hash = passwords::hash(password.clone()).await?;
+    let mut alone = check(&password, &hash, BARE_ROUNDS * 2).await?;
+    alone.sort_unstable();
+    let mut tasks = JoinSet::new();
+    for _ in 0..SIGN_IN_CLIENTS {
+        let (password, hash) = (password.clone(), hash.clone());
+        tasks.spawn(async move { check(&password, &hash, BARE_ROUNDS).await });
+    }
+    let mut together = Vec::new();
+    while let Some(took) = tasks.join_next().await {
+        together.extend(took??);
+    }
+    together.sort_unstable();
+    let milliseconds = |took: Duration| took.as_secs_f64() * 1_000.0;
+    Ok((milliseconds(percentile(&alone, 50)), milliseconds(percentile(&together, 99))))
+}
+
+async fn check(password: &SecretString, hash: &str, count: usize) -> anyhow::Result<Vec<Duration>> {
+    let mut took = Vec::with_capacity(count);
+    for _ in 0..count {
+        let began = Instant::now();
+        ensure!(
+            passwords::verify(password.clone(), Some(hash.to_owned())).await?,
+            "the password does not fit"
+        );
+        took.push(began.elapsed());
+    }
+    Ok(took)
+}
+
+/// One client that reads for as long as the others sign in.
+struct Reader {
+    stopped: Arc<AtomicBool>,
+    reading: tokio::task::JoinHandle<anyhow::Result<Vec<Duration>>>,
+}
+
+impl Reader {
+    fn start(mut connection: Connection, request: Vec<u8>) -> Self {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let flag = stopped.clone();
+        let reading = tokio::spawn(async move {
+            let mut took = Vec::new();
+            while !flag.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let status = connection.call(&request).await?.status;
+                ensure!(status == 200, "status {status}");
+                took.push(began.elapsed());
+            }
+            took.sort_unstable();
+            Ok(took)
+        });
+        Self { stopped, reading }
+    }
+
+    async fn stop(self) -> anyhow::Result<Vec<Duration>> {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.reading.await?
+    }
+}

@@ -1,0 +1,2 @@
+DROP INDEX workflows_endpoints_idx;
+DROP TABLE workflow_keys;

@@ -1,0 +1,2 @@
+DROP INDEX workflows_schedule_idx;
+DROP TABLE schedule_fires, schedules;
