@@ -295,7 +295,7 @@ async fn write_file(
     let expected = input.expected_etag.filter(|etag| !etag.is_empty());
     match editor::write(&app.platform, &admin.scope, path.clone(), bytes, expected).await? {
         Ok(stored) => {
-            reindex(&app, &[&path]).await;
+            reindex(&app, is_form_file(path.name()), path.name().ends_with(".py")).await;
             Ok(Json(stored.into()))
         }
         Err(Clash::ContentChanged) => Err(clash("content_changed", "somebody else has changed the file")),
@@ -345,8 +345,9 @@ async fn delete_file(
     Query(query): Query<PathQuery>,
 ) -> Result<StatusCode, Problem> {
     let path = needed("path", query.path)?;
-    editor::delete(&app.platform, &admin.scope, path.clone()).await?;
-    reindex(&app, &[&path]).await;
+    editor::delete(&app.platform, &admin.scope, path).await?;
+    // It may have been a folder with anything in it.
+    reindex(&app, true, true).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -373,8 +374,8 @@ async fn rename_file(
 ) -> Result<Json<FileMetadata>, Problem> {
     let old = needed("old_path", query.old_path)?;
     let new = needed("new_path", query.new_path)?;
-    let renamed = editor::rename(&app.platform, &admin.scope, old.clone(), new.clone()).await?;
-    reindex(&app, &[&old, &new]).await;
+    let renamed = editor::rename(&app.platform, &admin.scope, old, new).await?;
+    reindex(&app, true, true).await;
     Ok(Json(renamed.into()))
 }
 
@@ -435,18 +436,11 @@ async fn search_files(
 
 /// Brings the rows up to date with what was changed. The change itself stands whatever comes of this; the indexer of the
 /// jobs process looks too.
-async fn reindex(app: &AppState, paths: &[&FilePath]) {
-    // What is no file any more, or never was, may have been a folder with anything in it.
-    let may_hold =
-        |wanted: fn(&str) -> bool| paths.iter().any(|path| wanted(path.name()) || !path.name().contains('.'));
-    if may_hold(is_form_file)
-        && let Err(error) = Box::pin(files::sync(&app.platform)).await
-    {
+async fn reindex(app: &AppState, forms: bool, python: bool) {
+    if forms && let Err(error) = Box::pin(files::sync(&app.platform)).await {
         tracing::warn!(%error, "forms and their files differ until the indexer looks");
     }
-    if may_hold(|name| name.ends_with(".py"))
-        && let Err(error) = index(app).await
-    {
+    if python && let Err(error) = index(app).await {
         tracing::warn!(%error, "the workspace is indexed later");
     }
 }

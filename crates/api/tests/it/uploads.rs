@@ -1,5 +1,12 @@
 //! Files for forms: who may announce one, and what a signed URL takes.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::IntoResponse;
+use domain::{OrgScope, uploads};
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -7,6 +14,99 @@ use testkit::{Client, Reply, eventually};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::World;
+
+/// A bucket of a store that speaks S3, as far as uploads need it.
+#[derive(Clone, Default)]
+struct Bucket(Arc<Mutex<Contents>>);
+
+#[derive(Default)]
+struct Contents {
+    objects: BTreeMap<String, Vec<u8>>,
+    /// By upload id, then number.
+    parts: BTreeMap<String, BTreeMap<u32, Vec<u8>>>,
+    unsigned: usize,
+}
+
+impl Bucket {
+    async fn serve(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let app = axum::Router::new()
+            .fallback(answer)
+            .layer(axum::extract::DefaultBodyLimit::disable())
+            .with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        format!("http://{address}")
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.0.lock().expect("no test panics while it holds this")
+    }
+}
+
+async fn answer(
+    State(bucket): State<Bucket>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: bytes::Bytes,
+) -> axum::response::Response {
+    let mut contents = bucket.contents();
+    let credential = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !credential.starts_with("AWS4-HMAC-SHA256 Credential=test-id/") {
+        contents.unsigned += 1;
+    }
+    let query: BTreeMap<String, String> =
+        url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+    let key = uri.path().to_owned();
+    let upload = query.get("uploadId").cloned();
+    let etag = [("etag", "\"e\"")];
+    match (method.as_str(), upload) {
+        ("POST", None) if query.contains_key("uploads") => {
+            let id = format!("upload-{}", contents.parts.len());
+            contents.parts.insert(id.clone(), BTreeMap::new());
+            let xml = format!(
+                "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>k</Key><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+            );
+            xml.into_response()
+        }
+        ("PUT", Some(id)) => {
+            let number = query["partNumber"].parse().expect("a number");
+            contents.parts.get_mut(&id).expect("begun").insert(number, body.to_vec());
+            etag.into_response()
+        }
+        ("POST", Some(id)) => {
+            let whole = contents.parts.remove(&id).expect("begun").into_values().flatten().collect();
+            contents.objects.insert(key, whole);
+            "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>".into_response()
+        }
+        ("DELETE", Some(id)) => {
+            contents.parts.remove(&id);
+            StatusCode::NO_CONTENT.into_response()
+        }
+        ("PUT", None) => {
+            contents.objects.insert(key, body.to_vec());
+            etag.into_response()
+        }
+        ("GET", None) => {
+            let Some(object) = contents.objects.get(&key) else {
+                return StatusCode::NOT_FOUND.into_response();
+            };
+            let range = headers["range"].to_str().expect("text").trim_start_matches("bytes=").to_owned();
+            let (start, end) = range.split_once('-').expect("a range");
+            let (start, end): (usize, usize) =
+                (start.parse().expect("a number"), end.parse().expect("a number"));
+            let of = format!("bytes {start}-{end}/{}", object.len());
+            let headers = [
+                ("etag", "\"e\""),
+                ("content-range", of.as_str()),
+                ("last-modified", "Thu, 26 Nov 2026 00:00:00 GMT"),
+            ];
+            (StatusCode::PARTIAL_CONTENT, headers, object[start..=end].to_vec()).into_response()
+        }
+        other => panic!("no S3 operation that uploads need: {other:?} {uri}"),
+    }
+}
 
 /// A form for everybody with these fields; gives the path that announces files.
 async fn form(world: &World, fields: Value) -> String {
@@ -189,5 +289,63 @@ async fn type_and_size_must_fit_a_file_field_of_the_form() {
     assert_eq!(world.count("SELECT count(*) FROM uploads").await, 3);
     let any = form(&world, json!([{"type": "text", "name": "t", "label": "T"}])).await;
     ada.client.post(&any, &file("any.thing", "x/y", 3 * mb)).await.expect_status(StatusCode::OK);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_bucket_takes_uploads_of_every_size_and_gives_them_back() {
+    let bucket = Bucket::default();
+    let endpoint = bucket.serve().await;
+    let world = World::with(|settings| {
+        settings.s3_bucket = Some("files".into());
+        settings.s3_endpoint = Some(endpoint);
+        settings.s3_access_key_id = Some("test-id".into());
+        settings.s3_secret_access_key = Some("test-secret".into());
+    })
+    .await;
+    let acme = world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    let path = form(&world, json!([])).await;
+    let small = b"small".to_vec();
+    let large: Vec<u8> = (0..25_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+    for content in [small, large, Vec::new()] {
+        let size = i64::try_from(content.len()).expect("fits");
+        let announced =
+            ada.client.post(&path, &file("data.bin", "a/b", size)).await.expect_status(StatusCode::OK);
+        let url = target(&announced);
+        let mut longer = content.clone();
+        longer.push(0);
+        send(world.nobody(), &url, longer).await.expect_status(StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(bucket.contents().parts.is_empty(), "what is given up is aborted");
+        send(world.nobody(), &url, content.clone()).await.expect_status(StatusCode::OK);
+
+        let stored_at = announced.json()["file_metadata"]["path"].as_str().expect("a path").to_owned();
+        let key = format!("/files/{acme}/{stored_at}");
+        assert!(
+            bucket.contents().objects.get(&key) == Some(&content),
+            "{:?}",
+            bucket.contents().objects.keys()
+        );
+        let form_id = stored_at.split('/').next().expect("a form").parse().expect("an id");
+        let actor = domain::Actor {
+            id: ada.id,
+            name: String::new(),
+            email: ada.email.clone(),
+            is_platform_admin: false,
+        };
+        let mut tx = world.platform().db.begin(&OrgScope::for_run(Some(acme), actor)).await.expect("begins");
+        let upload = uploads::get(&mut tx, form_id, &stored_at).await.expect("is received");
+        tx.commit().await.expect("commits");
+        let mut read = Vec::new();
+        loop {
+            let piece = world.platform().uploads.read(&upload, read.len() as u64).await.expect("reads");
+            if piece.is_empty() {
+                break;
+            }
+            read.extend(piece);
+        }
+        assert!(read == content, "{} bytes instead of {}", read.len(), content.len());
+    }
+    assert_eq!((bucket.contents().objects.len(), bucket.contents().unsigned), (3, 0));
     world.close().await;
 }

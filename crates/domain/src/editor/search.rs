@@ -86,7 +86,7 @@ pub async fn search(platform: &Platform, query: Query) -> Result<Found> {
         included().map_err(|error| Error::Impossible(format!("include_pattern cannot be read: {error}")))?;
     let _turn = AT_ONCE.acquire().await.map_err(Error::internal)?;
     let most = query.max_results;
-    let found = on_disk(platform, move |files| Ok(look(files, &matcher, &included, most, began)?)).await?;
+    let found = on_disk(platform, move |files| look(files, &matcher, &included, most, began)).await?;
     Ok(Found { took: began.elapsed(), ..found })
 }
 
