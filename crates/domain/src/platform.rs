@@ -12,6 +12,7 @@ use crate::logins::Providers;
 use crate::mail::Mailer;
 use crate::outbound::Outbound;
 use crate::settings::Settings;
+use crate::uploads::Uploads;
 use crate::vault::Vault;
 use crate::wakeup::Wakeups;
 use crate::workflows::Catalog;
@@ -40,6 +41,8 @@ pub struct Platform {
     pub submitter: Submitter,
     /// Sends mail.
     pub mailer: Mailer,
+    /// What users upload.
+    pub uploads: Uploads,
     /// Workflow definitions.
     pub catalog: Catalog,
 }
@@ -71,6 +74,7 @@ impl Platform {
             outbound,
             vault: Vault::new(master),
             submitter: Submitter::start(db.clone(), wakeups.clone(), events.clone()),
+            uploads: Uploads::open(&settings),
             catalog: Catalog::default(),
             settings: Arc::new(settings),
             db,

@@ -48,6 +48,7 @@ _SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "schedule_overlap",
             "schedule_misfire",
             "isolation",
+            "signature",
             "concurrency_limit",
             "concurrency_key",
             "rate_limit",

@@ -13,6 +13,7 @@ use crate::support::{PASSWORD, Person, World};
 mod audited;
 mod auth;
 mod config;
+mod editor;
 mod endpoints;
 mod executions;
 mod forms;
@@ -21,6 +22,7 @@ mod permissions;
 mod platform;
 mod roles;
 mod schedules;
+mod sdk;
 mod users;
 mod workflows;
 
@@ -36,9 +38,11 @@ const AREAS: &[&[Row]] = &[
     roles::ROWS,
     users::ROWS,
     forms::ROWS,
+    editor::ROWS,
     workflows::ROWS,
     endpoints::ROWS,
     schedules::ROWS,
+    sdk::ROWS,
     executions::ROWS,
 ];
 /// Come last, because they end the sessions of the callers, who sign in anew before each.
@@ -115,6 +119,8 @@ impl Stage {
         let schedules = admin.get("/api/schedules").await.expect_status(StatusCode::OK).json();
         let schedule = schedules[0]["id"].as_str().expect("has one").to_owned();
         let key = admin.post("/api/workflow-keys", &json!({})).await.expect_status(StatusCode::CREATED);
+        let sdk_key = owner.client.post("/api/sdk/keys", &json!({"name": "matrix"})).await;
+        let sdk_key = sdk_key.expect_status(StatusCode::CREATED).text("id");
         let kay = world.person("kay@acme.example").await;
         let body = json!({"name": "Acme role", "organization_id": acme});
         let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
@@ -135,6 +141,7 @@ impl Stage {
         let names = vec![
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
+            Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
             Named::new("provider", "google", "nobody"),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
@@ -143,6 +150,7 @@ impl Stage {
             Named::new("role_id", role.text("id"), RoleId::generate()),
             Named::new("workflow_id", key.text("id"), Uuid::now_v7()),
             Named::new("workflow_name", "matrix", "nothing"),
+            Named::new("key_id", sdk_key, Uuid::now_v7()),
             Named::new("id", schedule, Uuid::now_v7()),
             Named::new("execution_id", execution, ExecutionId::generate()),
             Named::new("org_id", organization, OrgId::generate()),

@@ -323,11 +323,12 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
                FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
                         $9::uuid[], $10::uuid[], $11::bool[], $12::uuid[], $13::text[], $14::text[], $15::bool[],
                         $16::smallint[], $17::int[], $18::int[], $19::text[], $20::text[], $21::text[], $22::text[],
-                        $23::bytea[], $24::text[], $25::uuid[], $26::text[], $27::timestamptz[], $28::bool[], $29::uuid[], $30::bool[])
+                        $23::bytea[], $24::text[], $25::uuid[], $26::bool[], $27::text[], $28::timestamptz[], $29::bool[],
+                        $30::uuid[])
                     AS t (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
                         form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
                         priority, timeout_seconds, max_attempts, retry_policy, traceparent, route, key,
-                        fingerprint, request_id, audit_id, concurrency_key, run_at, is_awaited, rerun_of, is_function_key)
+                        fingerprint, request_id, audit_id, is_function_key, concurrency_key, run_at, is_awaited, rerun_of)
            ), keyed AS (
                INSERT INTO idempotency_keys (organization_id, user_id, route, key, fingerprint, execution_id)
                SELECT organization_id, executed_by, route, key, fingerprint, id FROM input WHERE key IS NOT NULL
@@ -344,12 +345,12 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
            )
            INSERT INTO executions (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
-               priority, timeout_seconds, max_attempts, retry_policy, traceparent, concurrency_key, is_awaited, rerun_of, is_function_key,
-               due_at, queue_rank)
+               priority, timeout_seconds, max_attempts, retry_policy, traceparent, is_function_key, concurrency_key,
+               is_awaited, rerun_of, due_at, queue_rank)
            SELECT id, organization_id, workflow_id, workflow_name, code, script_name, parameters::json, startup::json,
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
-               priority, timeout_seconds, max_attempts, retry_policy::json, traceparent, concurrency_key, is_awaited, rerun_of,
-               is_function_key, GREATEST(run_at, now()), GREATEST(run_at, now()) - make_interval(mins => priority)
+               priority, timeout_seconds, max_attempts, retry_policy::json, traceparent, is_function_key, concurrency_key,
+               is_awaited, rerun_of, GREATEST(run_at, now()), GREATEST(run_at, now()) - make_interval(mins => priority)
            -- Appending is a call: it happens only if its row is asked for.
            FROM accepted CROSS JOIN audited
            RETURNING id"#,
@@ -378,11 +379,11 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
         &c.fingerprints as &[Option<Vec<u8>>],
         &c.request_ids as &[Option<String>],
         &c.audit_ids,
+        &c.function_keys,
         &c.concurrency_keys as &[Option<String>],
         &c.run_ats as &[Option<DateTime<Utc>>],
         &c.awaited,
         &c.reruns as &[Option<Uuid>],
-        &c.function_keys,
     )
     .fetch_all(conn)
     .await?;

@@ -6,6 +6,8 @@ mod examples;
 mod faults;
 mod providers;
 mod queue;
+mod schedules;
 mod stopping;
 mod support;
+mod uploads;
 mod workspace;

@@ -153,10 +153,10 @@ pub(crate) struct Run {
     startup: Option<RawJson>,
     transient: bool,
     priority: i16,
-    run_at: Option<DateTime<Utc>>,
-    rerun_of: Option<ExecutionId>,
     is_function_key: bool,
     waits: bool,
+    run_at: Option<DateTime<Utc>>,
+    rerun_of: Option<ExecutionId>,
 }
 
 /// What became of a run while the request waited.
@@ -227,6 +227,8 @@ impl Run {
             run_at: None,
             rerun_of: None,
             is_function_key: false,
+            run_at: None,
+            rerun_of: None,
         }
     }
 
@@ -353,9 +355,9 @@ impl Run {
             form_id: self.form_id,
             startup: self.startup.clone(),
             transient: self.transient,
+            is_function_key: self.is_function_key,
             run_at: self.run_at,
             rerun_of: self.rerun_of,
-            is_function_key: self.is_function_key,
             ..NewExecution::new(self.work.clone(), self.parameters.clone())
         }
     }

@@ -26,6 +26,7 @@ const OPENS: &[(Permission, &str, &str, u16)] = &[
     (Permission::FormsManage, "post", "/api/forms/{form_id}/execute", 400),
     (Permission::FormsManage, "post", "/api/forms/{form_id}/startup", 200),
     (Permission::FormsManage, "post", "/api/forms/{form_id}/data-providers/{name}", 404),
+    (Permission::FormsManage, "post", "/api/forms/{form_id}/upload", 200),
     (Permission::FormsManage, "patch", "/api/forms/{form_id}", 200),
     (Permission::FormsManage, "put", "/api/forms/{form_id}", 200),
     (Permission::FormsManage, "delete", "/api/forms/{form_id}", 204),
