@@ -52,7 +52,6 @@ _SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "concurrency_limit",
             "concurrency_key",
             "rate_limit",
-            "signature",
         ),
     ),
     "data_provider": (("name", "description", "category", "cache_ttl_seconds"), ("id",)),

@@ -224,8 +224,6 @@ impl Run {
             startup: None,
             transient: false,
             priority: DEFAULT_PRIORITY,
-            run_at: None,
-            rerun_of: None,
             is_function_key: false,
             run_at: None,
             rerun_of: None,
