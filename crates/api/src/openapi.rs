@@ -23,6 +23,7 @@ use crate::router;
     tags(
         (name = "health", description = "Whether the server lives and is ready."),
         (name = "auth", description = "Signing in and out."),
+        (name = "oauth", description = "Signing in with Google, Microsoft, GitHub or any OpenID Connect provider."),
         (name = "Organizations", description = "The tenants."),
         (name = "Configuration", description = "Values that workflows read; an organization's over the global ones."),
         (name = "Secrets", description = "Values that only runs can read."),
@@ -31,6 +32,7 @@ use crate::router;
         (name = "Roles", description = "What people may do, and which forms they reach."),
         (name = "Forms", description = "What users fill in to run a workflow."),
         (name = "Workflows", description = "What can run, and running it."),
+        (name = "SDK", description = "What the Python package asks for on a developer's machine."),
         (name = "Schedules", description = "Workflows that run by themselves."),
         (name = "Endpoints", description = "Workflows that machines call, with a key or publicly."),
         (name = "Workflow Keys", description = "What they call them with."),

@@ -278,6 +278,7 @@ async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
     let parameters = to_raw_value(&parameters).map_err(Error::internal)?;
     let child = NewExecution {
         parent_id: Some(caller.execution_id),
+        is_awaited: args.wait,
         ..NewExecution::new(Work::Workflow(workflow), parameters)
     };
     let mut watch = platform.events.watch(child.id, false);

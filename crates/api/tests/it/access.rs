@@ -22,6 +22,7 @@ mod permissions;
 mod platform;
 mod roles;
 mod schedules;
+mod sdk;
 mod users;
 mod workflows;
 
@@ -41,6 +42,7 @@ const AREAS: &[&[Row]] = &[
     workflows::ROWS,
     endpoints::ROWS,
     schedules::ROWS,
+    sdk::ROWS,
     executions::ROWS,
 ];
 /// Come last, because they end the sessions of the callers, who sign in anew before each.
@@ -98,7 +100,7 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Self {
-        let world = World::start().await;
+        let world = World::start().await.with_workflows().await;
         let acme = world.org("acme").await;
         let rival_org = world.org("rival").await;
         let organization = world.org("third").await;
@@ -117,6 +119,8 @@ impl Stage {
         let schedules = admin.get("/api/schedules").await.expect_status(StatusCode::OK).json();
         let schedule = schedules[0]["id"].as_str().expect("has one").to_owned();
         let key = admin.post("/api/workflow-keys", &json!({})).await.expect_status(StatusCode::CREATED);
+        let sdk_key = owner.client.post("/api/sdk/keys", &json!({"name": "matrix"})).await;
+        let sdk_key = sdk_key.expect_status(StatusCode::CREATED).text("id");
         let kay = world.person("kay@acme.example").await;
         let body = json!({"name": "Acme role", "organization_id": acme});
         let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
@@ -132,6 +136,8 @@ impl Stage {
             let path = format!("/api/roles/{}/{what}", reaching.text("id"));
             world.admin.client.post(&path, &body).await.expect_status(StatusCode::NO_CONTENT);
         }
+        let workflows = admin.get("/api/workflows").await.expect_status(StatusCode::OK).json();
+        let workflow = workflows[0]["id"].as_str().expect("has one").to_owned();
         let sessions = kay.client.get("/auth/sessions").await.expect_status(StatusCode::OK).json();
         let session = sessions[0]["id"].as_str().expect("has one").to_owned();
         let names = vec![
@@ -139,14 +145,17 @@ impl Stage {
             Named::new("name", "matrix", "nothing"),
             Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
+            Named::new("provider", "google", "nobody"),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),
             Named::new("form_id", form.text("id"), FormId::generate()),
             Named::new("role_id", role.text("id"), RoleId::generate()),
             Named::new("workflow_id", key.text("id"), Uuid::now_v7()),
             Named::new("workflow_name", "matrix", "nothing"),
+            Named::new("key_id", sdk_key, Uuid::now_v7()),
             Named::new("id", schedule, Uuid::now_v7()),
             Named::new("execution_id", execution, ExecutionId::generate()),
+            Named::new("workflow_id", workflow, Uuid::now_v7()),
             Named::new("org_id", organization, OrgId::generate()),
         ];
         Self {

@@ -6,7 +6,7 @@ use crate::{Db, Result, SystemScope};
 const BATCH: i64 = 10_000;
 
 /// Removes transient executions a day after their end, what is left of data providers whose askers went away, old
-/// answers of data providers, announced files that never came, old idempotency keys, dead sessions, and the history of
+/// answers of data providers, announced files that never came, old idempotency keys, old starts, dead sessions, and the history of
 /// schedules after 90 days.
 ///
 /// # Errors
@@ -59,6 +59,13 @@ pub async fn housekeep(db: &Db) -> Result<()> {
         "DELETE FROM schedule_fires
          WHERE ctid IN (SELECT ctid FROM schedule_fires WHERE decided_at < now() - interval '90 days' LIMIT $1)",
         BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM workflow_starts
+         WHERE ctid IN (SELECT ctid FROM workflow_starts WHERE started_at < now() - interval '1 day' LIMIT $1)",
+        BATCH * 10,
     )
     .execute(tx.conn())
     .await?;

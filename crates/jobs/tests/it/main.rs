@@ -5,6 +5,8 @@ mod endings;
 mod examples;
 mod faults;
 mod providers;
+mod queue;
+mod schedules;
 mod stopping;
 mod support;
 mod uploads;
