@@ -72,7 +72,11 @@ async fn answer(
         }
         ("PUT", Some(id)) => {
             let number = query["partNumber"].parse().expect("a number");
-            contents.parts.get_mut(&id).expect("begun").insert(number, body.to_vec());
+            // A part that was under way while the upload was given up.
+            let Some(parts) = contents.parts.get_mut(&id) else {
+                return StatusCode::NOT_FOUND.into_response();
+            };
+            parts.insert(number, body.to_vec());
             etag.into_response()
         }
         ("POST", Some(id)) => {
