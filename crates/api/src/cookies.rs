@@ -31,6 +31,16 @@ pub(crate) fn set_device(headers: &mut HeaderMap, production: bool, token: &str,
     append(headers, production, device_name(production), token, max_age_seconds);
 }
 
+/// Name of the cookie that ties the sign-ins with providers to the browser that began them.
+pub(crate) fn flow_name(production: bool) -> &'static str {
+    if production { "__Host-oauth_flow" } else { "oauth_flow" }
+}
+
+/// The cookie of a browser that begins a sign-in with a provider.
+pub(crate) fn set_flow(headers: &mut HeaderMap, production: bool, value: &str, max_age_seconds: i64) {
+    append(headers, production, flow_name(production), value, max_age_seconds);
+}
+
 /// The value of a cookie of the request.
 pub(crate) fn find(headers: &HeaderMap, name: &str) -> Option<String> {
     headers

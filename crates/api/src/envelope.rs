@@ -21,6 +21,8 @@ use crate::{AppState, limits};
 /// The header that carries the request id, both ways.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_ID: usize = 128;
+/// How long the servers of others may take, all requests and repetitions together.
+const PROVIDER_WAIT: Duration = Duration::from_secs(40);
 const EXECUTE: &str = "/api/workflows/execute";
 const ENDPOINTS: &str = "/api/endpoints/";
 
@@ -73,10 +75,24 @@ pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, 
     response
 }
 
-/// How long a request may take. Running a workflow may wait for its end, and bounds the rest by itself.
+/// How long a request may take. Running a workflow may wait for its end, and bounds the rest by itself; so does what asks
+/// a provider.
 fn time_limit(app: &AppState, path: &str) -> Duration {
-    let wait = if may_wait(path) { app.platform.settings.sync_wait_seconds } else { 0 };
-    limits::PROMPT + Duration::from_secs(wait)
+    let wait = if may_wait(path) {
+        Duration::from_secs(app.platform.settings.sync_wait_seconds)
+    } else if asks_provider(path) {
+        PROVIDER_WAIT
+    } else {
+        Duration::ZERO
+    };
+    limits::PROMPT + wait
+}
+
+fn asks_provider(path: &str) -> bool {
+    let path = path.strip_prefix("/api").unwrap_or(path);
+    let is_login =
+        path.starts_with("/auth/") && (path.ends_with("/authorize") || path.ends_with("/callback"));
+    is_login || path.starts_with("/oauth/") || path.starts_with("/auth/oauth/")
 }
 
 /// Whether a path may wait for the end of a run.

@@ -23,6 +23,7 @@ use crate::router;
     tags(
         (name = "health", description = "Whether the server lives and is ready."),
         (name = "auth", description = "Signing in and out."),
+        (name = "oauth", description = "Signing in with Google, Microsoft, GitHub or any OpenID Connect provider."),
         (name = "Organizations", description = "The tenants."),
         (name = "Configuration", description = "Values that workflows read; an organization's over the global ones."),
         (name = "Secrets", description = "Values that only runs can read."),

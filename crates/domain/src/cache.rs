@@ -1,7 +1,8 @@
 //! What may be lost: rate counters and short-lived flags, in Redis or in the process.
 //!
 //! Both arms answer the same; the conformance tests run against each. Redis being away is never an error of
-//! the caller: counters fall back to the process, so that throttling is never off.
+//! the caller: counters and notes fall back to the process, so that throttling is never off and what was begun here can
+//! be ended here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ pub enum Cache {
 #[derive(Debug, Clone)]
 pub struct InProcess {
     counters: moka::sync::Cache<String, Counter>,
+    notes: moka::sync::Cache<String, Note>,
 }
 
 /// Counters in Redis, with the process's own as fallback.
@@ -44,7 +46,20 @@ struct Counter {
     ends: Instant,
 }
 
+/// A text that is taken once.
+#[derive(Debug, Clone)]
+struct Note {
+    text: Arc<str>,
+    ends: Instant,
+}
+
 struct AtItsEnd;
+
+impl Expiry<String, Note> for AtItsEnd {
+    fn expire_after_create(&self, _: &String, note: &Note, now: Instant) -> Option<Duration> {
+        Some(note.ends.saturating_duration_since(now))
+    }
+}
 
 impl Expiry<String, Counter> for AtItsEnd {
     fn expire_after_create(&self, _: &String, counter: &Counter, now: Instant) -> Option<Duration> {
@@ -84,6 +99,43 @@ impl Cache {
         }
     }
 
+    /// Keeps a text under a key that nobody can guess, for `lifetime` or until it is taken.
+    pub async fn put(&self, key: &str, text: &str, lifetime: Duration) {
+        match self {
+            Self::InProcess(own) => own.put(key, text, lifetime),
+            Self::Redis(redis) => {
+                match tokio::time::timeout(PATIENCE, redis.put(key, text, lifetime)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "redis kept nothing, the process does");
+                        redis.fallback.put(key, text, lifetime);
+                    }
+                    Err(_) => redis.fallback.put(key, text, lifetime),
+                }
+            }
+        }
+    }
+
+    /// Takes a text away: of racing takers one gets it.
+    pub async fn take(&self, key: &str) -> Option<String> {
+        match self {
+            Self::InProcess(own) => own.take(key),
+            Self::Redis(redis) => {
+                // Both places, always: Redis may have kept what it was too slow to confirm.
+                let here = redis.fallback.take(key);
+                let there = match tokio::time::timeout(PATIENCE, redis.take(key)).await {
+                    Ok(Ok(found)) => found,
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "redis gave nothing back");
+                        None
+                    }
+                    Err(_) => None,
+                };
+                there.or(here)
+            }
+        }
+    }
+
     /// Whether it answers.
     ///
     /// # Errors
@@ -104,7 +156,10 @@ impl Cache {
 
 impl Default for InProcess {
     fn default() -> Self {
-        Self { counters: moka::sync::Cache::builder().max_capacity(100_000).expire_after(AtItsEnd).build() }
+        Self {
+            counters: moka::sync::Cache::builder().max_capacity(100_000).expire_after(AtItsEnd).build(),
+            notes: moka::sync::Cache::builder().max_capacity(20_000).expire_after(AtItsEnd).build(),
+        }
     }
 }
 
@@ -113,6 +168,14 @@ impl InProcess {
         let fresh = || Counter { count: Arc::default(), ends: Instant::now() + window };
         let counter = self.counters.get_with_by_ref(key, fresh);
         counter.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1
+    }
+
+    fn put(&self, key: &str, text: &str, lifetime: Duration) {
+        self.notes.insert(key.into(), Note { text: text.into(), ends: Instant::now() + lifetime });
+    }
+
+    fn take(&self, key: &str) -> Option<String> {
+        self.notes.remove(key).map(|note| note.text.to_string())
     }
 }
 
@@ -137,5 +200,21 @@ impl Redis {
             .query_async(&mut conn)
             .await?;
         Ok(count)
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        text: &str,
+        lifetime: Duration,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let mut conn = self.pool.get().await?;
+        let key = format!("{}:note:{key}", self.prefix);
+        Ok(conn.pset_ex(key, text, u64::try_from(lifetime.as_millis())?).await?)
+    }
+
+    async fn take(&self, key: &str) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut conn = self.pool.get().await?;
+        Ok(conn.get_del(format!("{}:note:{key}", self.prefix)).await?)
     }
 }

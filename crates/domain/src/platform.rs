@@ -8,8 +8,11 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::events::Events;
 use crate::executions::submit::Submitter;
+use crate::logins::Providers;
 use crate::mail::Mailer;
+use crate::outbound::Outbound;
 use crate::settings::Settings;
+use crate::uploads::Uploads;
 use crate::vault::Vault;
 use crate::wakeup::Wakeups;
 use crate::workflows::Catalog;
@@ -28,12 +31,18 @@ pub struct Platform {
     pub events: Events,
     /// Redis, or the counters of this process.
     pub cache: Cache,
+    /// The way out to addresses that people configure.
+    pub outbound: Outbound,
+    /// The login providers that are configured.
+    pub providers: Providers,
     /// The master keys.
     pub vault: Vault,
     /// Where submissions go.
     pub submitter: Submitter,
     /// Sends mail.
     pub mailer: Mailer,
+    /// What users upload.
+    pub uploads: Uploads,
     /// Workflow definitions.
     pub catalog: Catalog,
 }
@@ -58,10 +67,14 @@ impl Platform {
             }
             None => (Events::in_process(), Cache::in_process()),
         };
+        let outbound = Outbound::new(&settings.outbound_admit)?;
         Ok(Self {
             mailer: Mailer::open(&settings)?,
+            providers: Providers::configured(&settings, outbound.clone()),
+            outbound,
             vault: Vault::new(master),
             submitter: Submitter::start(db.clone(), wakeups.clone(), events.clone()),
+            uploads: Uploads::open(&settings),
             catalog: Catalog::default(),
             settings: Arc::new(settings),
             db,

@@ -62,6 +62,20 @@ pub struct Settings {
     pub platform_path: PathBuf,
     /// `TEMP_PATH`: sockets and the private directories of runs.
     pub temp_path: PathBuf,
+    /// `UPLOADS_PATH`: what users upload for forms, unless `S3_BUCKET` is set; runs must not be able to enter it.
+    pub uploads_path: PathBuf,
+    /// `MAX_UPLOAD_MB`: largest file that may be uploaded.
+    pub max_upload_mb: u64,
+    /// `S3_BUCKET`: what users upload goes to this bucket.
+    pub s3_bucket: Option<String>,
+    /// `S3_ENDPOINT`: the address of an S3-compatible store other than Amazon's.
+    pub s3_endpoint: Option<String>,
+    /// `S3_REGION`.
+    pub s3_region: String,
+    /// `S3_ACCESS_KEY_ID`.
+    pub s3_access_key_id: Option<String>,
+    /// `S3_SECRET_ACCESS_KEY`.
+    pub s3_secret_access_key: Option<SecretString>,
     /// `PYTHON`: the interpreter runs use.
     pub python: PathBuf,
     /// `SANDBOX`: `auto` (the best the kernel allows) or `off`.
@@ -80,13 +94,46 @@ pub struct Settings {
     pub refresh_token_days: i64,
     /// `MFA_POLICY`: `optional`, or `required` to ask everybody for a second factor.
     pub mfa_policy: String,
+    /// `GOOGLE_CLIENT_ID`: with its secret it offers the sign-in with Google.
+    pub google_client_id: Option<String>,
+    /// `GOOGLE_CLIENT_SECRET`.
+    pub google_client_secret: Option<SecretString>,
+    /// `GOOGLE_ISSUER`.
+    pub google_issuer: String,
+    /// `MICROSOFT_CLIENT_ID`: with its secret it offers the sign-in with Microsoft.
+    pub microsoft_client_id: Option<String>,
+    /// `MICROSOFT_CLIENT_SECRET`.
+    pub microsoft_client_secret: Option<SecretString>,
+    /// `MICROSOFT_TENANT_ID`: a tenant, or `common`, `organizations`, `consumers`.
+    pub microsoft_tenant_id: String,
+    /// `MICROSOFT_URL`: differs in national clouds.
+    pub microsoft_url: String,
+    /// `GITHUB_CLIENT_ID`: with its secret it offers the sign-in with GitHub.
+    pub github_client_id: Option<String>,
+    /// `GITHUB_CLIENT_SECRET`.
+    pub github_client_secret: Option<SecretString>,
+    /// `GITHUB_URL`: differs for GitHub Enterprise Server.
+    pub github_url: String,
+    /// `GITHUB_API_URL`: likewise (`https://HOST/api/v3`).
+    pub github_api_url: String,
+    /// `OIDC_CLIENT_ID`: with its secret and `OIDC_DISCOVERY_URL` it offers the sign-in with any OpenID Connect provider.
+    pub oidc_client_id: Option<String>,
+    /// `OIDC_CLIENT_SECRET`.
+    pub oidc_client_secret: Option<SecretString>,
+    /// `OIDC_DISCOVERY_URL`: the issuer, or its `/.well-known/openid-configuration`.
+    pub oidc_discovery_url: Option<String>,
+    /// `OAUTH_REQUIRE_MFA`: ask for the second factor after a sign-in with a provider too.
+    pub oauth_require_mfa: bool,
+    /// `OUTBOUND_ADMIT`: `host:port`, separated by commas, of servers in private networks that may be called, without
+    /// TLS too. None by default.
+    pub outbound_admit: String,
     /// `SYNC_WAIT_SECONDS`: how long a synchronous request waits before it answers 202.
     pub sync_wait_seconds: u64,
     /// `SHUTDOWN_GRACE_SECONDS`: how long a stopping process lets runs end.
     pub shutdown_grace_seconds: u64,
     /// `CORS_ORIGINS`: exact origins that browsers may call from, separated by commas.
     pub cors_origins: String,
-    /// `PUBLIC_URL`: where browsers reach the web client and the api; links in mails begin with it.
+    /// `PUBLIC_URL`: the address that browsers use: links in mails begin with it, and providers send people back to it.
     pub public_url: String,
     /// `TRUSTED_PROXIES`: addresses and networks, separated by commas, whose `X-Forwarded-For` is believed.
     pub trusted_proxies: String,
@@ -120,6 +167,13 @@ impl Default for Settings {
             workspace_path: "/workspace".into(),
             platform_path: "/opt/bifrost/platform".into(),
             temp_path: "/tmp/bifrost".into(),
+            uploads_path: "/var/lib/bifrost/uploads".into(),
+            max_upload_mb: 100,
+            s3_bucket: None,
+            s3_endpoint: None,
+            s3_region: "us-east-1".into(),
+            s3_access_key_id: None,
+            s3_secret_access_key: None,
             python: "python3".into(),
             sandbox: "auto".into(),
             worker_slots: 16,
@@ -129,6 +183,22 @@ impl Default for Settings {
             access_token_minutes: 15,
             refresh_token_days: 7,
             mfa_policy: "optional".into(),
+            google_client_id: None,
+            google_client_secret: None,
+            google_issuer: "https://accounts.google.com".into(),
+            microsoft_client_id: None,
+            microsoft_client_secret: None,
+            microsoft_tenant_id: "common".into(),
+            microsoft_url: "https://login.microsoftonline.com".into(),
+            github_client_id: None,
+            github_client_secret: None,
+            github_url: "https://github.com".into(),
+            github_api_url: "https://api.github.com".into(),
+            oidc_client_id: None,
+            oidc_client_secret: None,
+            oidc_discovery_url: None,
+            oauth_require_mfa: false,
+            outbound_admit: String::new(),
             sync_wait_seconds: 60,
             shutdown_grace_seconds: 30,
             cors_origins: String::new(),
@@ -201,6 +271,9 @@ impl Settings {
         }
         if let Err(fault) = self.proxies() {
             faults.push(fault);
+        }
+        if self.max_upload_mb == 0 {
+            faults.push("MAX_UPLOAD_MB must be at least 1".into());
         }
         if self.worker_slots == 0 {
             faults.push("WORKER_SLOTS must be at least 1".into());

@@ -85,8 +85,8 @@ pub async fn register(db: &Db, new: Registration, request_id: Option<&str>) -> R
     let hash = passwords::hash(new.password).await?;
 
     let mut tx = db.begin_system(&REGISTRATION).await?;
-    // One registration at a time: two racing first users would both find nobody.
-    sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.register'))").execute(tx.conn()).await?;
+    // Two racing first users would both find nobody.
+    lock_registration(&mut tx).await?;
     let user = if !any(&mut tx).await? {
         insert(&mut tx, None, &email, name.as_deref(), &hash, true).await?
     } else {
@@ -127,6 +127,12 @@ pub async fn get(db: &Db, id: UserId) -> Result<User> {
     .fetch_optional(&mut *conn)
     .await?
     .ok_or(Error::NotFound("user"))
+}
+
+/// Waits until nobody else makes an account; the end of the transaction lets the next one.
+pub(crate) async fn lock_registration(tx: &mut SystemTx) -> Result<()> {
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.register'))").execute(tx.conn()).await?;
+    Ok(())
 }
 
 async fn any(tx: &mut SystemTx) -> Result<bool> {

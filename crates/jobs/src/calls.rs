@@ -26,6 +26,7 @@ use crate::mask::Mask;
 use crate::slots::Slot;
 
 mod organizations;
+mod uploads;
 
 /// How often a waiting parent looks at the row of its child, should an event be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -37,6 +38,7 @@ pub(crate) struct Caller {
     platform: Platform,
     scope: OrgScope,
     execution_id: ExecutionId,
+    form_id: Option<uuid::Uuid>,
     slot: Slot,
     mask: Mutex<Mask>,
 }
@@ -51,7 +53,14 @@ type Answer = Result<Value, Refusal>;
 
 impl Caller {
     pub(crate) fn new(platform: Platform, claimed: &Claimed, slot: Slot) -> Self {
-        Self { platform, scope: claimed.scope(), execution_id: claimed.id, slot, mask: Mutex::default() }
+        Self {
+            platform,
+            scope: claimed.scope(),
+            execution_id: claimed.id,
+            form_id: claimed.form_id,
+            slot,
+            mask: Mutex::default(),
+        }
     }
 
     /// Works with the secrets this run has read so far.
@@ -115,6 +124,9 @@ async fn dispatch(caller: &Caller, call: &Call) -> Answer {
         "workflows.execute" => workflows_execute(caller, read(args)?).await,
         "workflows.get" | "executions.get" => executions_get(caller, read(args)?).await,
         "executions.list" => executions_list(caller, read(args)?).await,
+        "uploads.read" => uploads::read(caller, read(args)?).await,
+        "uploads.exists" => uploads::exists(caller, read(args)?).await,
+        "uploads.list" => uploads::list(caller).await,
         "organizations.get" => organizations::get(caller, read(args)?).await,
         "organizations.list" => organizations::list(caller).await,
         "organizations.create" => organizations::create(caller, read(args)?).await,
@@ -266,6 +278,7 @@ async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
     let parameters = to_raw_value(&parameters).map_err(Error::internal)?;
     let child = NewExecution {
         parent_id: Some(caller.execution_id),
+        is_awaited: args.wait,
         ..NewExecution::new(Work::Workflow(workflow), parameters)
     };
     let mut watch = platform.events.watch(child.id, false);

@@ -13,6 +13,7 @@ use crate::support::{PASSWORD, Person, World};
 mod audited;
 mod auth;
 mod config;
+mod editor;
 mod endpoints;
 mod executions;
 mod forms;
@@ -37,6 +38,7 @@ const AREAS: &[&[Row]] = &[
     roles::ROWS,
     users::ROWS,
     forms::ROWS,
+    editor::ROWS,
     workflows::ROWS,
     endpoints::ROWS,
     schedules::ROWS,
@@ -98,7 +100,7 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Self {
-        let world = World::start().await;
+        let world = World::start().await.with_workflows().await;
         let acme = world.org("acme").await;
         let rival_org = world.org("rival").await;
         let organization = world.org("third").await;
@@ -134,12 +136,16 @@ impl Stage {
             let path = format!("/api/roles/{}/{what}", reaching.text("id"));
             world.admin.client.post(&path, &body).await.expect_status(StatusCode::NO_CONTENT);
         }
+        let workflows = admin.get("/api/workflows").await.expect_status(StatusCode::OK).json();
+        let workflow = workflows[0]["id"].as_str().expect("has one").to_owned();
         let sessions = kay.client.get("/auth/sessions").await.expect_status(StatusCode::OK).json();
         let session = sessions[0]["id"].as_str().expect("has one").to_owned();
         let names = vec![
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
+            Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
+            Named::new("provider", "google", "nobody"),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),
             Named::new("form_id", form.text("id"), FormId::generate()),
@@ -149,6 +155,7 @@ impl Stage {
             Named::new("key_id", sdk_key, Uuid::now_v7()),
             Named::new("id", schedule, Uuid::now_v7()),
             Named::new("execution_id", execution, ExecutionId::generate()),
+            Named::new("workflow_id", workflow, Uuid::now_v7()),
             Named::new("org_id", organization, OrgId::generate()),
         ];
         Self {

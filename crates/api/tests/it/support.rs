@@ -105,7 +105,8 @@ impl World {
         Self::on(test, settings).await
     }
 
-    async fn on(test: TestEnv, settings: Settings) -> Self {
+    /// On what the test has prepared.
+    pub(crate) async fn on(test: TestEnv, settings: Settings) -> Self {
         let replica = Replica::start(settings).await;
         let admin = Person::of(replica.nobody.register("admin@platform.example", PASSWORD).await).await;
         Self { replica, admin, test }

@@ -6,13 +6,16 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::support::{Fixture, actor, scope_of};
 
 /// Tables that the application's role may not see at all.
-const CLOSED: [&str; 7] = [
+const CLOSED: [&str; 10] = [
     "account_links",
+    "provider_logins",
     "audit_heads",
     "mfa_methods",
     "recovery_codes",
     "spent_refresh_tokens",
     "trusted_devices",
+    "workers",
+    "workflow_starts",
     "workspace_problems",
 ];
 

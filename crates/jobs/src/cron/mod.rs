@@ -12,7 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const REAP_PERIOD: Duration = Duration::from_secs(2);
-const SWEEP_PERIOD: Duration = Duration::from_secs(2);
+/// Also how late a run may start that was given a time.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 const SCHEDULE_PERIOD: Duration = Duration::from_secs(1);
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 /// Rows younger than this are left to the publisher that is still at it.

@@ -42,6 +42,15 @@ pub(super) struct LoginResponse {
     expires_in: Option<i64>,
 }
 
+impl LoginResponse {
+    /// What is asked for, as the fragment of an address.
+    pub(super) fn as_fragment(&self) -> String {
+        let token = self.mfa_token.as_deref().unwrap_or_default();
+        let (required, setup) = (self.mfa_required, self.mfa_setup_required);
+        format!("mfa_token={token}&mfa_required={required}&mfa_setup_required={setup}")
+    }
+}
+
 /// A new pair of tokens.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Token {
@@ -64,14 +73,34 @@ pub(super) async fn admit(
     headers: &HeaderMap,
     user: &Authenticated,
 ) -> Result<Response, Problem> {
+    match missing_factor(app, client, headers, user).await? {
+        Some(stage) => Ok(unstored(Json(ask(app, user, stage)).into_response())),
+        None => admit_fully(app, client, user).await,
+    }
+}
+
+/// What is asked of somebody beyond the one factor that they proved.
+///
+/// # Errors
+/// [`domain::Error::Unavailable`] when PostgreSQL is away.
+pub(super) async fn missing_factor(
+    app: &AppState,
+    client: &Client,
+    headers: &HeaderMap,
+    user: &Authenticated,
+) -> Result<Option<MfaStage>, domain::Error> {
     let (db, settings) = (&app.platform.db, &app.platform.settings);
     let enrolled = mfa::status(db, user.user_id).await?.enabled;
-    let stage = match enrolled {
-        true if !is_trusted(app, client, headers, user).await? => MfaStage::Login,
-        false if settings.mfa_is_required() => MfaStage::Setup,
-        _ => return admit_fully(app, client, user).await,
-    };
-    let asked = LoginResponse {
+    Ok(match enrolled {
+        true if !is_trusted(app, client, headers, user).await? => Some(MfaStage::Login),
+        false if settings.mfa_is_required() => Some(MfaStage::Setup),
+        _ => None,
+    })
+}
+
+/// The answer that asks for it.
+pub(super) fn ask(app: &AppState, user: &Authenticated, stage: MfaStage) -> LoginResponse {
+    LoginResponse {
         access_token: None,
         refresh_token: None,
         token_type: "bearer",
@@ -80,8 +109,7 @@ pub(super) async fn admit(
         mfa_token: Some(app.tokens.issue_mfa(user, stage)),
         available_methods: (stage == MfaStage::Login).then(|| METHODS.to_vec()),
         expires_in: None,
-    };
-    Ok(unstored(Json(asked).into_response()))
+    }
 }
 
 /// Starts the session of somebody who proved all that is asked for.
@@ -162,7 +190,7 @@ async fn is_trusted(
     client: &Client,
     headers: &HeaderMap,
     user: &Authenticated,
-) -> Result<bool, Problem> {
+) -> Result<bool, domain::Error> {
     let Some(token) = device_cookie(app, headers) else { return Ok(false) };
-    Ok(devices::is_trusted(&app.platform.db, user.user_id, &token, client.user_agent.as_deref()).await?)
+    devices::is_trusted(&app.platform.db, user.user_id, &token, client.user_agent.as_deref()).await
 }

@@ -3,6 +3,7 @@
 mod admit;
 mod devices;
 mod mfa;
+mod oauth;
 mod proof;
 mod revoke;
 
@@ -21,6 +22,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use admit::{LoginResponse, Token, admit, tokens_of, with_cookies};
+use oauth::OAuthProviderInfo;
 
 use crate::extract::{Client, Form, Json, OptionalJson, Signed, check_text};
 use crate::problem::{Problem, Problems, PublicProblems};
@@ -38,6 +40,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .merge(mfa::router())
         .merge(proof::router())
         .merge(devices::router())
+        .merge(oauth::router())
 }
 
 /// What a sign-in needs.
@@ -100,15 +103,8 @@ struct AuthStatusResponse {
     needs_setup: bool,
     password_login_enabled: bool,
     mfa_required_for_password: bool,
+    /// Providers to sign in with.
     oauth_providers: Vec<OAuthProviderInfo>,
-}
-
-/// A login provider.
-#[derive(Debug, Serialize, ToSchema)]
-struct OAuthProviderInfo {
-    name: String,
-    display_name: String,
-    icon: Option<String>,
 }
 
 /// The session to end.
@@ -247,7 +243,7 @@ async fn get_status(State(app): State<AppState>) -> Result<Json<AuthStatusRespon
         needs_setup: users::needs_setup(&app.platform.db).await?,
         password_login_enabled: true,
         mfa_required_for_password: app.platform.settings.mfa_is_required(),
-        oauth_providers: Vec::new(),
+        oauth_providers: oauth::offered(&app),
     }))
 }
 

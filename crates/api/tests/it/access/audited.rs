@@ -5,7 +5,12 @@ use reqwest::StatusCode;
 use super::{Body, Row, Stage, ends_sessions, table};
 
 /// Operations that are no reads by their method and yet change nothing, with the reason.
-const CHANGE_NOTHING: [(&str, &str, &str); 8] = [
+const CHANGE_NOTHING: [(&str, &str, &str); 13] = [
+    ("post", "/api/dead-letters/replay", "nothing is dead"),
+    ("post", "/api/dead-letters/drop", "nothing is dead"),
+    ("post", "/api/executions/bulk/cancel", "the filter of the matrix finds nothing"),
+    ("post", "/api/executions/bulk/retry", "the filter of the matrix finds nothing"),
+    ("post", "/api/editor/search", "looks at files"),
     ("post", "/api/workflows/validate", "looks at a file"),
     ("post", "/api/schedules/validate", "says what an expression means"),
     ("post", "/api/forms/{form_id}/startup", "the form of the matrix has no launch workflow"),
