@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 use crate::mask::Mask;
 use crate::slots::Slot;
 
+mod oauth;
 mod organizations;
 
 /// How often a waiting parent looks at the row of its child, should an event be lost.
@@ -115,6 +116,11 @@ async fn dispatch(caller: &Caller, call: &Call) -> Answer {
         "workflows.execute" => workflows_execute(caller, read(args)?).await,
         "workflows.get" | "executions.get" => executions_get(caller, read(args)?).await,
         "executions.list" => executions_list(caller, read(args)?).await,
+        "oauth.get" => oauth::get(caller, read(args)?).await,
+        "oauth.refresh_token" => oauth::refresh_token(caller, read(args)?).await,
+        "oauth.set_token" => oauth::set_token(caller, read(args)?).await,
+        "oauth.list_providers" => oauth::list_providers(caller, read(args)?).await,
+        "oauth.delete_token" => oauth::delete_token(caller, read(args)?).await,
         "organizations.get" => organizations::get(caller, read(args)?).await,
         "organizations.list" => organizations::list(caller).await,
         "organizations.create" => organizations::create(caller, read(args)?).await,

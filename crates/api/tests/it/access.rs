@@ -13,6 +13,7 @@ use crate::support::{PASSWORD, Person, World};
 mod audited;
 mod auth;
 mod config;
+mod connections;
 mod endpoints;
 mod executions;
 mod forms;
@@ -33,6 +34,7 @@ const AREAS: &[&[Row]] = &[
     auth::ROWS,
     organizations::ROWS,
     config::ROWS,
+    connections::ROWS,
     roles::ROWS,
     users::ROWS,
     forms::ROWS,
@@ -115,6 +117,11 @@ impl Stage {
         let schedules = admin.get("/api/schedules").await.expect_status(StatusCode::OK).json();
         let schedule = schedules[0]["id"].as_str().expect("has one").to_owned();
         let key = admin.post("/api/workflow-keys", &json!({})).await.expect_status(StatusCode::CREATED);
+        let connection = json!({
+            "connection_name": "matrix", "oauth_flow_type": "authorization_code", "client_id": "client",
+            "authorization_url": "https://id.example/authorize", "token_url": "https://id.example/token",
+        });
+        admin.post("/api/oauth/connections", &connection).await.expect_status(StatusCode::CREATED);
         let kay = world.person("kay@acme.example").await;
         let body = json!({"name": "Acme role", "organization_id": acme});
         let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
@@ -136,6 +143,7 @@ impl Stage {
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
             Named::new("session_id", session, Uuid::now_v7()),
+            Named::new("connection_name", "matrix", "nothing"),
             Named::new("provider", "google", "nobody"),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),

@@ -5,7 +5,8 @@ use reqwest::StatusCode;
 use super::{Body, Row, Stage, ends_sessions, table};
 
 /// Operations that are no reads by their method and yet change nothing, with the reason.
-const CHANGE_NOTHING: [(&str, &str, &str); 7] = [
+const CHANGE_NOTHING: [(&str, &str, &str); 8] = [
+    ("post", "/api/oauth/refresh_all", "no connection of the matrix has a token to refresh"),
     ("post", "/api/workflows/validate", "looks at a file"),
     ("post", "/api/forms/{form_id}/startup", "the form of the matrix has no launch workflow"),
     ("post", "/api/executions/cleanup/redis-orphans", "nothing lives there"),
