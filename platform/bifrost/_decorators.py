@@ -37,6 +37,9 @@ def workflow(
     schedule_misfire: str = "latest",
     isolation: str = "process",
     signature: dict[str, Any] | None = None,
+    concurrency_limit: int | None = None,
+    concurrency_key: str | None = None,
+    rate_limit: str | None = None,
     **unknown: Any,
 ) -> Callable[[F], F]: ...
 def workflow(name: Any = None, *_args: Any, **_kwargs: Any) -> Any:

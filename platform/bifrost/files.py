@@ -6,6 +6,8 @@ writes only there. Every function acts when called; its value may be awaited or 
 
 from __future__ import annotations
 
+import base64
+import builtins
 import contextlib
 import os
 import tempfile
@@ -17,7 +19,6 @@ from .errors import PermissionError
 LOCATIONS = ("workspace", "temp", "uploads")
 OVERLAYS = ".overlays"
 UPLOADS = ".uploads"
-_SHARED = "shared"
 
 
 def read(path: str, location: str = "workspace") -> Text:
@@ -63,6 +64,8 @@ def list(directory: str = "", location: str = "workspace") -> List[str]:
     """Names in a folder, folders with a trailing `/`."""
     if _runtime.current is None:
         return List(_http.post("files/list", "files", directory=directory, location=location))
+    if location == "uploads":
+        return List(_uploaded_names(directory))
     names: set[str] = set()
     found = False
     for root in _read_roots(location):
@@ -93,10 +96,14 @@ def delete(path: str, location: str = "workspace") -> Done:
 
 def exists(path: str, location: str = "workspace") -> Flag:
     """Whether there is a file or folder of that name."""
+    if location == "uploads":
+        return Flag(bool(_runtime.call("uploads.exists", {"path": path}).result()))
     return Flag(any(os.path.exists(_inside(root, path)) for root in _read_roots(location)))
 
 
 def _read(path: str, location: str) -> bytes:
+    if location == "uploads":
+        return _uploaded(path)
     for root in _read_roots(location):
         with (
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
@@ -104,6 +111,28 @@ def _read(path: str, location: str) -> bytes:
         ):
             return file.read()
     raise FileNotFoundError(f"there is no file {path} in {location}")
+
+
+def _uploaded(path: str) -> bytes:
+    """A file that was uploaded for the form of this execution, piece by piece from the worker."""
+    content = bytearray()
+    while True:
+        answer = _runtime.call("uploads.read", {"path": path, "offset": len(content)}).result()
+        piece = base64.b64decode(answer["data"])
+        content += piece
+        if not piece or len(content) >= answer["size"]:
+            return bytes(content)
+
+
+def _uploaded_names(directory: str) -> builtins.list[str]:
+    """What is in a folder of the uploads, folders with a trailing `/`."""
+    prefix = directory.strip("/").removeprefix("uploads").strip("/")
+    prefix = prefix + "/" if prefix else ""
+    paths = [p for p in _runtime.call("uploads.list", {}).result() if p.startswith(prefix)]
+    if not paths and prefix:
+        raise FileNotFoundError(f"there is no folder {directory} in uploads")
+    below = [p[len(prefix) :].partition("/") for p in paths]
+    return sorted({name + slash for name, slash, _ in below})
 
 
 def _read_roots(location: str) -> tuple[str, ...]:
@@ -114,8 +143,6 @@ def _read_roots(location: str) -> tuple[str, ...]:
         if organization is None:
             return (run.workspace,)
         return os.path.join(run.workspace, OVERLAYS, organization), run.workspace
-    if location == "uploads":
-        return (os.path.join(run.workspace, UPLOADS, organization or _SHARED),)
     return (_write_root(location),)
 
 

@@ -82,6 +82,40 @@ def test_the_retry_policy_takes_both_spellings() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "limits"),
+    [
+        ("concurrency_limit=3", {"concurrency_limit": 3}),
+        ('concurrency_key="erp {a}"', {"concurrency_limit": 1, "concurrency_key": "erp {a}"}),
+        (
+            'concurrency_limit=2, concurrency_key="x"',
+            {"concurrency_limit": 2, "concurrency_key": "x"},
+        ),
+        ('rate_limit="100/m"', {"rate_limit": {"starts": 100, "seconds": 60}}),
+        ('rate_limit=" 5 / h "', {"rate_limit": {"starts": 5, "seconds": 3600}}),
+    ],
+)
+def test_limits_are_there_if_they_are_given(arguments: str, limits: dict[str, Any]) -> None:
+    found = workflow(f"@workflow({arguments})\ndef f(a): ...")
+    assert {key: found[key] for key in found if key.startswith(("concurrency", "rate"))} == limits
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "concurrency_limit=0",
+        'concurrency_limit="3"',
+        'concurrency_key="{b}"',
+        'rate_limit="100"',
+        "rate_limit=100",
+    ],
+)
+def test_limits_that_cannot_be_meant_are_problems(arguments: str) -> None:
+    entry = index(f"@workflow({arguments})\ndef f(a): ...")
+    assert [problem["severity"] for problem in entry["problems"]] == ["warning"]
+    assert len(entry["workflows"]) == 1
+
+
+@pytest.mark.parametrize(
     ("annotation", "kind", "required"),
     [
         ("", "string", True),

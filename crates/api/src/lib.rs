@@ -13,6 +13,7 @@ mod openapi;
 mod origin;
 mod page;
 mod problem;
+mod python;
 mod router;
 mod routes;
 mod serve;

@@ -33,6 +33,7 @@ use crate::router;
         (name = "Roles", description = "What people may do, and which forms they reach."),
         (name = "Forms", description = "What users fill in to run a workflow."),
         (name = "Workflows", description = "What can run, and running it."),
+        (name = "SDK", description = "What the Python package asks for on a developer's machine."),
         (name = "Schedules", description = "Workflows that run by themselves."),
         (name = "Endpoints", description = "Workflows that machines call, with a key or publicly."),
         (name = "Workflow Keys", description = "What they call them with."),

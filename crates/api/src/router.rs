@@ -18,8 +18,8 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, connections, docs, endpoints, executions, forms, health, organizations, roles,
-    schedules, secrets, stream, users, workflow_keys, workflows,
+    audit, auth, config, connections, dead_letters, docs, editor, endpoints, executions, forms, health,
+    organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -61,11 +61,14 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(connections::router())
         .merge(audit::router())
         .merge(forms::router())
+        .merge(editor::router())
         .merge(workflows::router())
         .merge(schedules::router())
+        .merge(sdk::router())
         .merge(workflow_keys::router())
         .merge(endpoints::router())
         .merge(executions::router())
+        .merge(dead_letters::router())
         .merge(stream::router())
 }
 

@@ -47,6 +47,8 @@ pub struct App {
     pub(crate) sockets: TaskTracker,
     /// The OpenAPI document with the endpoints of now.
     pub(crate) documents: Documents,
+    /// The SDK as a package, once somebody has asked for it.
+    pub(crate) sdk_archive: tokio::sync::OnceCell<axum::body::Bytes>,
     sessions: moka::future::Cache<SessionId, Option<Arc<Principal>>>,
     organizations: moka::future::Cache<OrgId, ()>,
 }
@@ -74,6 +76,7 @@ impl AppState {
         Ok(Self(Arc::new(App {
             tokens: Tokens::new(key, platform.settings.access_token_minutes),
             documents: Documents::default(),
+            sdk_archive: tokio::sync::OnceCell::new(),
             proxies: platform.settings.proxies().map_err(Error::Impossible)?,
             bypass: OnceLock::new(),
             draining: CancellationToken::new(),

@@ -58,6 +58,9 @@ enum Command {
     /// Look at executions and stop them.
     #[command(subcommand)]
     Executions(client::executions::Command),
+    /// Look at messages that no worker could handle, put them back or drop them.
+    #[command(subcommand)]
+    DeadLetters(client::dead_letters::Command),
     /// Prove that the audit log is what was written.
     #[command(subcommand)]
     Audit(database::audit::Command),
@@ -97,6 +100,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Login(args) => client::login::run(args).await,
         Command::Run(args) => client::run::run(args).await,
         Command::Executions(command) => client::executions::run(command).await,
+        Command::DeadLetters(command) => client::dead_letters::run(command).await,
         Command::Audit(command) => database::audit::run(command).await,
         Command::Secrets(command) => database::secrets::run(command).await,
     }

@@ -160,6 +160,26 @@ pub async fn rows(tx: &mut OrgTx) -> Result<Vec<Stored>> {
     .await?)
 }
 
+/// The rows that a run would see, by key, or the one of `key`: the scope's over the global ones. Nothing is decrypted.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn effective(tx: &mut OrgTx, key: Option<&str>) -> Result<Vec<Stored>> {
+    let org = tx.scope().org();
+    Ok(sqlx::query_as!(
+        Stored,
+        r#"SELECT DISTINCT ON (key) organization_id AS "organization_id: OrgId", key, value_type AS "value_type: ValueType",
+               value, description, updated_by, updated_at
+           FROM config
+           WHERE (organization_id = $1 OR organization_id IS NULL) AND ($2::text IS NULL OR key = $2)
+           ORDER BY key, organization_id NULLS LAST"#,
+        org as _,
+        key,
+    )
+    .fetch_all(tx.conn())
+    .await?)
+}
+
 /// Sets a key in the scope's own rows. An empty or masked value of a secret keeps the one that is stored.
 ///
 /// # Errors
@@ -238,6 +258,26 @@ pub async fn delete(tx: &mut OrgTx, key: &str) -> Result<bool> {
         audit::record(tx, Action::ConfigDeleted, format!("config/{key}"), &()).await?;
     }
     Ok(deleted > 0)
+}
+
+impl Stored {
+    /// The value in its type; `None` for a secret.
+    pub fn typed(&self) -> Option<Value> {
+        self.value.as_deref().map(|text| typed(self.value_type.as_str(), text))
+    }
+}
+
+impl ValueType {
+    /// The name in the column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Int => "int",
+            Self::Bool => "bool",
+            Self::Json => "json",
+            Self::Secret => "secret",
+        }
+    }
 }
 
 impl NewValue<'_> {

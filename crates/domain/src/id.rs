@@ -53,6 +53,8 @@ ids! {
     FormId,
     /// A workflow or data provider discovered in the workspace.
     WorkflowId,
+    /// A key of a user, for the SDK on their machine.
+    SdkKeyId,
     /// A key that calls endpoints of workflows.
     WorkflowKeyId,
     /// One execution, over all its attempts.

@@ -25,7 +25,7 @@ pub struct Organization {
     pub domain: Option<String>,
     /// Whether its users may sign in and its executions start.
     pub is_active: bool,
-    /// Free settings of the client.
+    /// Settings of the client; `concurrency_limit` among them bounds the executions that run at once.
     pub settings: Value,
     /// E-mail of the creator.
     pub created_by: String,
@@ -61,6 +61,10 @@ pub struct Changes {
     pub settings: Option<Value>,
 }
 
+/// The member of the settings that limits how many of its executions run at once.
+const CONCURRENCY_LIMIT: &str = "concurrency_limit";
+const HIGHEST_LIMIT: u64 = 100_000;
+
 /// Adds an organization.
 ///
 /// # Errors
@@ -68,6 +72,7 @@ pub struct Changes {
 pub async fn insert(tx: &mut OrgTx, new: NewOrganization) -> Result<Organization> {
     let name = valid_name(&new.name)?;
     let domain = new.domain.as_deref().map(valid_domain).transpose()?.flatten();
+    check_settings(&new.settings)?;
     let created_by = tx.scope().actor().email.clone();
     sqlx::query_as!(
         Organization,
@@ -130,6 +135,7 @@ pub async fn get(tx: &mut OrgTx, id: OrgId) -> Result<Organization> {
 /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Conflict`] as for [`insert`].
 pub async fn update(tx: &mut OrgTx, id: OrgId, changes: Changes) -> Result<Organization> {
     let name = changes.name.as_deref().map(valid_name).transpose()?;
+    changes.settings.as_ref().map(check_settings).transpose()?;
     let set_domain = changes.domain.is_some();
     let domain = changes.domain.as_deref().map(valid_domain).transpose()?.flatten();
     sqlx::query_as!(
@@ -198,6 +204,18 @@ fn valid_name(name: &str) -> Result<String> {
         return Err(Error::invalid("/name", "must have 1 to 255 characters"));
     }
     Ok(name.to_owned())
+}
+
+/// Settings are the client's, but for the members that the server acts on.
+fn check_settings(settings: &Value) -> Result<()> {
+    match settings.get(CONCURRENCY_LIMIT) {
+        None | Some(Value::Null) => Ok(()),
+        Some(limit) if limit.as_u64().is_some_and(|limit| (1..=HIGHEST_LIMIT).contains(&limit)) => Ok(()),
+        Some(_) => Err(Error::invalid(
+            format!("/settings/{CONCURRENCY_LIMIT}"),
+            format!("must be a whole number from 1 to {HIGHEST_LIMIT}"),
+        )),
+    }
 }
 
 fn valid_domain(domain: &str) -> Result<Option<String>> {

@@ -14,6 +14,7 @@ use crate::logins::Providers;
 use crate::mail::Mailer;
 use crate::outbound::Outbound;
 use crate::settings::Settings;
+use crate::uploads::Uploads;
 use crate::vault::Vault;
 use crate::wakeup::Wakeups;
 use crate::workflows::Catalog;
@@ -44,6 +45,8 @@ pub struct Platform {
     pub submitter: Submitter,
     /// Sends mail.
     pub mailer: Mailer,
+    /// What users upload.
+    pub uploads: Uploads,
     /// Workflow definitions.
     pub catalog: Catalog,
 }
@@ -77,6 +80,7 @@ impl Platform {
             outbound,
             vault,
             submitter: Submitter::start(db.clone(), wakeups.clone(), events.clone()),
+            uploads: Uploads::open(&settings),
             catalog: Catalog::default(),
             settings: Arc::new(settings),
             db,

@@ -112,6 +112,14 @@ impl OrgScope {
         self
     }
 
+    /// Narrows a platform administrator's scope to one organization, or to the global rows; any other stays as it is.
+    pub fn within(mut self, organization: Option<OrgId>) -> Self {
+        if self.actor.is_platform_admin {
+            self.reach = organization.map_or(Reach::Global, Reach::Org);
+        }
+        self
+    }
+
     /// Whether the actor may do this in this scope: a platform administrator by right, anybody else by a role.
     ///
     /// # Errors

@@ -16,6 +16,47 @@ use crate::{Db, Error, Result, SystemScope, SystemTx, passwords};
 
 const SIGN_IN: SystemScope = SystemScope::because("a sign-in finds its user before it has a scope");
 
+pub(crate) const BEFORE_SCOPE: SystemScope =
+    SystemScope::because("a request is checked before it has a scope");
+
+/// The active user that a credential leads to, from the rows.
+macro_rules! principal {
+    ($conn:expr, $session:expr, $credential:literal, $argument:expr) => {{
+        let row = sqlx::query!(
+            r#"SELECT u.id AS "user_id: UserId", u.organization_id AS "organization_id: OrgId", u.email, u.name, u.user_type,
+                   u.is_superuser, granted.roles, granted.permissions
+               FROM users u "#
+                + $credential
+                + r#"
+               LEFT JOIN organizations o ON o.id = u.organization_id
+               -- A role of an organization that the user has left grants nothing.
+               CROSS JOIN LATERAL (
+                   SELECT array_agg(DISTINCT r.name) AS roles,
+                       array_agg(DISTINCT p.name) FILTER (WHERE p.name IS NOT NULL) AS permissions
+                   FROM user_roles ur
+                   JOIN roles r ON r.id = ur.role_id AND r.is_active
+                   LEFT JOIN LATERAL jsonb_array_elements_text(r.permissions) AS p (name) ON TRUE
+                   WHERE ur.user_id = u.id AND (r.organization_id IS NULL OR r.organization_id = u.organization_id)
+               ) AS granted
+               WHERE u.is_active AND COALESCE(o.is_active, TRUE)"#,
+            $argument,
+        )
+        .fetch_optional(&mut *$conn)
+        .await?;
+        row.map(|row| Principal {
+            session_id: $session,
+            user_id: row.user_id,
+            organization_id: row.organization_id,
+            email: row.email,
+            name: row.name,
+            user_type: row.user_type,
+            is_superuser: row.is_superuser,
+            roles: row.roles.unwrap_or_default(),
+            permissions: PermissionSet::from_names(row.permissions.into_iter().flatten()),
+        })
+    }};
+}
+
 /// Who a live session belongs to, as every request sees it: from the rows, never from the token's claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
@@ -212,39 +253,22 @@ pub async fn refresh(
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn find(db: &Db, id: SessionId) -> Result<Option<Principal>> {
-    let mut conn = db.system(&SystemScope::because("a request is checked before it has a scope")).await?;
-    let row = sqlx::query!(
-        r#"SELECT u.id AS "user_id: UserId", u.organization_id AS "organization_id: OrgId", u.email, u.name, u.user_type,
-               u.is_superuser, granted.roles, granted.permissions
-           FROM sessions s
-           JOIN users u ON u.id = s.user_id
-           LEFT JOIN organizations o ON o.id = u.organization_id
-           -- A role of an organization that the user has left grants nothing.
-           CROSS JOIN LATERAL (
-               SELECT array_agg(DISTINCT r.name) AS roles,
-                   array_agg(DISTINCT p.name) FILTER (WHERE p.name IS NOT NULL) AS permissions
-               FROM user_roles ur
-               JOIN roles r ON r.id = ur.role_id AND r.is_active
-               LEFT JOIN LATERAL jsonb_array_elements_text(r.permissions) AS p (name) ON TRUE
-               WHERE ur.user_id = u.id AND (r.organization_id IS NULL OR r.organization_id = u.organization_id)
-           ) AS granted
-           WHERE s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()
-             AND u.is_active AND COALESCE(o.is_active, TRUE)"#,
-        id as _,
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    Ok(row.map(|row| Principal {
-        session_id: id,
-        user_id: row.user_id,
-        organization_id: row.organization_id,
-        email: row.email,
-        name: row.name,
-        user_type: row.user_type,
-        is_superuser: row.is_superuser,
-        roles: row.roles.unwrap_or_default(),
-        permissions: PermissionSet::from_names(row.permissions.into_iter().flatten()),
-    }))
+    let mut conn = db.system(&BEFORE_SCOPE).await?;
+    Ok(principal!(
+        conn,
+        id,
+        "JOIN sessions s ON s.user_id = u.id AND s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()",
+        id as _
+    ))
+}
+
+/// A user with the rights of now, for a credential that is no session; `id` stands where a session's would.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub(crate) async fn find_user(db: &Db, user: UserId, id: SessionId) -> Result<Option<Principal>> {
+    let mut conn = db.system(&BEFORE_SCOPE).await?;
+    Ok(principal!(conn, id, "JOIN (SELECT $1::uuid AS id) wanted ON wanted.id = u.id", user as _))
 }
 
 /// The session of this user whose current refresh token this is, live or not.

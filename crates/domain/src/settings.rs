@@ -62,6 +62,20 @@ pub struct Settings {
     pub platform_path: PathBuf,
     /// `TEMP_PATH`: sockets and the private directories of runs.
     pub temp_path: PathBuf,
+    /// `UPLOADS_PATH`: what users upload for forms, unless `S3_BUCKET` is set; runs must not be able to enter it.
+    pub uploads_path: PathBuf,
+    /// `MAX_UPLOAD_MB`: largest file that may be uploaded.
+    pub max_upload_mb: u64,
+    /// `S3_BUCKET`: what users upload goes to this bucket.
+    pub s3_bucket: Option<String>,
+    /// `S3_ENDPOINT`: the address of an S3-compatible store other than Amazon's.
+    pub s3_endpoint: Option<String>,
+    /// `S3_REGION`.
+    pub s3_region: String,
+    /// `S3_ACCESS_KEY_ID`.
+    pub s3_access_key_id: Option<String>,
+    /// `S3_SECRET_ACCESS_KEY`.
+    pub s3_secret_access_key: Option<SecretString>,
     /// `PYTHON`: the interpreter runs use.
     pub python: PathBuf,
     /// `SANDBOX`: `auto` (the best the kernel allows) or `off`.
@@ -153,6 +167,13 @@ impl Default for Settings {
             workspace_path: "/workspace".into(),
             platform_path: "/opt/bifrost/platform".into(),
             temp_path: "/tmp/bifrost".into(),
+            uploads_path: "/var/lib/bifrost/uploads".into(),
+            max_upload_mb: 100,
+            s3_bucket: None,
+            s3_endpoint: None,
+            s3_region: "us-east-1".into(),
+            s3_access_key_id: None,
+            s3_secret_access_key: None,
             python: "python3".into(),
             sandbox: "auto".into(),
             worker_slots: 16,
@@ -250,6 +271,9 @@ impl Settings {
         }
         if let Err(fault) = self.proxies() {
             faults.push(fault);
+        }
+        if self.max_upload_mb == 0 {
+            faults.push("MAX_UPLOAD_MB must be at least 1".into());
         }
         if self.worker_slots == 0 {
             faults.push("WORKER_SLOTS must be at least 1".into());

@@ -14,6 +14,7 @@ use crate::{OrgTx, Result};
 mod catalog;
 mod endpoint;
 mod parameters;
+pub mod pause;
 mod problems;
 pub mod providers;
 pub mod signature;

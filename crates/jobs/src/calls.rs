@@ -27,6 +27,7 @@ use crate::slots::Slot;
 
 mod oauth;
 mod organizations;
+mod uploads;
 
 /// How often a waiting parent looks at the row of its child, should an event be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -38,6 +39,7 @@ pub(crate) struct Caller {
     platform: Platform,
     scope: OrgScope,
     execution_id: ExecutionId,
+    form_id: Option<uuid::Uuid>,
     slot: Slot,
     mask: Mutex<Mask>,
 }
@@ -52,7 +54,14 @@ type Answer = Result<Value, Refusal>;
 
 impl Caller {
     pub(crate) fn new(platform: Platform, claimed: &Claimed, slot: Slot) -> Self {
-        Self { platform, scope: claimed.scope(), execution_id: claimed.id, slot, mask: Mutex::default() }
+        Self {
+            platform,
+            scope: claimed.scope(),
+            execution_id: claimed.id,
+            form_id: claimed.form_id,
+            slot,
+            mask: Mutex::default(),
+        }
     }
 
     /// Works with the secrets this run has read so far.
@@ -121,6 +130,9 @@ async fn dispatch(caller: &Caller, call: &Call) -> Answer {
         "oauth.set_token" => oauth::set_token(caller, read(args)?).await,
         "oauth.list_providers" => oauth::list_providers(caller, read(args)?).await,
         "oauth.delete_token" => oauth::delete_token(caller, read(args)?).await,
+        "uploads.read" => uploads::read(caller, read(args)?).await,
+        "uploads.exists" => uploads::exists(caller, read(args)?).await,
+        "uploads.list" => uploads::list(caller).await,
         "organizations.get" => organizations::get(caller, read(args)?).await,
         "organizations.list" => organizations::list(caller).await,
         "organizations.create" => organizations::create(caller, read(args)?).await,
@@ -272,6 +284,7 @@ async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
     let parameters = to_raw_value(&parameters).map_err(Error::internal)?;
     let child = NewExecution {
         parent_id: Some(caller.execution_id),
+        is_awaited: args.wait,
         ..NewExecution::new(Work::Workflow(workflow), parameters)
     };
     let mut watch = platform.events.watch(child.id, false);

@@ -16,8 +16,9 @@ use tokio::time::sleep_until;
 use crate::calls::{self, Caller};
 use crate::record::Finished;
 use crate::slots::Slot;
+use crate::stop::Stop;
 use crate::transcript::Transcript;
-use crate::worker::{Stop, Worker};
+use crate::worker::Worker;
 
 /// From the request to end until the kill.
 const GRACE: Duration = Duration::from_secs(3);

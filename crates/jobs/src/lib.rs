@@ -17,6 +17,7 @@ mod execute;
 mod mask;
 mod record;
 mod slots;
+mod stop;
 mod transcript;
 mod worker;
 mod workspace;

@@ -9,6 +9,8 @@ use domain::events::Event;
 use domain::executions::claim::{self, Claimed};
 use domain::gather::{Gather, LINGER};
 use domain::id::{ExecutionId, WorkerId};
+use domain::wakeup::Wakeup;
+use domain::workers;
 use runner::Template;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::execute;
 use crate::record::Recorder;
 use crate::slots::Slot;
+use crate::stop::Stop;
 
 /// Deliveries held beyond the slots, so that a slot that becomes free does not wait for the broker.
 const PREFETCH_AHEAD: usize = 16;
@@ -46,17 +49,6 @@ struct Running {
     stop: Stop,
 }
 
-/// Why and how a run is to be stopped from outside.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Stop {
-    /// Somebody asked for it: end it gently.
-    pub(crate) cancelled: CancellationToken,
-    /// The fence is lost: kill it, nothing of it counts.
-    pub(crate) fenced: CancellationToken,
-    /// The process stops and its patience is over.
-    pub(crate) shut_down: CancellationToken,
-}
-
 impl Worker {
     pub(crate) fn new(platform: Platform, templates: Templates) -> Self {
         Self {
@@ -79,6 +71,8 @@ impl Worker {
         stop.run_until_cancelled(self.clone().take_work(&runs)).await;
         self.drain(runs).await;
         watching.cancel();
+        // Whoever cannot take leave is missed within ten seconds.
+        let _ = workers::leave(&self.platform.db, self.id).await;
     }
 
     async fn take_work(self: Arc<Self>, runs: &TaskTracker) {
@@ -146,10 +140,14 @@ impl Worker {
     fn begin(self: &Arc<Self>, runs: &TaskTracker, claimed: Claimed, slot: Slot) {
         let stop = Stop::default();
         let (id, attempt) = (claimed.id, claimed.attempt);
+        // What waits for the slot it gives back was found unable to start, and needs a new wake-up.
+        let next =
+            claimed.is_limited.then(|| Wakeup::new(id, claimed.organization_id, claimed.priority, None));
         self.running().insert(id, Running { attempt, stop: stop.clone() });
         let worker = self.clone();
         runs.spawn(async move {
             execute::execute(&worker, claimed, slot, stop).await;
+            worker.platform.wakeups.publish(next.into_iter().collect());
             // A retry may have been claimed by this worker already; that entry stays.
             let mut running = worker.running();
             if running.get(&id).is_some_and(|running| running.attempt == attempt) {
@@ -158,31 +156,41 @@ impl Worker {
         });
     }
 
-    /// Extends the leases of what runs, and stops what is cancelled or no longer ours.
+    /// Keeps what runs, and says that this worker is alive.
     async fn keep_leases(self: Arc<Self>) {
         let mut beat = tokio::time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let slots = self.platform.settings.worker_slots;
         loop {
             beat.tick().await;
-            let before = self.running().clone();
-            if before.is_empty() {
-                continue;
+            self.extend_leases().await;
+            let taken = slots.saturating_sub(self.slots.available_permits());
+            if let Err(error) = workers::beat(&self.platform.db, self.id, slots, taken).await {
+                tracing::debug!(%error, "cannot say that this worker is alive");
             }
-            let ids: Vec<ExecutionId> = before.keys().copied().collect();
-            let held = match claim::heartbeat(&self.platform.db, self.id, &ids).await {
-                Ok(held) => held,
-                Err(error) => {
-                    tracing::warn!(%error, running = ids.len(), "cannot extend leases");
-                    continue;
-                }
-            };
-            for (id, running) in before {
-                match held.iter().find(|held| held.id == id && held.attempt == running.attempt) {
-                    Some(held) if held.cancelling => running.stop.cancelled.cancel(),
-                    Some(_) => {}
-                    // It may just have been recorded; then there is nothing left to kill.
-                    None => running.stop.fenced.cancel(),
-                }
+        }
+    }
+
+    /// Extends the leases of what runs, and stops what is cancelled or no longer ours.
+    async fn extend_leases(&self) {
+        let before = self.running().clone();
+        if before.is_empty() {
+            return;
+        }
+        let ids: Vec<ExecutionId> = before.keys().copied().collect();
+        let held = match claim::heartbeat(&self.platform.db, self.id, &ids).await {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::warn!(%error, running = ids.len(), "cannot extend leases");
+                return;
+            }
+        };
+        for (id, running) in before {
+            match held.iter().find(|held| held.id == id && held.attempt == running.attempt) {
+                Some(held) if held.cancelling => running.stop.cancelled.cancel(),
+                Some(_) => {}
+                // It may just have been recorded; then there is nothing left to kill.
+                None => running.stop.fenced.cancel(),
             }
         }
     }

@@ -121,6 +121,7 @@ impl TestEnv {
             workspace_path: self.workspace.clone(),
             platform_path: repository().join("platform"),
             temp_path: self.folder.path().join("run"),
+            uploads_path: self.folder.path().join("uploads"),
             worker_slots: 4,
             // A test that wants the development user asks for it.
             dev_user_email: String::new(),
@@ -150,6 +151,7 @@ impl TestEnv {
             ("WORKSPACE_PATH", path(&settings.workspace_path)),
             ("PLATFORM_PATH", path(&settings.platform_path)),
             ("TEMP_PATH", path(&settings.temp_path)),
+            ("UPLOADS_PATH", path(&settings.uploads_path)),
             ("WORKER_SLOTS", settings.worker_slots.to_string()),
             ("SECRET_KEY", self.secret_key.clone()),
             ("SECRETS_MASTER_KEY", self.secrets_master_key.clone()),

@@ -19,6 +19,9 @@ from . import signing
 from .signature import NO_VALUE, UNREADABLE, is_context, literal, parameter_of, plain
 
 _NAME = re.compile(r"[a-z0-9_]+\Z")
+_RATE = re.compile(r"([1-9][0-9]{0,4})\s*/\s*(s|m|h|d)\Z")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _METHODS = ("GET", "POST", "PUT", "DELETE")
 _MODULES = ("bifrost", "shared.decorators", "src.sdk.decorators")
 
@@ -39,7 +42,17 @@ _SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "disable_global_key",
             "public_endpoint",
         ),
-        ("id", "schedule_timezone", "schedule_overlap", "schedule_misfire", "isolation", "signature"),
+        (
+            "id",
+            "schedule_timezone",
+            "schedule_overlap",
+            "schedule_misfire",
+            "isolation",
+            "signature",
+            "concurrency_limit",
+            "concurrency_key",
+            "rate_limit",
+        ),
     ),
     "data_provider": (("name", "description", "category", "cache_ttl_seconds"), ("id",)),
     "param": (
@@ -163,6 +176,7 @@ class Reader:
                     {
                         **head,
                         **self._workflow(arguments),
+                        **self._limits(arguments, parameters),
                         "parameters": parameters,
                         "accepts_extra": accepts_extra,
                     }
@@ -258,6 +272,29 @@ class Reader:
             "signature": signature,
             "isolation": self._choice(arguments, "isolation", ("process", "pooled"), "process"),
         }
+
+    def _limits(self, arguments: _Arguments, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+        """How many runs may run or start; a member is there only if there is a limit."""
+        limits: dict[str, Any] = {}
+        key = self._text(arguments, "concurrency_key", "")
+        if arguments.given("concurrency_limit") or key:
+            limits["concurrency_limit"] = self._number(arguments, "concurrency_limit", 1, 1, 100_000)
+        if key:
+            limits["concurrency_key"] = key
+            known = [parameter["name"] for parameter in parameters]
+            for name in _PLACEHOLDER.findall(key):
+                if name not in known:
+                    self._warn(
+                        arguments.nodes["concurrency_key"],
+                        f"concurrency_key names {name!r}, which is no parameter",
+                        f"It stands for nothing; use one of {', '.join(known) or 'the parameters'}.",
+                    )
+        rate = self._text(arguments, "rate_limit", "")
+        if found := _RATE.match(rate.strip()):
+            limits["rate_limit"] = {"starts": int(found[1]), "seconds": _SECONDS[found[2]]}
+        elif rate:
+            self._unusable(arguments, "rate_limit", 'Write "100/m": starts per s, m, h or d.')
+        return limits
 
     def _retry_policy(self, arguments: _Arguments) -> dict[str, Any] | None:
         if not arguments.given("retry_policy"):

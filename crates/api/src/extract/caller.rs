@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use domain::id::OrgId;
 use domain::sessions::Principal;
-use domain::{Error, OrgScope};
+use domain::{Error, OrgScope, sdk_keys};
 
-use crate::AppState;
-use crate::cookies;
 use crate::envelope::RequestId;
 use crate::problem::Problem;
+use crate::{AppState, cookies, limits};
 
 const ORGANIZATION_HEADER: &str = "x-organization-id";
 
@@ -32,6 +32,24 @@ pub(crate) struct Admin {
     pub(crate) scope: OrgScope,
 }
 
+/// The holder of an SDK key, who acts as their user.
+#[derive(Debug)]
+pub(crate) struct Sdk {
+    /// Who it is.
+    pub(crate) principal: Arc<Principal>,
+    /// Id of the request.
+    pub(crate) request_id: Option<String>,
+}
+
+/// The holder of an SDK key, or a signed-in user.
+#[derive(Debug)]
+pub(crate) struct SdkOrSigned {
+    /// Who it is.
+    pub(crate) principal: Arc<Principal>,
+    /// Id of the request.
+    pub(crate) request_id: Option<String>,
+}
+
 impl FromRequestParts<AppState> for Signed {
     type Rejection = Problem;
 
@@ -40,10 +58,38 @@ impl FromRequestParts<AppState> for Signed {
         if caller.by_cookie && !is_same_origin_exempt(parts) {
             cookies::check_csrf(&parts.method, &parts.headers)?;
         }
-        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.to_string());
-        let scope = scope_of(app, &caller.principal, &parts.headers, request_id).await?;
+        let scope = scope_of(app, &caller.principal, &parts.headers, request_id(parts)).await?;
         Ok(Self { principal: caller.principal, scope })
     }
+}
+
+impl FromRequestParts<AppState> for Sdk {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let key = parts.headers.get(AUTHORIZATION).and_then(bearer_of).ok_or(Error::Unauthenticated)?;
+        let found = limits::in_time(sdk_keys::authenticate(&app.platform.db, key)).await?;
+        let principal = Arc::new(found.ok_or(Error::Unauthenticated)?);
+        Ok(Self { principal, request_id: request_id(parts) })
+    }
+}
+
+impl FromRequestParts<AppState> for SdkOrSigned {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let bearer = parts.headers.get(AUTHORIZATION).and_then(bearer_of);
+        if bearer.is_some_and(|token| token.starts_with(sdk_keys::PREFIX)) {
+            let Sdk { principal, request_id } = Sdk::from_request_parts(parts, app).await?;
+            return Ok(Self { principal, request_id });
+        }
+        let Signed { principal, .. } = Signed::from_request_parts(parts, app).await?;
+        Ok(Self { principal, request_id: request_id(parts) })
+    }
+}
+
+fn request_id(parts: &Parts) -> Option<String> {
+    parts.extensions.get::<RequestId>().map(|id| id.0.to_string())
 }
 
 impl FromRequestParts<AppState> for Admin {

@@ -9,7 +9,7 @@ mod path;
 mod query;
 mod text;
 
-pub(crate) use caller::{Admin, Signed, bearer_of, scope_of};
+pub(crate) use caller::{Admin, Sdk, SdkOrSigned, Signed, bearer_of, scope_of};
 pub(crate) use client::Client;
 pub(crate) use form::Form;
 pub(crate) use idempotency::IdempotencyKey;

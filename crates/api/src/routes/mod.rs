@@ -6,7 +6,10 @@ pub(crate) mod auth;
 pub(crate) mod config;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod connections;
+#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
+pub(crate) mod dead_letters;
 pub(crate) mod docs;
+pub(crate) mod editor;
 pub(crate) mod endpoints;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod executions;
@@ -15,6 +18,7 @@ pub(crate) mod health;
 pub(crate) mod organizations;
 pub(crate) mod roles;
 pub(crate) mod schedules;
+pub(crate) mod sdk;
 pub(crate) mod secrets;
 pub(crate) mod stream;
 pub(crate) mod users;

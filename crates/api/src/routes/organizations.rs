@@ -42,7 +42,7 @@ struct OrganizationCreate {
     domain: Option<String>,
     /// Whether its users may sign in and its executions start; default true.
     is_active: Option<bool>,
-    /// Free settings of the client.
+    /// Settings of the client; `concurrency_limit` among them, a whole number, bounds the executions that run at once.
     #[schema(value_type = Option<Object>)]
     settings: Option<Map<String, Value>>,
 }

@@ -14,6 +14,7 @@ mod audited;
 mod auth;
 mod config;
 mod connections;
+mod editor;
 mod endpoints;
 mod executions;
 mod forms;
@@ -22,6 +23,7 @@ mod permissions;
 mod platform;
 mod roles;
 mod schedules;
+mod sdk;
 mod users;
 mod workflows;
 
@@ -38,9 +40,11 @@ const AREAS: &[&[Row]] = &[
     roles::ROWS,
     users::ROWS,
     forms::ROWS,
+    editor::ROWS,
     workflows::ROWS,
     endpoints::ROWS,
     schedules::ROWS,
+    sdk::ROWS,
     executions::ROWS,
 ];
 /// Come last, because they end the sessions of the callers, who sign in anew before each.
@@ -98,7 +102,7 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Self {
-        let world = World::start().await;
+        let world = World::start().await.with_workflows().await;
         let acme = world.org("acme").await;
         let rival_org = world.org("rival").await;
         let organization = world.org("third").await;
@@ -122,6 +126,8 @@ impl Stage {
             "authorization_url": "https://id.example/authorize", "token_url": "https://id.example/token",
         });
         admin.post("/api/oauth/connections", &connection).await.expect_status(StatusCode::CREATED);
+        let sdk_key = owner.client.post("/api/sdk/keys", &json!({"name": "matrix"})).await;
+        let sdk_key = sdk_key.expect_status(StatusCode::CREATED).text("id");
         let kay = world.person("kay@acme.example").await;
         let body = json!({"name": "Acme role", "organization_id": acme});
         let role = world.admin.client.post("/api/roles", &body).await.expect_status(StatusCode::CREATED);
@@ -137,11 +143,14 @@ impl Stage {
             let path = format!("/api/roles/{}/{what}", reaching.text("id"));
             world.admin.client.post(&path, &body).await.expect_status(StatusCode::NO_CONTENT);
         }
+        let workflows = admin.get("/api/workflows").await.expect_status(StatusCode::OK).json();
+        let workflow = workflows[0]["id"].as_str().expect("has one").to_owned();
         let sessions = kay.client.get("/auth/sessions").await.expect_status(StatusCode::OK).json();
         let session = sessions[0]["id"].as_str().expect("has one").to_owned();
         let names = vec![
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
+            Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
             Named::new("connection_name", "matrix", "nothing"),
             Named::new("provider", "google", "nobody"),
@@ -151,8 +160,10 @@ impl Stage {
             Named::new("role_id", role.text("id"), RoleId::generate()),
             Named::new("workflow_id", key.text("id"), Uuid::now_v7()),
             Named::new("workflow_name", "matrix", "nothing"),
+            Named::new("key_id", sdk_key, Uuid::now_v7()),
             Named::new("id", schedule, Uuid::now_v7()),
             Named::new("execution_id", execution, ExecutionId::generate()),
+            Named::new("workflow_id", workflow, Uuid::now_v7()),
             Named::new("org_id", organization, OrgId::generate()),
         ];
         Self {

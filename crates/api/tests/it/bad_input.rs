@@ -2,10 +2,13 @@
 
 mod cases;
 mod connections;
+mod editor;
 mod endpoints;
 mod logins;
 mod people;
+mod queue;
 mod schedules;
+mod sdk;
 mod workflows;
 
 use std::collections::BTreeMap;
@@ -118,9 +121,12 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(people::all(&world));
     cases.extend(logins::all(&world));
     cases.extend(connections::all(&world));
+    cases.extend(queue::all(&world));
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));
+    cases.extend(sdk::all(&world));
+    cases.extend(editor::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{World, failure, success};
 
+mod rolling;
 mod signed;
 
 const EXECUTIONS: &str = "SELECT count(*) FROM executions";

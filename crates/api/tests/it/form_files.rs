@@ -304,6 +304,23 @@ async fn what_is_saved_while_the_workspace_is_away_is_written_later_and_wins() {
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_be_written_holds_no_other_up() {
+    let mirror = Mirror::start().await;
+    let (stuck, other) = (mirror.create("Stuck").await, mirror.create("Other").await);
+    let path = |form: &Value| form["file_path"].as_str().expect("a path").to_owned();
+    // A folder has taken its place.
+    std::fs::remove_file(mirror.root().join(path(&stuck))).expect("removes");
+    std::fs::create_dir(mirror.root().join(path(&stuck))).expect("a folder can be made");
+    std::fs::remove_file(mirror.root().join(path(&other))).expect("removes");
+    assert_eq!(mirror.sync().await, Synced { written: 1, ..NOTHING });
+    assert_eq!(mirror.read(&path(&other))["name"], "Other");
+    std::fs::remove_dir(mirror.root().join(path(&stuck))).expect("removes");
+    assert_eq!(mirror.sync().await, Synced { written: 1, ..NOTHING });
+    assert_eq!(mirror.read(&path(&stuck))["name"], "Stuck");
+    mirror.world.close().await;
+}
+
+#[tokio::test]
 async fn saving_and_reading_at_once_lose_nothing() {
     let mirror = Mirror::start().await;
     let form = mirror.create("Busy").await;

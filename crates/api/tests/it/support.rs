@@ -98,7 +98,15 @@ impl World {
         Self::on(test, settings).await
     }
 
-    async fn on(test: TestEnv, settings: Settings) -> Self {
+    /// With a workspace of its own, holding these files.
+    pub(crate) async fn with_files(files: &[(&str, &str)]) -> Self {
+        let test = TestEnv::with_files(files).await;
+        let settings = test.settings_in_process();
+        Self::on(test, settings).await
+    }
+
+    /// On what the test has prepared.
+    pub(crate) async fn on(test: TestEnv, settings: Settings) -> Self {
         let replica = Replica::start(settings).await;
         let admin = Person::of(replica.nobody.register("admin@platform.example", PASSWORD).await).await;
         Self { replica, admin, test }

@@ -18,6 +18,10 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Stop an execution.
     Cancel(Show),
+    /// Say why an execution does not run yet.
+    Explain(Show),
+    /// Run an execution again, with the parameters it had.
+    Rerun(Show),
 }
 
 #[derive(clap::Args)]
@@ -69,6 +73,8 @@ pub(crate) async fn run(command: Command) -> Result<u8, Failure> {
         Command::Show(args) => show(args).await,
         Command::Logs(args) => logs(args).await,
         Command::Cancel(args) => cancel(args).await,
+        Command::Explain(args) => explain(args).await,
+        Command::Rerun(args) => rerun(args).await,
     }
 }
 
@@ -165,6 +171,31 @@ async fn cancel(args: Show) -> Result<u8, Failure> {
         output::say(&format!("{record:#}"));
     } else {
         output::say(&text(&record, "status").unwrap_or_else(|| "Cancelling".into()));
+    }
+    Ok(0)
+}
+
+async fn explain(args: Show) -> Result<u8, Failure> {
+    let mut api = Api::open(&args.target)?;
+    let explained = api.get(&format!("/api/executions/{}/explain", args.id)).await?;
+    if args.json {
+        output::say(&format!("{explained:#}"));
+        return Ok(0);
+    }
+    output::say(&text(&explained, "status").unwrap_or_default());
+    for reason in explained.get("reasons").and_then(Value::as_array).into_iter().flatten() {
+        output::say(&format!("- {}", text(reason, "message").unwrap_or_default()));
+    }
+    Ok(0)
+}
+
+async fn rerun(args: Show) -> Result<u8, Failure> {
+    let mut api = Api::open(&args.target)?;
+    let record = api.post(&format!("/api/executions/{}/rerun", args.id), &Value::Null).await?;
+    if args.json {
+        output::say(&format!("{record:#}"));
+    } else {
+        output::say(&text(&record, "execution_id").unwrap_or_default());
     }
     Ok(0)
 }

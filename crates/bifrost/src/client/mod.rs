@@ -15,6 +15,7 @@ use crate::output::harmless;
 
 pub(crate) mod admin;
 pub(crate) mod credentials;
+pub(crate) mod dead_letters;
 pub(crate) mod executions;
 pub(crate) mod follow;
 pub(crate) mod html;

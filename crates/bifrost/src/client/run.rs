@@ -22,16 +22,29 @@ pub(crate) struct Args {
     /// Print the id and do not wait for the end.
     #[arg(long)]
     no_wait: bool,
+    /// Start at this time (2026-01-05T09:30:00Z), and do not wait for the end.
+    #[arg(long, value_name = "TIME", conflicts_with = "after")]
+    at: Option<String>,
+    /// Start after this time (90s, 15m, 2h, 1d), and do not wait for the end.
+    #[arg(long = "in", value_name = "DURATION")]
+    after: Option<String>,
     #[command(flatten)]
     target: Target,
 }
 
 pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let parameters = parse(&args.parameters)?;
+    let run_at = match &args.after {
+        Some(after) => Some((chrono::Utc::now() + delay(after)?).to_rfc3339()),
+        None => args.at.clone(),
+    };
     let mut api = Api::open(&args.target)?;
-    let id =
-        follow::submit(&mut api, &json!({ "workflow_id": args.workflow, "input_data": parameters })).await?;
-    if args.no_wait {
+    let mut request = json!({ "workflow_id": args.workflow, "input_data": parameters });
+    if let Some(run_at) = &run_at {
+        request["run_at"] = json!(run_at);
+    }
+    let id = follow::submit(&mut api, &request).await?;
+    if args.no_wait || run_at.is_some() {
         output::say(&if args.json { json!({ "execution_id": id }).to_string() } else { id });
         return Ok(0);
     }
@@ -52,6 +65,21 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         other => output::say(&format!("{other:#}")),
     }
     Ok(end.exit_code())
+}
+
+/// A number and its unit.
+fn delay(text: &str) -> Result<chrono::TimeDelta, Failure> {
+    const LONGEST: i64 = 366 * 86_400;
+    let seconds =
+        [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)].into_iter().find_map(|(unit, seconds)| {
+            let number: i64 = text.trim().strip_suffix(unit)?.trim().parse().ok()?;
+            number.checked_mul(seconds).filter(|seconds| (0..=LONGEST).contains(seconds))
+        });
+    seconds.map(chrono::TimeDelta::seconds).ok_or_else(|| {
+        Failure::new(format!("{} is no duration", harmless(text)))
+            .next("write one such as --in 90s, 15m, 2h or 1d")
+            .code(USAGE)
+    })
 }
 
 fn parse(parameters: &[String]) -> Result<Map<String, Value>, Failure> {
@@ -85,6 +113,16 @@ mod tests {
             parsed,
             json!({"n": 3, "flag": true, "name": "Berlin HQ", "equation": "a=b", "list": [1, 2], "empty": ""})
         );
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        for (text, seconds) in [("90s", 90), ("15m", 900), (" 2 h", 7_200), ("1d", 86_400), ("0s", 0)] {
+            assert_eq!(delay(text).unwrap().num_seconds(), seconds);
+        }
+        for wrong in ["", "5", "m", "-1s", "1.5h", "2w", "9999999999999999d"] {
+            assert!(delay(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -184,6 +184,9 @@ fn complete(settings: &mut Settings, args: &Args, state: &StateDir) -> Result<()
             Failure::new(format!("cannot make {}: {error}", settings.temp_path.display()))
         })?;
     }
+    if !env::is_set("UPLOADS_PATH") {
+        settings.uploads_path = state.uploads();
+    }
     if settings.temp_path.as_os_str().len() > LONGEST_TEMP_PATH {
         return Err(Failure::new(format!(
             "{} is too long a path for the sockets of runs",

@@ -154,6 +154,11 @@ impl StateDir {
         self.path.join("run")
     }
 
+    /// Folder of what users upload.
+    pub(crate) fn uploads(&self) -> PathBuf {
+        self.path.join("uploads")
+    }
+
     /// The first administrator, for whoever comes from another directory.
     pub(crate) fn administrator(&self) -> PathBuf {
         self.secrets().join("administrator.json")

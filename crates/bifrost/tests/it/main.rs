@@ -5,6 +5,7 @@ mod client;
 mod database;
 mod doctor;
 mod migrations;
+mod queue;
 mod refusals;
 mod stopping;
 mod support;

@@ -1,7 +1,7 @@
-//! Claim: the most urgent pending rows become running, fenced by a higher attempt and a lease.
+//! Claim: pending rows become running, fenced by a higher attempt and a lease.
 //!
-//! The message that woke the worker only says that something waits; which rows run is decided here, in SQL,
-//! on the database's clock: smallest `queue_rank` first.
+//! The message that woke the worker only says that something waits; which rows run is decided here, on the database's
+//! clock: the organization that runs least first, and of each the smallest `queue_rank` (ADR 12).
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Kind, RawJson};
+use super::limits::{self, Room};
+use super::{Kind, RawJson, queue};
 use crate::id::{ExecutionId, OrgId, UserId, WorkerId, WorkflowId};
 use crate::workflows::RetryPolicy;
 use crate::{Actor, Db, OrgScope, Result, SystemScope};
@@ -37,6 +38,8 @@ pub struct Claimed {
     pub isolation: Option<String>,
     pub code: Option<String>,
     pub script_name: Option<String>,
+    /// The form that was submitted.
+    pub form_id: Option<Uuid>,
     pub parameters: Json<RawJson>,
     pub startup: Option<Json<RawJson>>,
     pub executed_by: UserId,
@@ -52,6 +55,10 @@ pub struct Claimed {
     pub last_sequence: i64,
     /// The same, counting only lines a user may see.
     pub last_user_sequence: i64,
+    /// Whether its end gives a slot back that others may wait for.
+    pub is_limited: bool,
+    /// Whether something limited was next in turn when it was claimed.
+    comes_before_limited: bool,
 }
 
 impl Claimed {
@@ -69,55 +76,172 @@ impl Claimed {
     }
 }
 
-/// Claims up to `limit` due rows for `worker`: one statement, one commit.
+/// Makes the rows that `$picked` names running, and answers with all a run needs. Both ways to claim share it; the macros
+/// of sqlx take text only.
+macro_rules! claim {
+    ($picked:tt, $comes_before_limited:tt, $worker:expr, $($argument:expr),+ $(,)?) => {
+        sqlx::query_as!(
+            Claimed,
+            $picked
+                + r#", claimed AS (
+                   UPDATE executions e
+                   SET status = 'Running', attempt = e.attempt + 1, lease_owner = $1,
+                       lease_expires_at = now() + make_interval(secs => $2),
+                       started_at = COALESCE(e.started_at, now()), attempt_started_at = now()
+                   -- An array, because the planner expects few of it and goes by the key.
+                   WHERE e.id = ANY (ARRAY(SELECT id FROM picked)) AND e.status = 'Pending'
+                   RETURNING e.*
+               )
+               SELECT e.id AS "id!: ExecutionId", e.attempt AS "attempt!", e.max_attempts AS "max_attempts!",
+                   e.kind AS "kind!: Kind",
+                   e.organization_id AS "organization_id?: OrgId",
+                   o.name AS "organization_name?", o.is_active AS "organization_is_active?",
+                   e.workflow_id AS "workflow_id?: WorkflowId", e.workflow_name AS "workflow_name!",
+                   w.path AS "path?", w.function_name AS "function_name?", w.isolation AS "isolation?",
+                   e.code, e.script_name, e.form_id, e.parameters AS "parameters!: Json<RawJson>", e.startup AS "startup?: Json<RawJson>",
+                   e.executed_by AS "executed_by!: UserId", e.executed_by_name AS "executed_by_name!",
+                   e.executed_by_email AS "executed_by_email!", e.is_platform_admin AS "is_platform_admin!",
+                   e.is_function_key AS "is_function_key!",
+                   e.retry_policy AS "retry_policy?: Json<RetryPolicy>", e.timeout_seconds AS "timeout_seconds!",
+                   e.priority AS "priority!", e.started_at,
+                   CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
+                       (SELECT max(l.sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_sequence!",
+                   CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
+                       (SELECT max(l.user_sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_user_sequence!",
+                   w.concurrency_limit IS NOT NULL OR o.concurrency_limit IS NOT NULL AS "is_limited!", "#
+                + $comes_before_limited
+                + r#" AS "comes_before_limited!"
+               FROM claimed e
+               LEFT JOIN workflows w ON w.id = e.workflow_id AND w.is_active
+               LEFT JOIN organizations o ON o.id = e.organization_id"#,
+            $worker as WorkerId,
+            LEASE.as_secs_f64(),
+            $($argument),+
+        )
+    };
+}
+
+/// Claims up to `limit` due rows for `worker`, always the most urgent of the organization that runs least.
+///
+/// While nothing limited waits that is one statement and one commit. What comes after something limited is claimed under
+/// a lock, together with it.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn claim(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Claimed>> {
+    let mut claimed = Vec::new();
+    while claimed.len() < limit {
+        let more = claim_unlimited(db, worker, limit - claimed.len()).await?;
+        let (is_empty, is_limited_next) = (more.is_empty(), more.iter().any(|one| one.comes_before_limited));
+        claimed.extend(more);
+        // Of nothing it cannot be told whether something limited came first.
+        if claimed.len() < limit
+            && (is_limited_next || (is_empty && limits::are_any(&mut *db.system(&SCOPE).await?).await?))
+        {
+            claimed.extend(claim_limited(db, worker, limit - claimed.len()).await?);
+            break;
+        }
+        if is_empty {
+            break;
+        }
+    }
+    Ok(claimed)
+}
+
+/// Claims what no limit concerns, up to the first that one does. Claims at the same time pass by each other's rows.
+async fn claim_unlimited(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Claimed>> {
     let mut conn = db.system(&SCOPE).await?;
-    Ok(sqlx::query_as!(
-        Claimed,
-        r#"WITH picked AS (
-               SELECT id
+    let claimed = claim!(
+        r#"WITH lanes AS MATERIALIZED (
+               SELECT lane, count(*) OVER () AS lanes FROM pending_lanes($4, $5) AS lane
+           ), limited AS MATERIALIZED (
+               SELECT id, paused_at IS NOT NULL AS is_paused
+               FROM workflows
+               WHERE concurrency_limit IS NOT NULL OR rate_limit_starts IS NOT NULL OR paused_at IS NOT NULL
+           ), limited_organizations AS MATERIALIZED (
+               SELECT id FROM organizations WHERE concurrency_limit IS NOT NULL
+           ), shares AS MATERIALIZED (
+               SELECT organization_id, count(*) AS running
                FROM executions
-               WHERE status = 'Pending' AND due_at <= now()
-               ORDER BY queue_rank, id
-               LIMIT $1
-               FOR UPDATE SKIP LOCKED
-           ), claimed AS (
-               UPDATE executions e
-               SET status = 'Running', attempt = e.attempt + 1, lease_owner = $2,
-                   lease_expires_at = now() + make_interval(secs => $3),
-                   started_at = COALESCE(e.started_at, now()), attempt_started_at = now()
-               FROM picked
-               WHERE e.id = picked.id
-               RETURNING e.*
-           )
-           SELECT e.id AS "id!: ExecutionId", e.attempt AS "attempt!", e.max_attempts AS "max_attempts!",
-               e.kind AS "kind!: Kind",
-               e.organization_id AS "organization_id?: OrgId",
-               o.name AS "organization_name?", o.is_active AS "organization_is_active?",
-               e.workflow_id AS "workflow_id?: WorkflowId", e.workflow_name AS "workflow_name!",
-               w.path AS "path?", w.function_name AS "function_name?", w.isolation AS "isolation?",
-               e.code, e.script_name, e.parameters AS "parameters!: Json<RawJson>", e.startup AS "startup?: Json<RawJson>",
-               e.executed_by AS "executed_by!: UserId", e.executed_by_name AS "executed_by_name!",
-               e.executed_by_email AS "executed_by_email!", e.is_platform_admin AS "is_platform_admin!",
-               e.is_function_key AS "is_function_key!",
-               e.retry_policy AS "retry_policy?: Json<RetryPolicy>", e.timeout_seconds AS "timeout_seconds!",
-               e.priority AS "priority!", e.started_at,
-               CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
-                   (SELECT max(l.sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_sequence!",
-               CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
-                   (SELECT max(l.user_sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_user_sequence!"
-           FROM claimed e
-           LEFT JOIN workflows w ON w.id = e.workflow_id AND w.is_active
-           LEFT JOIN organizations o ON o.id = e.organization_id"#,
+               WHERE status IN ('Running', 'Cancelling') AND lease_expires_at > now() - interval '1 minute'
+                 -- One lane needs no sharing.
+                 AND (SELECT count(*) > 1 FROM lanes)
+               GROUP BY organization_id
+           ), heads AS (
+               SELECT e.id, e.lane, e.queue_rank, w.id IS NOT NULL OR o.id IS NOT NULL AS is_limited,
+                   COALESCE(s.running, 0)
+                       + row_number() OVER (PARTITION BY e.organization_id ORDER BY e.queue_rank, e.id) AS turn
+               FROM lanes l
+               CROSS JOIN LATERAL (
+                   SELECT e.id, e.lane, e.queue_rank, e.organization_id, e.workflow_id
+                   FROM executions e
+                   WHERE e.status = 'Pending' AND e.lane = l.lane
+                     AND e.queue_rank <= now() - interval '1 minute' AND e.due_at <= now()
+                   ORDER BY e.queue_rank, e.id
+                   LIMIT LEAST($3::bigint, GREATEST(1, $3::bigint * 4 / l.lanes))
+               ) AS e
+               LEFT JOIN limited w ON w.id = e.workflow_id
+               LEFT JOIN limited_organizations o ON o.id = e.organization_id
+               LEFT JOIN shares s ON s.organization_id IS NOT DISTINCT FROM e.organization_id
+               WHERE w.is_paused IS NOT TRUE
+           ), turns AS (
+               SELECT id, lane, bool_or(is_limited) OVER (ORDER BY turn, queue_rank, id) AS is_after_limited
+               FROM heads
+               ORDER BY turn, queue_rank, id
+               LIMIT $3::bigint
+           ), quotas AS (
+               SELECT lane, count(*) AS rows
+               FROM turns
+               WHERE NOT is_after_limited
+               GROUP BY lane
+           ), picked AS (
+               -- Rows that another worker is claiming are passed by, and the lane's next taken.
+               SELECT e.id
+               FROM quotas q
+               CROSS JOIN LATERAL (
+                   SELECT e.id
+                   FROM executions e
+                   WHERE e.status = 'Pending' AND e.lane = q.lane
+                     AND e.queue_rank <= now() - interval '1 minute' AND e.due_at <= now()
+                   ORDER BY e.queue_rank, e.id
+                   LIMIT q.rows
+                   FOR UPDATE SKIP LOCKED
+               ) AS e
+           )"#,
+        "(SELECT bool_or(is_after_limited) FROM turns)",
+        worker,
         i64::try_from(limit).unwrap_or(i64::MAX),
-        worker as _,
-        LEASE.as_secs_f64(),
-    )
-    .fetch_all(&mut *conn)
-    .await?)
+        queue::anywhere(),
+        queue::LANES,
+    );
+    Ok(claimed.fetch_all(&mut *conn).await?)
+}
+
+/// Claims whatever its limits let start. One transaction at a time does, so that none counts less than what runs.
+async fn claim_limited(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Claimed>> {
+    let mut tx = db.begin_system(&SCOPE).await?;
+    limits::lock(tx.conn()).await?;
+    let heads = queue::heads(tx.conn(), i64::try_from(limit).unwrap_or(i64::MAX), 0.0).await?;
+    if heads.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut room = Room::load(tx.conn(), &heads).await?;
+    let chosen: Vec<Uuid> = room.choose(heads, limit).iter().map(|one| one.id.0).collect();
+    if chosen.is_empty() {
+        return Ok(Vec::new());
+    }
+    let claimed = claim!(
+        "WITH picked AS (SELECT id FROM UNNEST($3::uuid[]) AS chosen (id))",
+        "FALSE",
+        worker,
+        &chosen,
+    );
+    let claimed = claimed.fetch_all(tx.conn()).await?;
+    let counted: Vec<WorkflowId> =
+        claimed.iter().filter_map(|one| one.workflow_id).filter(|id| room.has_rate(*id)).collect();
+    limits::remember_starts(tx.conn(), &counted).await?;
+    tx.commit().await?;
+    Ok(claimed)
 }
 
 /// What a heartbeat found of one execution.

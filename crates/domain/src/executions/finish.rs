@@ -120,6 +120,8 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
                UPDATE executions e
                SET status = CASE WHEN e.status = 'Cancelling' THEN 'Cancelled' ELSE o.status END,
                    due_at = CASE WHEN o.status = 'Pending' THEN now() + make_interval(secs => o.pause) ELSE e.due_at END,
+                   queue_rank = CASE WHEN o.status = 'Pending'
+                       THEN now() + make_interval(secs => o.pause, mins => -e.priority) ELSE e.queue_rank END,
                    completed_at = CASE WHEN o.status = 'Pending' AND e.status <> 'Cancelling' THEN NULL ELSE now() END,
                    result = CASE WHEN e.status <> 'Cancelling' THEN o.result::json END,
                    result_type = CASE WHEN e.status <> 'Cancelling' THEN o.result_type END,

@@ -6,7 +6,8 @@ use crate::{Db, Result, SystemScope};
 const BATCH: i64 = 10_000;
 
 /// Removes transient executions a day after their end, what is left of data providers whose askers went away, old
-/// answers of data providers, old idempotency keys, dead sessions, and the history of schedules after 90 days.
+/// answers of data providers, announced files that never came, old idempotency keys, old starts, dead sessions, and the history of
+/// schedules after 90 days.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -34,6 +35,13 @@ pub async fn housekeep(db: &Db) -> Result<()> {
     .execute(tx.conn())
     .await?;
     sqlx::query!(
+        "DELETE FROM uploads
+         WHERE id IN (SELECT id FROM uploads WHERE received_at IS NULL AND expires_at < now() - interval '1 hour' LIMIT $1)",
+        BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
         "DELETE FROM idempotency_keys
          WHERE ctid IN (SELECT ctid FROM idempotency_keys WHERE created_at < now() - interval '1 day' LIMIT $1)",
         BATCH,
@@ -51,6 +59,13 @@ pub async fn housekeep(db: &Db) -> Result<()> {
         "DELETE FROM schedule_fires
          WHERE ctid IN (SELECT ctid FROM schedule_fires WHERE decided_at < now() - interval '90 days' LIMIT $1)",
         BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM workflow_starts
+         WHERE ctid IN (SELECT ctid FROM workflow_starts WHERE started_at < now() - interval '1 day' LIMIT $1)",
+        BATCH * 10,
     )
     .execute(tx.conn())
     .await?;

@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Execution, RawJson, Status};
@@ -30,15 +29,12 @@ pub struct Filters {
 /// # Errors
 /// [`Error::NotFound`] also when it belongs to another organization.
 pub async fn get(tx: &mut OrgTx, id: ExecutionId) -> Result<Execution> {
-    let execution = sqlx::query_as!(
-        Execution,
-        r#"SELECT id AS "id: ExecutionId", organization_id AS "organization_id: OrgId", workflow_id AS "workflow_id: WorkflowId",
-               workflow_name, form_id, executed_by AS "executed_by: UserId", executed_by_name, status AS "status: Status",
-               priority, attempt, max_attempts, parameters AS "parameters: Json<RawJson>", result AS "result: Json<RawJson>",
-               result_type, error_message, error_type, is_user_error, transient, variables AS "variables: Json<RawJson>",
-               peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
-           FROM executions
-           WHERE id = $1 AND kind = 'workflow'"#,
+    let execution = executions!(
+        "SELECT",
+        "e.result",
+        "e.variables",
+        "FROM executions e
+         WHERE e.id = $1 AND e.kind = 'workflow'",
         id as _,
     )
     .fetch_optional(tx.conn())
@@ -69,20 +65,17 @@ pub async fn list(
 ) -> Result<Vec<Execution>> {
     let (spans_all, org) = (tx.scope().spans_all(), tx.scope().org());
     let executions = if spans_all {
-        sqlx::query_as!(
-            Execution,
-            r#"SELECT id AS "id: ExecutionId", organization_id AS "organization_id: OrgId", workflow_id AS "workflow_id: WorkflowId",
-                   workflow_name, form_id, executed_by AS "executed_by: UserId", executed_by_name, status AS "status: Status",
-                   priority, attempt, max_attempts, parameters AS "parameters: Json<RawJson>", result AS "result: Json<RawJson>",
-                   result_type, error_message, error_type, is_user_error, transient, NULL::json AS "variables: Json<RawJson>",
-                   peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
-               FROM executions
-               WHERE NOT transient AND ($1::uuid IS NULL OR id < $1)
-                 AND ($2::text IS NULL OR workflow_name = $2) AND ($3::text IS NULL OR status = $3)
-                 AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-                 AND ($6::uuid IS NULL OR executed_by = $6)
-               ORDER BY id DESC
-               LIMIT $7"#,
+        executions!(
+            "SELECT",
+            "e.result",
+            "NULL::json",
+            "FROM executions e
+             WHERE NOT transient AND ($1::uuid IS NULL OR id < $1)
+               AND ($2::text IS NULL OR workflow_name = $2) AND ($3::text IS NULL OR status = $3)
+               AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
+               AND ($6::uuid IS NULL OR executed_by = $6)
+             ORDER BY id DESC
+             LIMIT $7",
             after.map(|cursor| cursor.0),
             filters.workflow_name,
             filters.status.map(Status::as_str),
@@ -94,21 +87,18 @@ pub async fn list(
         .fetch_all(tx.conn())
         .await?
     } else {
-        sqlx::query_as!(
-            Execution,
-            r#"SELECT id AS "id: ExecutionId", organization_id AS "organization_id: OrgId", workflow_id AS "workflow_id: WorkflowId",
-                   workflow_name, form_id, executed_by AS "executed_by: UserId", executed_by_name, status AS "status: Status",
-                   priority, attempt, max_attempts, parameters AS "parameters: Json<RawJson>", result AS "result: Json<RawJson>",
-                   result_type, error_message, error_type, is_user_error, transient, NULL::json AS "variables: Json<RawJson>",
-                   peak_memory_bytes, cpu_total_seconds, duration_ms, created_at, started_at, completed_at
-               FROM executions
-               WHERE NOT transient AND (CASE WHEN organization_id IS NULL
-                     THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $8 AND ($1::uuid IS NULL OR id < $1)
-                 AND ($2::text IS NULL OR workflow_name = $2) AND ($3::text IS NULL OR status = $3)
-                 AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-                 AND ($6::uuid IS NULL OR executed_by = $6)
-               ORDER BY id DESC
-               LIMIT $7"#,
+        executions!(
+            "SELECT",
+            "e.result",
+            "NULL::json",
+            "FROM executions e
+             WHERE NOT transient AND (CASE WHEN organization_id IS NULL
+                   THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $8 AND ($1::uuid IS NULL OR id < $1)
+               AND ($2::text IS NULL OR workflow_name = $2) AND ($3::text IS NULL OR status = $3)
+               AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
+               AND ($6::uuid IS NULL OR executed_by = $6)
+             ORDER BY id DESC
+             LIMIT $7",
             after.map(|cursor| cursor.0),
             filters.workflow_name,
             filters.status.map(Status::as_str),

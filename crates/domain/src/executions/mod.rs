@@ -10,12 +10,40 @@ use sqlx::types::Json;
 
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 
+/// Executions: what comes before the columns, the columns `result` and `variables` (lists leave them out), what comes
+/// after, and the arguments. The macros of sqlx take nothing but text, so this is what keeps the list in one place.
+macro_rules! executions {
+    ($before:tt, $result:tt, $variables:tt, $after:tt, $($arguments:tt)*) => {
+        sqlx::query_as!(
+            Execution,
+            $before
+                + r#" e.id AS "id!: ExecutionId", e.organization_id AS "organization_id: OrgId",
+                    e.workflow_id AS "workflow_id: WorkflowId", e.workflow_name AS "workflow_name!", e.form_id,
+                    e.executed_by AS "executed_by!: UserId", e.executed_by_name AS "executed_by_name!",
+                    e.status AS "status!: Status", e.priority AS "priority!", e.attempt AS "attempt!",
+                    e.max_attempts AS "max_attempts!", e.parameters AS "parameters!: sqlx::types::Json<RawJson>", "#
+                + $result
+                + r#" AS "result: sqlx::types::Json<RawJson>", e.result_type, e.error_message, e.error_type,
+                    e.is_user_error AS "is_user_error!", e.transient AS "transient!", e.rerun_of AS "rerun_of: ExecutionId", "#
+                + $variables
+                + r#" AS "variables: sqlx::types::Json<RawJson>", e.peak_memory_bytes, e.cpu_total_seconds, e.duration_ms,
+                    e.created_at AS "created_at!", e.started_at, e.completed_at "#
+                + $after,
+            $($arguments)*
+        )
+    };
+}
+
+pub mod bulk;
 pub mod cancel;
 pub mod claim;
+pub mod explain;
 pub mod finish;
 pub mod housekeep;
+mod limits;
 pub mod list;
 pub mod logs;
+mod queue;
 pub mod read;
 pub mod reap;
 pub mod stuck;
@@ -136,6 +164,8 @@ pub struct Execution {
     pub is_user_error: bool,
     /// Kept out of lists and metrics.
     pub transient: bool,
+    /// The execution that this one repeats.
+    pub rerun_of: Option<ExecutionId>,
     /// Locals of the workflow function at its end.
     pub variables: Option<Json<RawJson>>,
     /// Peak memory of the process, in bytes.

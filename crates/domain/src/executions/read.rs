@@ -48,7 +48,7 @@ async fn find(db: &Db, scope: &OrgScope, id: ExecutionId) -> Result<(Execution, 
                e.max_attempts AS "max_attempts!", e.parameters AS "parameters!: Json<RawJson>",
                e.result AS "result: Json<RawJson>", e.result_type, e.error_message, e.error_type,
                e.is_user_error AS "is_user_error!", e.transient AS "transient!",
-               e.variables AS "variables: Json<RawJson>", e.peak_memory_bytes, e.cpu_total_seconds, e.duration_ms,
+               e.rerun_of AS "rerun_of: ExecutionId", e.variables AS "variables: Json<RawJson>", e.peak_memory_bytes, e.cpu_total_seconds, e.duration_ms,
                e.created_at AS "created_at!", e.started_at, e.completed_at, e.has_lines AS "has_lines!"
            FROM (SELECT set_config('bifrost.org_id', $1, TRUE) AS setting OFFSET 0) AS scope
            CROSS JOIN LATERAL (
@@ -82,6 +82,7 @@ async fn find(db: &Db, scope: &OrgScope, id: ExecutionId) -> Result<(Execution, 
         error_type: row.error_type,
         is_user_error: row.is_user_error,
         transient: row.transient,
+        rerun_of: row.rerun_of,
         variables: row.variables,
         peak_memory_bytes: row.peak_memory_bytes,
         cpu_total_seconds: row.cpu_total_seconds,

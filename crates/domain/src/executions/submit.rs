@@ -8,12 +8,13 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{RawJson, Status};
+use super::{RawJson, Status, limits};
 use crate::events::{Event, Events};
 use crate::gather::Gather;
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
@@ -43,12 +44,18 @@ pub struct NewExecution {
     pub startup: Option<RawJson>,
     /// The run that started this one.
     pub parent_id: Option<ExecutionId>,
+    /// The execution that this one repeats.
+    pub rerun_of: Option<ExecutionId>,
+    /// Whether the run that started it waits for its end.
+    pub is_awaited: bool,
     /// Kept out of lists and metrics.
     pub transient: bool,
     /// Started by a key or at a public endpoint, not by a person.
     pub is_function_key: bool,
     /// 1 to 10, 10 first.
     pub priority: i16,
+    /// Not before this time.
+    pub run_at: Option<DateTime<Utc>>,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
     /// Makes a repeated submission one execution.
@@ -166,10 +173,10 @@ async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::R
         }
         match write(&db, &batch).await {
             Ok(outcomes) => {
-                let fresh = batch
-                    .iter()
-                    .zip(&outcomes)
-                    .filter(|(_, outcome)| matches!(outcome, Ok(s) if !s.replayed));
+                let fresh = batch.iter().zip(&outcomes).filter(|(entry, outcome)| {
+                    // What starts later is woken by the sweeper when its time has come.
+                    entry.new.run_at.is_none() && matches!(outcome, Ok(s) if !s.replayed)
+                });
                 wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
                 if batch.len() <= FEW && wakeups.are_synced() {
                     events.publish(Event::Submitted);
@@ -230,6 +237,10 @@ struct Columns {
     fingerprints: Vec<Option<Vec<u8>>>,
     request_ids: Vec<Option<String>>,
     audit_ids: Vec<Uuid>,
+    concurrency_keys: Vec<Option<String>>,
+    run_ats: Vec<Option<DateTime<Utc>>>,
+    awaited: Vec<bool>,
+    reruns: Vec<Option<Uuid>>,
 }
 
 impl Columns {
@@ -249,6 +260,7 @@ impl Columns {
                 let policy =
                     (workflow.max_attempts > 1).then(|| workflow.definition.get("retry_policy")).flatten();
                 self.retry_policies.push(policy.map(ToString::to_string));
+                self.concurrency_keys.push(limits::key_of(workflow, &new.parameters));
             }
             Work::Inline { code, script_name } => {
                 self.workflows.push(None);
@@ -258,6 +270,7 @@ impl Columns {
                 self.timeouts.push(1800);
                 self.max_attempts.push(1);
                 self.retry_policies.push(None);
+                self.concurrency_keys.push(None);
             }
         }
         self.parameters.push(json(&new.parameters));
@@ -278,6 +291,9 @@ impl Columns {
         self.fingerprints.push(idempotency.map(|i| i.fingerprint.clone()));
         self.request_ids.push(scope.request_id().map(str::to_owned));
         self.audit_ids.push(Uuid::now_v7());
+        self.run_ats.push(new.run_at);
+        self.awaited.push(new.is_awaited);
+        self.reruns.push(new.rerun_of.map(|id| id.0));
     }
 }
 
@@ -307,11 +323,12 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
                FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
                         $9::uuid[], $10::uuid[], $11::bool[], $12::uuid[], $13::text[], $14::text[], $15::bool[],
                         $16::smallint[], $17::int[], $18::int[], $19::text[], $20::text[], $21::text[], $22::text[],
-                        $23::bytea[], $24::text[], $25::uuid[], $26::bool[])
+                        $23::bytea[], $24::text[], $25::uuid[], $26::bool[], $27::text[], $28::timestamptz[], $29::bool[],
+                        $30::uuid[])
                     AS t (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
                         form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
                         priority, timeout_seconds, max_attempts, retry_policy, traceparent, route, key,
-                        fingerprint, request_id, audit_id, is_function_key)
+                        fingerprint, request_id, audit_id, is_function_key, concurrency_key, run_at, is_awaited, rerun_of)
            ), keyed AS (
                INSERT INTO idempotency_keys (organization_id, user_id, route, key, fingerprint, execution_id)
                SELECT organization_id, executed_by, route, key, fingerprint, id FROM input WHERE key IS NOT NULL
@@ -328,11 +345,12 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
            )
            INSERT INTO executions (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
-               priority, timeout_seconds, max_attempts, retry_policy, traceparent, is_function_key, due_at, queue_rank)
+               priority, timeout_seconds, max_attempts, retry_policy, traceparent, is_function_key, concurrency_key,
+               is_awaited, rerun_of, due_at, queue_rank)
            SELECT id, organization_id, workflow_id, workflow_name, code, script_name, parameters::json, startup::json,
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
-               priority, timeout_seconds, max_attempts, retry_policy::json, traceparent, is_function_key,
-               now(), now() - make_interval(mins => priority)
+               priority, timeout_seconds, max_attempts, retry_policy::json, traceparent, is_function_key, concurrency_key,
+               is_awaited, rerun_of, GREATEST(run_at, now()), GREATEST(run_at, now()) - make_interval(mins => priority)
            -- Appending is a call: it happens only if its row is asked for.
            FROM accepted CROSS JOIN audited
            RETURNING id"#,
@@ -362,6 +380,10 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
         &c.request_ids as &[Option<String>],
         &c.audit_ids,
         &c.function_keys,
+        &c.concurrency_keys as &[Option<String>],
+        &c.run_ats as &[Option<DateTime<Utc>>],
+        &c.awaited,
+        &c.reruns as &[Option<Uuid>],
     )
     .fetch_all(conn)
     .await?;
@@ -401,9 +423,12 @@ impl NewExecution {
             form_id: None,
             startup: None,
             parent_id: None,
+            rerun_of: None,
+            is_awaited: false,
             transient: false,
             is_function_key: false,
             priority: 5,
+            run_at: None,
             traceparent: None,
             idempotency: None,
         }

@@ -1,16 +1,18 @@
 //! Sweep: wake-ups for due rows that the queue no longer knows of (a crash between commit and publish, a
-//! broker that was away or lost its messages, a retry whose pause is over).
+//! broker that was away or lost its messages, a retry whose pause is over, a slot that nobody was told of).
+//!
+//! What is paused or waits for a slot is not woken: it would only be found unable to start.
 
-use chrono::{DateTime, Utc};
-
-use crate::id::{ExecutionId, OrgId};
+use super::limits::Room;
+use super::queue;
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::{Db, Result, SystemScope};
 
 /// Most wake-ups one tick publishes.
+const MOST: usize = 1_000;
 const BATCH: i64 = 1_000;
 
-/// Publishes a wake-up for each due row beyond those that wait in the queue; returns how many.
+/// Publishes a wake-up for each row that may start beyond those that wait in the queue; returns how many.
 ///
 /// A wake-up does not name what must run, so it is enough that the queue holds as many as rows wait. Rows
 /// younger than `grace_seconds` are left to the publisher that is still at it.
@@ -27,26 +29,17 @@ pub async fn sweep(db: &Db, wakeups: &Wakeups, grace_seconds: f64) -> Result<usi
     if !first {
         return Ok(0);
     }
-    let waiting = sqlx::query!(
-        r#"SELECT id AS "id: ExecutionId", organization_id AS "organization_id: OrgId", priority, traceparent,
-               created_at AS "created_at: DateTime<Utc>"
-           FROM executions
-           WHERE status = 'Pending' AND due_at <= now() - make_interval(secs => $1)
-           ORDER BY queue_rank, id
-           LIMIT $2"#,
-        grace_seconds,
-        BATCH,
-    )
-    .fetch_all(tx.conn())
-    .await?;
-    if waiting.is_empty() {
+    let heads = queue::heads(tx.conn(), BATCH, grace_seconds).await?;
+    if heads.is_empty() {
         return Ok(0);
     }
+    let mut room = Room::load(tx.conn(), &heads).await?;
+    let waiting = room.choose(heads, MOST);
     let known = wakeups.depth().await?;
     let missing: Vec<Wakeup> = waiting
         .into_iter()
         .skip(known)
-        .map(|row| Wakeup::new(row.id, row.organization_id, row.priority, row.traceparent))
+        .map(|one| Wakeup::new(one.id, one.organization_id, one.priority, one.traceparent))
         .collect();
     let count = missing.len();
     wakeups.publish_confirmed(missing).await?;

@@ -260,30 +260,47 @@ async fn write_due(tx: &mut SystemTx, root: PathBuf, only: Option<FormId>) -> Re
         paths.push(path.clone());
         work.push((path, text, old));
     }
-    blocking(root, move |files| {
-        for (path, text, old) in work {
-            files.write(&FilePath::parse(&path)?, text.as_bytes())?;
-            match old.map(|old| files.remove(&FilePath::parse(&old)?)) {
-                None | Some(Ok(()) | Err(Error::NotFound(_))) => {}
-                Some(Err(error)) => return Err(error),
-            }
-        }
-        Ok(())
+    let written = blocking(root, move |files| {
+        Ok(work
+            .into_iter()
+            .map(|(path, text, old)| replace(files, &path, &text, old.as_deref()))
+            .collect::<Vec<_>>())
     })
     .await?;
+    // One that cannot be written stays due, and holds no other up.
+    let mut is_written = Vec::new();
+    for (form, outcome) in due.iter().zip(written) {
+        is_written.push(outcome.is_ok());
+        match outcome {
+            Err(error) if only.is_some() => return Err(error),
+            Err(error) => tracing::warn!(%error, form.id = %form.id, "the file of a form cannot be written"),
+            Ok(()) => {}
+        }
+    }
     sqlx::query!(
         "UPDATE forms f
          SET file_path = w.path, file_hash = w.hash, file_is_due = f.updated_at <> w.updated_at
-         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) AS w (id, path, hash, updated_at)
-         WHERE f.id = w.id",
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::bool[])
+             AS w (id, path, hash, updated_at, is_written)
+         WHERE f.id = w.id AND w.is_written",
         &ids,
         &paths,
         &hashes,
         &times,
+        &is_written,
     )
     .execute(tx.conn())
     .await?;
-    Ok(ids.len())
+    Ok(is_written.into_iter().filter(|is_written| *is_written).count())
+}
+
+/// Writes a form's file, and removes the one it had before.
+fn replace(files: &Files, path: &str, text: &str, old: Option<&str>) -> Result<()> {
+    files.write(&FilePath::parse(path)?, text.as_bytes())?;
+    match old.map(|old| files.remove(&FilePath::parse(old)?)) {
+        None | Some(Ok(()) | Err(Error::NotFound(_))) => Ok(()),
+        Some(Err(error)) => Err(error),
+    }
 }
 
 /// Where a form's file may be, the best first: where it is, if somebody put it there; else named after the form.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::{DeadLetter, Wakeup};
+use super::Wakeup;
+use super::dead_letters::{DeadLetter, Queue as Name};
 
 /// More is dropped: the rows are the truth, and the sweeper repeats a lost wake-up.
 const CAPACITY: usize = 100_000;
@@ -55,8 +56,30 @@ impl InProcess {
         self.shared.with(|queue| queue.waiting.len())
     }
 
-    pub(super) fn dead_letters(&self, limit: usize) -> Vec<DeadLetter> {
-        self.shared.with(|queue| queue.dead.iter().take(limit).cloned().collect())
+    pub(super) fn dead_letters(&self, name: Name, limit: usize) -> Vec<DeadLetter> {
+        let of_queue = |letter: &&DeadLetter| letter.queue == name;
+        self.shared.with(|queue| queue.dead.iter().filter(of_queue).take(limit).cloned().collect())
+    }
+
+    /// Puts these back to be delivered again; says how many there were.
+    pub(super) fn replay_dead(&self, chosen: impl Fn(&DeadLetter) -> bool) -> usize {
+        let count = self.shared.with(|queue| {
+            let (back, dead): (Vec<_>, Vec<_>) = queue.dead.drain(..).partition(chosen);
+            queue.dead = dead.into();
+            queue.waiting.extend(back.iter().map(|letter| letter.payload.clone()));
+            back.len()
+        });
+        self.shared.arrived.notify_one();
+        count
+    }
+
+    /// Forgets these; says how many there were.
+    pub(super) fn drop_dead(&self, chosen: impl Fn(&DeadLetter) -> bool) -> usize {
+        self.shared.with(|queue| {
+            let before = queue.dead.len();
+            queue.dead.retain(|letter| !chosen(letter));
+            before - queue.dead.len()
+        })
     }
 
     pub(super) fn consume(&self) -> Consumer {
@@ -87,7 +110,14 @@ impl Consumer {
                     Err(reason) => {
                         tracing::warn!(%reason, "a message is no wake-up, moved to the dead letters");
                         queue.dead.truncate(DEAD_CAPACITY - 1);
-                        queue.dead.push_back(DeadLetter { reason: "rejected".into(), payload });
+                        let died_at = Some(chrono::Utc::now());
+                        queue.dead.push_back(DeadLetter::new(
+                            Name::Executions,
+                            "rejected",
+                            1,
+                            died_at,
+                            payload,
+                        ));
                     }
                 }
             }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ExecutionId, OrgId};
 use crate::{Error, Result};
 
+pub mod dead_letters;
 mod in_process;
 mod rabbit;
 pub mod topology;
@@ -63,15 +64,6 @@ pub enum Delivery {
     InProcess(in_process::Delivery),
     /// Through RabbitMQ.
     Rabbit(rabbit::Delivery),
-}
-
-/// A message that was refused, with the reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// Why it is dead.
-    pub reason: String,
-    /// The message as it came.
-    pub payload: Vec<u8>,
 }
 
 impl Wakeup {
@@ -164,17 +156,6 @@ impl Wakeups {
         match self {
             Self::InProcess(own) => Ok(own.depth()),
             Self::Rabbit(rabbit) => rabbit.depth().await,
-        }
-    }
-
-    /// The oldest dead letters, left where they are.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the broker is away.
-    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
-        match self {
-            Self::InProcess(own) => Ok(own.dead_letters(limit)),
-            Self::Rabbit(rabbit) => rabbit.dead_letters(limit).await,
         }
     }
 

@@ -10,8 +10,8 @@ use futures::StreamExt;
 use futures::future::try_join_all;
 use lapin::Acker;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
-    BasicQosOptions, BasicRejectOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::topology::Topology;
-use super::{DeadLetter, Wakeup, away};
+use super::{Wakeup, away};
 use crate::{Error, Result};
 
 /// Publishes without a confirm, at most.
@@ -47,7 +47,6 @@ pub struct Rabbit {
 enum Order {
     Publish(Vec<Vec<u8>>, Option<oneshot::Sender<Result<()>>>),
     Depth(oneshot::Sender<Result<usize>>),
-    DeadLetters(usize, oneshot::Sender<Result<Vec<DeadLetter>>>),
     RemoveTopology(oneshot::Sender<Result<()>>),
 }
 
@@ -101,8 +100,13 @@ impl Rabbit {
         self.ask(Order::Depth, ANSWER_TIMEOUT).await
     }
 
-    pub(super) async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
-        self.ask(|answer| Order::DeadLetters(limit, answer), ANSWER_TIMEOUT).await
+    /// A connection of its own, with the topology declared.
+    pub(super) async fn open(&self) -> Result<(Connection, Channel), super::topology::ProbeError> {
+        try_connect(&self.uri, &self.topology).await
+    }
+
+    pub(super) fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     pub(super) async fn remove_topology(&self) -> Result<()> {
@@ -218,7 +222,6 @@ async fn carry_out(
                 channel.queue_declare(topology.executions().into(), passive, FieldTable::default()).await;
             give(answer, declared.map(|queue| queue.message_count() as usize))
         }
-        Order::DeadLetters(limit, answer) => give(answer, dead_letters(channel, topology, limit).await),
         Order::RemoveTopology(answer) => give(answer, topology.remove(channel).await),
     }
 }
@@ -287,36 +290,6 @@ async fn publish(
         drop(seats);
     });
     Ok(())
-}
-
-/// Takes dead letters and puts them back where they were.
-async fn dead_letters(
-    channel: &Channel,
-    topology: &Topology,
-    limit: usize,
-) -> lapin::Result<Vec<DeadLetter>> {
-    let queue = topology.dead(&topology.executions());
-    let mut letters = Vec::new();
-    let mut last = None;
-    while letters.len() < limit
-        && let Some(message) = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?
-    {
-        let death = message
-            .delivery
-            .properties
-            .headers()
-            .as_ref()
-            .and_then(|headers| headers.inner().get("x-first-death-reason"));
-        let reason = death
-            .and_then(|reason| reason.as_long_string())
-            .map_or_else(|| "unknown".to_owned(), ToString::to_string);
-        letters.push(DeadLetter { reason, payload: message.delivery.data.clone() });
-        last = Some(message.delivery.acker.clone());
-    }
-    if let Some(last) = last {
-        last.nack(BasicNackOptions { multiple: true, requeue: true }).await?;
-    }
-    Ok(letters)
 }
 
 async fn consume_forever(

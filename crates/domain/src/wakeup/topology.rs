@@ -10,6 +10,8 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 
+use super::dead_letters::Queue;
+
 /// Deliveries of a message before it is dead.
 pub const DELIVERY_LIMIT: i64 = 5;
 
@@ -51,7 +53,20 @@ impl Topology {
         format!("{queue}.dead")
     }
 
-    fn dead_exchange(&self) -> String {
+    /// The queue of the dead letters of a queue of work.
+    pub(super) fn dead_of(&self, queue: Queue) -> String {
+        self.dead(&format!("{}{}", self.prefix, queue.as_str()))
+    }
+
+    /// The routing key of a queue of work.
+    pub(super) fn key_of(&self, queue: Queue) -> &'static str {
+        match queue {
+            Queue::Executions => self.execute_key(),
+            Queue::GitSync | Queue::PackagesInstall => queue.as_str(),
+        }
+    }
+
+    pub(super) fn dead_exchange(&self) -> String {
         format!("{}bifrost.dlx", self.prefix)
     }
 

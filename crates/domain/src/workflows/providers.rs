@@ -282,9 +282,9 @@ impl Question<'_> {
         // What an organization's users share must not depend on who happened to ask first.
         let is_platform_admin = actor.is_platform_admin && self.owner.is_none();
         sqlx::query!(
-            "INSERT INTO executions (id, kind, organization_id, workflow_id, workflow_name, parameters, transient,
+            "INSERT INTO executions (id, kind, organization_id, workflow_id, workflow_name, parameters, transient, is_awaited,
                  executed_by, executed_by_name, executed_by_email, is_platform_admin, priority, timeout_seconds, due_at, queue_rank)
-             VALUES ($1, 'data_provider', $2, $3, $4, $5::text::json, TRUE, $6, $7, $8, $9, $10, $11, now(),
+             VALUES ($1, 'data_provider', $2, $3, $4, $5::text::json, TRUE, TRUE, $6, $7, $8, $9, $10, $11, now(),
                  now() - make_interval(mins => $10::smallint))",
             run as _,
             self.owner as _,

@@ -90,7 +90,11 @@ async fn a_page_among_a_hundred_thousand_rows_needs_no_sequential_scan() {
     sqlx::raw_sql(ROWS).execute(&mut conn).await.expect("fills the tables");
     let place = "'A', '00000000-0000-0000-0000-000000000000'";
     let cases = [
-        ("PLATFORM", vec!["FROM organizations", "LIMIT"], format!("{place}, 101")),
+        (
+            "PLATFORM",
+            vec!["FROM organizations", "WHERE is_active AND (name", "LIMIT"],
+            format!("{place}, 101"),
+        ),
         (
             "PLATFORM",
             vec!["FROM users", "WHERE user_type <> 'SYSTEM' AND is_active", "LIMIT"],

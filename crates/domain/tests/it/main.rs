@@ -5,6 +5,7 @@ mod directory;
 mod executions;
 mod migrations;
 mod people;
+mod queue;
 mod schedules;
 mod support;
 mod tenancy;

@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::support::{Fixture, actor, scope_of};
 
 /// Tables that the application's role may not see at all.
-const CLOSED: [&str; 9] = [
+const CLOSED: [&str; 11] = [
     "account_links",
     "job_runs",
     "provider_logins",
@@ -15,6 +15,8 @@ const CLOSED: [&str; 9] = [
     "recovery_codes",
     "spent_refresh_tokens",
     "trusted_devices",
+    "workers",
+    "workflow_starts",
     "workspace_problems",
 ];
 

@@ -13,7 +13,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const REAP_PERIOD: Duration = Duration::from_secs(2);
-const SWEEP_PERIOD: Duration = Duration::from_secs(2);
+/// Also how late a run may start that was given a time.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 const SCHEDULE_PERIOD: Duration = Duration::from_secs(1);
 /// How often a replica looks whether the tokens of connections are due; one of all replicas refreshes them.
 const TOKENS_PERIOD: Duration = Duration::from_secs(60);

@@ -28,10 +28,10 @@ const HISTORY: &str = "
 const TERMINAL: &str = "('Success', 'CompletedWithErrors', 'Failed', 'Timeout', 'Cancelled')";
 
 /// A worker process of its own.
-struct Worker(Child);
+pub(crate) struct Worker(Child);
 
 impl Worker {
-    fn start(settings: &Settings, number: usize) -> Self {
+    pub(crate) fn start(settings: &Settings, number: usize) -> Self {
         let url = |url: &Option<secrecy::SecretString>| {
             url.as_ref().map(|url| url.expose_secret().to_owned()).unwrap_or_default()
         };

@@ -3,7 +3,7 @@
 //! The document of the handlers is fixed; these paths follow the files, at most [`TTL`] behind the rows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use domain::workflows::{self, Endpoint, Parameter, Workflow};
@@ -12,6 +12,10 @@ use serde_json::{Map, Value, json};
 
 /// How far the document may be behind.
 const TTL: Duration = Duration::from_secs(2);
+
+/// What the handlers say.
+static FIXED: LazyLock<Value> =
+    LazyLock::new(|| serde_json::to_value(crate::openapi()).expect("the document is always JSON"));
 
 /// The whole document as text, made anew when it is asked for and old. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -33,7 +37,7 @@ impl Documents {
     pub(crate) async fn get(&self, platform: &Platform) -> Result<Arc<str>> {
         let make = async {
             let workflows = workflows::list_endpoints(&platform.db).await?;
-            let mut document = serde_json::to_value(crate::openapi()).map_err(domain::Error::internal)?;
+            let mut document = FIXED.clone();
             if let Some(paths) = document["paths"].as_object_mut() {
                 paths.extend(paths_of(&workflows));
             }

@@ -23,7 +23,9 @@ use crate::extract::{Json, Path, Query, Signed, whole_number};
 use crate::problem::{Problem, Problems};
 use crate::visibility::Reader;
 
+mod bulk;
 mod cleanup;
+mod explain;
 mod view;
 
 pub(crate) use view::{ExecutionLogPublic, ExecutionStatus, WorkflowExecution, result_schema};
@@ -40,6 +42,8 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(get_execution_variables))
         .routes(routes!(cancel_execution))
         .merge(cleanup::router())
+        .merge(bulk::router())
+        .merge(explain::router())
 }
 
 /// What a list shows. Names are also accepted in snake case.

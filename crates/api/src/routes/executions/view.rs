@@ -56,6 +56,8 @@ pub(crate) struct WorkflowExecution {
     /// Null for a global execution.
     org_id: Option<String>,
     form_id: Option<String>,
+    /// The execution that this one repeats.
+    rerun_of: Option<String>,
     executed_by: String,
     executed_by_name: String,
     status: ExecutionStatus,
@@ -114,6 +116,7 @@ impl WorkflowExecution {
             workflow_name: execution.workflow_name,
             org_id: execution.organization_id.map(|id| id.to_string()),
             form_id: execution.form_id.map(|id| id.to_string()),
+            rerun_of: execution.rerun_of.map(|id| id.to_string()),
             executed_by: execution.executed_by.to_string(),
             executed_by_name: execution.executed_by_name,
             status: execution.status.into(),

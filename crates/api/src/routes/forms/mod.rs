@@ -4,6 +4,7 @@ mod providers;
 mod roles;
 mod run;
 mod schema;
+mod uploads;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -34,6 +35,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(get_form, update_form, replace_form, delete_form))
         .merge(run::router())
         .merge(providers::router())
+        .merge(uploads::router())
         .merge(roles::router())
 }
 

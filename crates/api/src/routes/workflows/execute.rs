@@ -11,8 +11,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::executions::RawJson;
+use domain::executions::bulk::Repeatable;
 use domain::executions::submit::{Idempotency, NewExecution, Work};
 use domain::id::{ExecutionId, FormId};
 use domain::json::canonical;
@@ -36,6 +37,7 @@ use crate::{AppState, limits};
 /// The name of this operation in the idempotency table.
 const ROUTE: &str = "workflows.execute";
 const DEFAULT_PRIORITY: i16 = 5;
+const LONGEST_DELAY: TimeDelta = TimeDelta::days(366);
 /// What inline code is called if it has no name.
 const UNNAMED: &str = "inline_script";
 
@@ -64,6 +66,10 @@ struct WorkflowExecutionRequest {
     /// 1 to 10, 10 first; 5 if not given.
     #[schema(minimum = 1, maximum = 10)]
     priority: Option<i64>,
+    /// Not before this time, RFC 3339, at most a year ahead; it starts within two seconds of it.
+    #[schema(value_type = Option<DateTime<Utc>>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_at: Option<String>,
 }
 
 /// An execution that was started, or ended.
@@ -149,6 +155,8 @@ pub(crate) struct Run {
     priority: i16,
     is_function_key: bool,
     waits: bool,
+    run_at: Option<DateTime<Utc>>,
+    rerun_of: Option<ExecutionId>,
 }
 
 /// What became of a run while the request waited.
@@ -185,6 +193,7 @@ impl Run {
             None => None,
             Some(text) => Some(text.parse().map_err(|_| Problem::invalid("/form_id", "must be a UUID"))?),
         };
+        let run_at = request.run_at.as_deref().map(start_time).transpose()?;
         let (work, parameters) = match (given(request.code), given(request.workflow_id)) {
             (Some(code), _) => {
                 let code = source(&code);
@@ -203,7 +212,7 @@ impl Run {
         };
         let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
         let transient = request.transient.unwrap_or_default();
-        Ok(Self { form_id, transient, priority, ..Self::new(work, parameters) })
+        Ok(Self { form_id, transient, priority, run_at, ..Self::new(work, parameters) })
     }
 
     fn new(work: Work, parameters: RawJson) -> Self {
@@ -216,6 +225,8 @@ impl Run {
             transient: false,
             priority: DEFAULT_PRIORITY,
             is_function_key: false,
+            run_at: None,
+            rerun_of: None,
         }
     }
 
@@ -243,6 +254,34 @@ impl Run {
         let (work, parameters) = checked(app, scope, workflow, parameters).await?;
         let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
         Ok(Self { form_id: Some(form.0), startup, ..Self::new(work, parameters) })
+    }
+
+    /// What an execution did, once more: its code, or its workflow as that is now.
+    pub(super) async fn again(
+        app: &AppState,
+        scope: &OrgScope,
+        id: ExecutionId,
+        old: Repeatable,
+    ) -> Result<Self, Problem> {
+        let (work, parameters) = match (old.workflow_id, old.code) {
+            (Some(workflow), _) => {
+                let input = serde_json::from_str(old.parameters.get()).map_err(domain::Error::internal)?;
+                let (work, parameters) = checked(app, scope, &workflow.to_string(), input).await?;
+                (work, serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?)
+            }
+            (None, code) => {
+                let script_name = old.script_name.unwrap_or_else(|| UNNAMED.into());
+                (Work::Inline { code: code.unwrap_or_default(), script_name }, old.parameters)
+            }
+        };
+        Ok(Self {
+            form_id: old.form_id,
+            startup: old.startup,
+            transient: old.transient,
+            priority: old.priority,
+            rerun_of: Some(id),
+            ..Self::new(work, parameters)
+        })
     }
 
     /// Submits it and answers: at once, or at its end if the workflow is synchronous.
@@ -315,13 +354,15 @@ impl Run {
             startup: self.startup.clone(),
             transient: self.transient,
             is_function_key: self.is_function_key,
+            run_at: self.run_at,
+            rerun_of: self.rerun_of,
             ..NewExecution::new(self.work.clone(), self.parameters.clone())
         }
     }
 
     /// How long the request waits for the end; `None`: not at all.
     fn patience(&self, app: &AppState) -> Option<Duration> {
-        self.waits.then(|| self.longest(app))
+        (self.waits && self.run_at.is_none()).then(|| self.longest(app))
     }
 
     /// How long a request may wait for it.
@@ -357,6 +398,18 @@ impl Run {
         };
         (status, Json(body))
     }
+}
+
+/// When a run is to start; a time that has passed means now.
+fn start_time(text: &str) -> Result<DateTime<Utc>, Problem> {
+    let invalid = |detail: &str| Problem::invalid("/run_at", detail);
+    let time = DateTime::parse_from_rfc3339(text.trim())
+        .map_err(|_| invalid("must be a time, such as 2026-01-05T09:30:00Z"))?
+        .to_utc();
+    if time > Utc::now() + LONGEST_DELAY {
+        return Err(invalid("must be within a year"));
+    }
+    Ok(time.max(DateTime::UNIX_EPOCH))
 }
 
 /// The workflow of this id or name, and the parameters as it takes them.

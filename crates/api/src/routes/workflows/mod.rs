@@ -1,8 +1,9 @@
 //! Workflows: what can run.
 
 use axum::extract::State;
+use chrono::{DateTime, Utc};
 use domain::workflows::{self, Found, Parameter, Workflow};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,8 +14,10 @@ use crate::extract::{Json, Signed};
 use crate::problem::{Problem, Problems};
 
 pub(crate) mod execute;
+mod pause;
 mod problems;
 mod providers;
+mod rerun;
 mod validate;
 pub(crate) mod wait;
 
@@ -25,6 +28,8 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .merge(providers::router())
         .merge(validate::router())
         .merge(execute::router())
+        .merge(pause::router())
+        .merge(rerun::router())
 }
 
 /// A workflow, as its file declares it.
@@ -40,6 +45,13 @@ struct WorkflowMetadata {
     execution_mode: String,
     /// Limit of one attempt.
     timeout_seconds: i32,
+    /// Runs at once: in all, or with a key per organization and key.
+    concurrency_limit: Option<i64>,
+    /// The template of the key.
+    concurrency_key: Option<String>,
+    rate_limit: Option<RateLimit>,
+    /// Since when nothing of it starts.
+    paused_at: Option<DateTime<Utc>>,
     retry_policy: Option<RetryPolicy>,
     /// A cron expression.
     schedule: Option<String>,
@@ -72,6 +84,14 @@ struct WorkflowParameter {
     options: Option<Value>,
 }
 
+/// How often it may start.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+struct RateLimit {
+    starts: i64,
+    /// Within this time.
+    seconds: i64,
+}
+
 /// When a failed attempt is followed by another.
 #[derive(Debug, Serialize, ToSchema)]
 struct RetryPolicy {
@@ -95,8 +115,13 @@ async fn list_workflows(
 ) -> Result<Json<Vec<WorkflowMetadata>>, Problem> {
     let mut tx = app.platform.db.begin(&signed.scope).await?;
     let workflows = workflows::list(&mut tx).await?;
+    let paused = workflows::pause::since(&mut tx).await?;
     tx.commit().await?;
-    Ok(Json(workflows.into_iter().map(Into::into).collect()))
+    let shown = workflows.into_iter().map(|workflow| {
+        let paused_at = paused.get(&workflow.id).copied();
+        WorkflowMetadata { paused_at, ..workflow.into() }
+    });
+    Ok(Json(shown.collect()))
 }
 
 impl From<Workflow> for WorkflowMetadata {
@@ -147,6 +172,10 @@ impl WorkflowMetadata {
             category: String::new(),
             execution_mode: String::new(),
             timeout_seconds: 0,
+            concurrency_limit: said("concurrency_limit").and_then(Value::as_i64),
+            concurrency_key: said("concurrency_key").and_then(Value::as_str).map(str::to_owned),
+            rate_limit: said("rate_limit").and_then(|rate| RateLimit::deserialize(rate).ok()),
+            paused_at: None,
             tags: texts("tags"),
             parameters: parameters.into_iter().map(Into::into).collect(),
             retry_policy: said("retry_policy").and_then(RetryPolicy::read),

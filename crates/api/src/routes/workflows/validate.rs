@@ -3,7 +3,6 @@
 //! The check reads the file and resolves what it imports; it never executes it. So it is open to everybody who is signed
 //! in, while running code is not. Python does it, in a process of its own that has no credentials.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -12,8 +11,6 @@ use domain::settings::Settings;
 use domain::workflows::Found;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -23,6 +20,7 @@ use super::WorkflowMetadata;
 use crate::AppState;
 use crate::extract::{Json, Signed, check_text};
 use crate::problem::{Problem, Problems};
+use crate::python;
 
 /// Longest check.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -103,36 +101,7 @@ async fn validate_workflow(
 
 async fn check(settings: &Settings, request: &WorkflowValidationRequest) -> Result<Checked, Error> {
     let _turn = AT_ONCE.acquire().await.map_err(Error::internal)?;
-    let absolute = |path| std::path::absolute(path).map_err(Error::internal);
-    let mut child = Command::new(&settings.python)
-        .args(["-s", "-P", "-m", "bifrost._host.validate"])
-        .arg(absolute(&settings.workspace_path)?)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("LANG", "C.UTF-8")
-        .env("PYTHONPATH", absolute(&settings.platform_path)?)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| Error::Unavailable { service: "python", source: error.into() })?;
     let question = json!({ "path": request.path, "content": request.content }).to_string();
-    let mut input = child.stdin.take();
-    let answered = async move {
-        if let Some(mut input) = input.take() {
-            input.write_all(question.as_bytes()).await?;
-        }
-        child.wait_with_output().await
-    };
-    let output = tokio::time::timeout(PATIENCE, answered)
-        .await
-        .map_err(|late| Error::Unavailable { service: "python", source: late.into() })?
-        .map_err(Error::internal)?;
-    if !output.status.success() {
-        return Err(Error::internal(String::from_utf8_lossy(&output.stderr).into_owned()));
-    }
-    serde_json::from_slice(&output.stdout).map_err(Error::internal)
+    let answer = python::ask(settings, "bifrost._host.validate", Some(question), PATIENCE).await?;
+    serde_json::from_slice(&answer).map_err(Error::internal)
 }

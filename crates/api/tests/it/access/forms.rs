@@ -13,6 +13,13 @@ pub(super) const ROWS: &[Row] = &[
     ("get", "/api/forms/{form_id}", Body::None, OWNER),
     ("post", "/api/forms/{form_id}/execute", Body::Json(r#"{"form_data": {}}"#), NOTHING_TO_RUN),
     ("post", "/api/forms/{form_id}/startup", Body::None, OWNER),
+    (
+        "post",
+        "/api/forms/{form_id}/upload",
+        Body::Json(r#"{"file_name": "a.txt", "content_type": "text/plain", "file_size": 1}"#),
+        OWNER,
+    ),
+    ("put", "/api/uploads/{token}", Body::None, [403; 6]),
     ("post", "/api/forms/{form_id}/data-providers/{name}", Body::None, [401, 401, 404, 403, 404, 404]),
     ("patch", "/api/forms/{form_id}", Body::Json(r#"{"description": "d"}"#), ADMINISTRATOR),
     ("put", "/api/forms/{form_id}", Body::Json(r#"{"description": "d"}"#), ADMINISTRATOR),

@@ -26,6 +26,7 @@ const OPENS: &[(Permission, &str, &str, u16)] = &[
     (Permission::FormsManage, "post", "/api/forms/{form_id}/execute", 400),
     (Permission::FormsManage, "post", "/api/forms/{form_id}/startup", 200),
     (Permission::FormsManage, "post", "/api/forms/{form_id}/data-providers/{name}", 404),
+    (Permission::FormsManage, "post", "/api/forms/{form_id}/upload", 200),
     (Permission::FormsManage, "patch", "/api/forms/{form_id}", 200),
     (Permission::FormsManage, "put", "/api/forms/{form_id}", 200),
     (Permission::FormsManage, "delete", "/api/forms/{form_id}", 204),
@@ -60,7 +61,9 @@ const OPENS: &[(Permission, &str, &str, u16)] = &[
     (Permission::ExecutionsRead, "get", "/api/executions/{execution_id}/result", 200),
     (Permission::ExecutionsRead, "get", "/api/executions/{execution_id}/logs", 200),
     (Permission::ExecutionsRead, "get", "/api/executions/{execution_id}/stream", 200),
+    (Permission::ExecutionsRead, "get", "/api/executions/{execution_id}/explain", 200),
     (Permission::ExecutionsCancel, "post", "/api/executions/{execution_id}/cancel", 200),
+    (Permission::WorkflowsExecute, "post", "/api/executions/bulk/retry", 200),
 ];
 
 /// Somebody of the organization with a role that has exactly these permissions.

@@ -3,7 +3,7 @@
 use domain::settings::Environment;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use testkit::Client;
+use testkit::{Client, MailServer};
 use uuid::Uuid;
 
 use super::{assign, create_role, invite};
@@ -50,7 +50,13 @@ async fn an_invited_user_completes_the_account() {
 
 #[tokio::test]
 async fn in_production_only_the_invited_register() {
-    let world = World::with(|settings| settings.environment = Environment::Production).await;
+    let server = MailServer::start().await;
+    let url = server.url().to_owned();
+    let world = World::with(move |settings| {
+        settings.environment = Environment::Production;
+        settings.smtp_url = Some(url.into());
+    })
+    .await;
     world.org("acme").await;
     let given = |email: &str| json!({"email": email, "password": PASSWORD});
     let refused = world.nobody().post("/auth/register", &given("ada@acme.example")).await;

@@ -1,0 +1,291 @@
+//! Files for code on a developer's machine: the workspace as an execution of the user would see it, and a folder for
+//! temporary files.
+//!
+//! A platform administrator reads and writes the shared files. Everybody else reads their organization's overlay in front
+//! of them, and writes only there.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use chrono::Utc;
+use domain::audit::{self, Action};
+use domain::workspace_files::{FilePath, Files};
+use domain::{Error, OrgScope};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::own_scope;
+use crate::AppState;
+use crate::extract::{Json, Sdk};
+use crate::problem::{Problem, Problems};
+
+/// Largest file that is read; what is written is bounded by the body.
+const MOST_BYTES: u64 = 10 * 1024 * 1024;
+/// Where an organization's own files are, below the workspace.
+const OVERLAYS: &str = ".overlays";
+/// Temporary files are removed at this age, and this many may be there at once.
+const TEMPORARY: Duration = Duration::from_secs(24 * 3600);
+const MOST_TEMPORARY: usize = 1_000;
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(read_sdk_file))
+        .routes(routes!(write_sdk_file))
+        .routes(routes!(list_sdk_files))
+        .routes(routes!(delete_sdk_file))
+}
+
+/// Where a file is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Location {
+    /// Files of this user that live for a day.
+    Temp,
+    /// The workspace.
+    #[default]
+    Workspace,
+}
+
+/// Which file.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"path": "reports/latest.csv"}))]
+struct SDKFileReadRequest {
+    path: String,
+    #[serde(default)]
+    #[schema(inline, default = "workspace")]
+    location: Location,
+}
+
+/// A file to write.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"path": "reports/latest.csv", "content": "site,count\nLON-01,3\n"}))]
+struct SDKFileWriteRequest {
+    path: String,
+    /// UTF-8 text.
+    content: String,
+    #[serde(default)]
+    #[schema(inline, default = "workspace")]
+    location: Location,
+}
+
+/// Which folder.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"directory": "reports"}))]
+struct SDKFileListRequest {
+    #[serde(default)]
+    #[schema(default = "")]
+    directory: String,
+    #[serde(default)]
+    #[schema(inline, default = "workspace")]
+    location: Location,
+}
+
+/// Which file.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"path": "reports/latest.csv"}))]
+struct SDKFileDeleteRequest {
+    path: String,
+    #[serde(default)]
+    #[schema(inline, default = "workspace")]
+    location: Location,
+}
+
+/// Where a caller's files are: read in this order, written to the first.
+struct Roots {
+    scope: OrgScope,
+    roots: Vec<PathBuf>,
+    location: Location,
+}
+
+/// Reads a text file.
+///
+/// For a user the organization's own, else the shared one.
+#[utoipa::path(
+    post, path = "/api/sdk/files/read", tag = "SDK", security(("bearer" = [])), request_body = SDKFileReadRequest,
+    responses((status = 200, body = String), (status = 400, description = "Outside of the workspace, or no text."), Problems),
+)]
+async fn read_sdk_file(
+    State(app): State<AppState>,
+    sdk: Sdk,
+    Json(input): Json<SDKFileReadRequest>,
+) -> Result<Json<String>, Problem> {
+    let roots = Roots::of(&app, &sdk, input.location)?;
+    let path = FilePath::parse(&input.path)?;
+    let bytes =
+        blocking(move || roots.first(|files| files.read(&path, MOST_BYTES).map(|content| content.bytes)))
+            .await?;
+    let text = String::from_utf8(bytes);
+    Ok(Json(text.map_err(|_| Error::Impossible("the file is not UTF-8 text".into()))?))
+}
+
+/// Creates or replaces a text file, and the folders it is in.
+///
+/// For a user in the organization's own files; readers see the old file or the new one.
+#[utoipa::path(
+    post, path = "/api/sdk/files/write", tag = "SDK", security(("bearer" = [])), request_body = SDKFileWriteRequest,
+    responses((status = 204, description = "Written."), (status = 400, description = "Outside of the workspace."), Problems),
+)]
+async fn write_sdk_file(
+    State(app): State<AppState>,
+    sdk: Sdk,
+    Json(input): Json<SDKFileWriteRequest>,
+) -> Result<StatusCode, Problem> {
+    let roots = Roots::of(&app, &sdk, input.location)?;
+    let path = FilePath::parse(&input.path)?;
+    roots.record(&app, Action::FileWritten, &path).await?;
+    blocking(move || {
+        let files = roots.writable()?;
+        if roots.location == Location::Temp {
+            clean(&files)?;
+        }
+        files.write(&path, input.content.as_bytes()).map(drop)
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The names in a folder, folders with a trailing `/`.
+///
+/// For a user the organization's own files and the shared ones together.
+#[utoipa::path(
+    post, path = "/api/sdk/files/list", tag = "SDK", security(("bearer" = [])), request_body = SDKFileListRequest,
+    responses((status = 200, body = Vec<String>), (status = 400, description = "Outside of the workspace."), Problems),
+)]
+async fn list_sdk_files(
+    State(app): State<AppState>,
+    sdk: Sdk,
+    Json(input): Json<SDKFileListRequest>,
+) -> Result<Json<Vec<String>>, Problem> {
+    let roots = Roots::of(&app, &sdk, input.location)?;
+    let folder = FilePath::parse(&input.directory)?;
+    Ok(Json(blocking(move || roots.names(&folder)).await?))
+}
+
+/// Removes a file.
+///
+/// For a user from the organization's own files; the shared ones stay.
+#[utoipa::path(
+    post, path = "/api/sdk/files/delete", tag = "SDK", security(("bearer" = [])), request_body = SDKFileDeleteRequest,
+    responses((status = 204, description = "Removed."), (status = 400, description = "Outside of the workspace, or a folder."), Problems),
+)]
+async fn delete_sdk_file(
+    State(app): State<AppState>,
+    sdk: Sdk,
+    Json(input): Json<SDKFileDeleteRequest>,
+) -> Result<StatusCode, Problem> {
+    let roots = Roots::of(&app, &sdk, input.location)?;
+    let path = FilePath::parse(&input.path)?;
+    roots.record(&app, Action::FileDeleted, &path).await?;
+    blocking(move || {
+        let files = roots.writable()?;
+        if files.entry(&path)?.is_folder {
+            return Err(Error::Impossible(format!("{path} is a folder")));
+        }
+        files.remove(&path)
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl Roots {
+    fn of(app: &AppState, sdk: &Sdk, location: Location) -> Result<Self, Problem> {
+        let settings = &app.platform.settings;
+        let scope = own_scope(&sdk.principal, sdk.request_id.as_deref())?;
+        let own = scope.owner()?;
+        let shared = settings.workspace_path.clone();
+        let roots = match (location, own) {
+            (Location::Temp, _) => {
+                vec![settings.temp_path.join("sdk").join(sdk.principal.user_id.to_string())]
+            }
+            (Location::Workspace, None) => vec![shared],
+            (Location::Workspace, Some(org)) => vec![shared.join(OVERLAYS).join(org.to_string()), shared],
+        };
+        Ok(Self { scope, roots, location })
+    }
+
+    /// Writes down who changes what, before it happens: a file has no transaction.
+    async fn record(&self, app: &AppState, action: Action, path: &FilePath) -> Result<(), Problem> {
+        let mut tx = app.platform.db.begin(&self.scope).await?;
+        audit::record(&mut tx, action, format!("file/{path}"), &json!({"location": self.location})).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    fn writable(&self) -> Result<Files, Error> {
+        let root = self.roots.first().ok_or_else(|| Error::internal("no root"))?;
+        let is_shared = self.location == Location::Workspace && self.roots.len() == 1;
+        // The shared workspace is made by whoever runs the server; the others come with their first file.
+        if !is_shared {
+            std::fs::create_dir_all(root).map_err(|error| Error::Unavailable {
+                service: "the disk of the workspace",
+                source: error.into(),
+            })?;
+        }
+        Files::open(root)
+    }
+
+    /// What the first root that has it gives.
+    fn first<T>(&self, ask: impl Fn(&Files) -> Result<T, Error>) -> Result<T, Error> {
+        for root in self.existing() {
+            match ask(&Files::open(root)?) {
+                Err(Error::NotFound(_)) => {}
+                other => return other,
+            }
+        }
+        Err(Error::NotFound("file"))
+    }
+
+    fn names(&self, folder: &FilePath) -> Result<Vec<String>, Error> {
+        let mut names = std::collections::BTreeSet::new();
+        let mut found = folder.is_root();
+        for root in self.existing() {
+            match Files::open(root)?.list(folder) {
+                Err(Error::NotFound(_)) => continue,
+                Err(error) => return Err(error),
+                Ok(entries) => {
+                    found = true;
+                    let shown = entries.into_iter().filter(|entry| !entry.path.name().starts_with('.'));
+                    names.extend(shown.map(|entry| {
+                        let slash = if entry.is_folder { "/" } else { "" };
+                        format!("{}{slash}", entry.path.name())
+                    }));
+                }
+            }
+        }
+        if found { Ok(names.into_iter().collect()) } else { Err(Error::NotFound("folder")) }
+    }
+
+    fn existing(&self) -> impl Iterator<Item = &PathBuf> {
+        self.roots.iter().filter(|root| root.is_dir())
+    }
+}
+
+/// Removes temporary files whose time is over, and refuses more than may be there.
+fn clean(files: &Files) -> Result<(), Error> {
+    let now = Utc::now();
+    let (old, young): (Vec<_>, Vec<_>) = files
+        .find(|_| true)?
+        .into_iter()
+        .partition(|entry| (now - entry.modified).to_std().is_ok_and(|age| age > TEMPORARY));
+    for entry in old {
+        files.remove(&entry.path)?;
+    }
+    if young.len() >= MOST_TEMPORARY {
+        return Err(Error::Impossible(format!(
+            "you have {MOST_TEMPORARY} temporary files; remove some first"
+        )));
+    }
+    Ok(())
+}
+
+/// Works with files on a thread that may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Problem> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(Error::internal)??)
+}

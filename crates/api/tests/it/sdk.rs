@@ -1,0 +1,413 @@
+//! The SDK's routes: keys act as their user and no more, configuration and files stay where they belong, and the package
+//! is one that pip installs.
+
+use std::process::Command;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use testkit::Client;
+
+use crate::support::{PASSWORD, Person, World};
+
+/// A client with a new SDK key of this person.
+async fn with_key(world: &World, person: &Person) -> Client {
+    let made = person.client.post("/api/sdk/keys", &json!({"name": "laptop"})).await;
+    world.nobody().with_bearer(made.expect_status(StatusCode::CREATED).text("key"))
+}
+
+/// A world with a workspace of its own, an organization and one of its users.
+async fn world() -> (World, Person) {
+    let world =
+        World::with_files(&[("readme.txt", "shared"), ("docs/a.txt", "shared a"), (".overlays/.keep", "")])
+            .await;
+    world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    (world, ada)
+}
+
+#[tokio::test]
+async fn a_key_is_shown_once_counted_and_dead_when_revoked_expired_or_deleted() {
+    let (world, ada) = world().await;
+    let made = ada.client.post("/api/sdk/keys", &json!({"name": "laptop", "expires_in_days": 30})).await;
+    assert_eq!(made.header("cache-control"), Some("no-store"));
+    let made = made.expect_status(StatusCode::CREATED).json();
+    let key = made["key"].as_str().expect("shown once").to_owned();
+    assert!(key.starts_with("bfsk_") && key.len() == 48);
+    assert_eq!(made["key_prefix"], key[..12]);
+    let client = world.nobody().with_bearer(&key);
+    for _ in 0..3 {
+        client.get("/api/sdk/context").await.expect_status(StatusCode::OK);
+    }
+    let listed = ada.client.get("/api/sdk/keys").await.expect_status(StatusCode::OK);
+    assert!(!listed.body.contains(&key[12..]));
+    let row = &listed.json()["keys"][0];
+    assert_eq!(
+        (&row["use_count"], &row["is_active"], &row["name"]),
+        (&json!(3), &json!(true), &json!("laptop"))
+    );
+    assert!(row["last_used_at"].is_string() && row["expires_at"].is_string());
+    let audit = world.admin.client.get("/api/audit").await.body;
+    assert!(audit.contains("sdk_key.created") && !audit.contains(&key[12..]));
+
+    let id = made["id"].as_str().expect("an id");
+    let revoked = ada.client.patch(&format!("/api/sdk/keys/{id}/revoke"), &Value::Null).await;
+    assert_eq!(revoked.expect_status(StatusCode::OK).json()["is_active"], false);
+    client.get("/api/sdk/context").await.expect_status(StatusCode::UNAUTHORIZED);
+    ada.client.delete(&format!("/api/sdk/keys/{id}")).await.expect_status(StatusCode::NO_CONTENT);
+    ada.client.delete(&format!("/api/sdk/keys/{id}")).await.expect_status(StatusCode::NOT_FOUND);
+
+    let mut dead = 0;
+    for ending in [
+        "UPDATE sdk_keys SET expires_at = now() WHERE name = 'laptop'",
+        "UPDATE users SET is_active = FALSE WHERE email = 'ada@acme.example'",
+        "UPDATE organizations SET is_active = FALSE WHERE name = 'acme'",
+    ] {
+        world.sql("UPDATE users SET is_active = TRUE").await;
+        world.sql("DELETE FROM sdk_keys").await;
+        let ada = Person { client: world.nobody().sign_in(&ada.email, PASSWORD).await, ..ada.clone() };
+        let client = with_key(&world, &ada).await;
+        client.get("/api/sdk/context").await.expect_status(StatusCode::OK);
+        world.sql(ending).await;
+        for (method, path) in [(Method::GET, "/api/sdk/context"), (Method::POST, "/api/sdk/config/list")] {
+            let reply = client.send(client.request(method, path).json(&json!({}))).await;
+            reply.expect_status(StatusCode::UNAUTHORIZED);
+        }
+        dead += 1;
+    }
+    println!("sdk keys: dead at once {} of 5", dead + 2);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_key_opens_the_sdk_and_no_other_door() {
+    let (world, ada) = world().await;
+    let mut opened = Vec::new();
+    let mut tried = 0;
+    for client in [with_key(&world, &ada).await, with_key(&world, &world.admin).await] {
+        for path in [
+            "/auth/me",
+            "/api/sdk/keys",
+            "/api/executions",
+            "/api/config",
+            "/api/users",
+            "/api/workflows",
+            "/api/workflow-keys",
+            "/api/schedules",
+        ] {
+            tried += 1;
+            if client.get(path).await.status != StatusCode::UNAUTHORIZED {
+                opened.push(path);
+            }
+        }
+        let cookie = format!("access_token={}", client.bearer().expect("a key"));
+        for path in ["/auth/me", "/api/sdk/context"] {
+            tried += 1;
+            let reply = world
+                .nobody()
+                .send(world.nobody().request(Method::GET, path).header("cookie", &cookie))
+                .await;
+            if reply.status != StatusCode::UNAUTHORIZED {
+                opened.push(path);
+            }
+        }
+        let put = client.put("/api/sdk/context", &json!({})).await;
+        tried += 1;
+        if put.status != StatusCode::UNAUTHORIZED {
+            opened.push("put /api/sdk/context");
+        }
+    }
+    println!("sdk keys at other doors: {tried} tried, opened {}", opened.len());
+    assert!(opened.is_empty(), "{opened:?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_key_has_the_rights_that_its_user_has_now() {
+    let (world, ada) = world().await;
+    let rival = world.org("rival").await;
+    let key = with_key(&world, &world.admin).await;
+    let in_rival = json!({"key": "a", "value": 1, "org_id": rival});
+    key.post("/api/sdk/config/set", &in_rival).await.expect_status(StatusCode::NO_CONTENT);
+    let users = with_key(&world, &ada).await;
+    for path in ["set", "get", "delete", "list"] {
+        let reply = users.post(&format!("/api/sdk/config/{path}"), &in_rival).await;
+        assert_eq!(
+            reply.expect_status(StatusCode::FORBIDDEN).detail(),
+            "Access denied to organization",
+            "{path}"
+        );
+    }
+    users
+        .post("/api/sdk/config/list", &json!({"org_id": "GLOBAL"}))
+        .await
+        .expect_status(StatusCode::FORBIDDEN);
+    // Somebody who is demoted takes their keys along.
+    world
+        .sql(
+            "UPDATE users SET is_superuser = FALSE, user_type = 'ORG' WHERE email = 'admin@platform.example'",
+        )
+        .await;
+    key.post("/api/sdk/config/set", &in_rival).await.expect_status(StatusCode::FORBIDDEN);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn configuration_is_typed_cascades_and_shows_no_secret() {
+    let (world, ada) = world().await;
+    let (admin, user) = (with_key(&world, &world.admin).await, with_key(&world, &ada).await);
+    let set = async |client: &Client, key: &str, value: Value, is_secret: bool| {
+        let body = json!({"key": key, "value": value, "is_secret": is_secret});
+        client.post("/api/sdk/config/set", &body).await.expect_status(StatusCode::NO_CONTENT)
+    };
+    let get =
+        async |client: &Client, key: &str| client.post("/api/sdk/config/get", &json!({"key": key})).await;
+    for (key, value, kind) in [
+        ("text", json!("on"), "string"),
+        ("number", json!(30), "int"),
+        ("fraction", json!(2.5), "json"),
+        ("flag", json!(true), "bool"),
+        ("list", json!([1, {"a": null}]), "json"),
+    ] {
+        set(&admin, key, value.clone(), false).await;
+        let found = get(&user, key).await.expect_status(StatusCode::OK).json();
+        assert_eq!(found, json!({"key": key, "value": value, "config_type": kind}), "the global one");
+    }
+    set(&user, "number", json!(7), false).await;
+    assert_eq!(get(&user, "number").await.json()["value"], 7);
+    assert_eq!(get(&admin, "number").await.json()["value"], 30, "the organization's own row");
+    assert_eq!(get(&user, "nothing").await.expect_status(StatusCode::OK).json(), Value::Null);
+
+    set(&user, "token", json!("canary-4711"), true).await;
+    let refused = get(&user, "token").await.expect_status(StatusCode::FORBIDDEN);
+    let listed = user.post("/api/sdk/config/list", &json!({})).await.expect_status(StatusCode::OK);
+    assert_eq!(
+        (&listed.json()["token"], &listed.json()["number"], &listed.json()["flag"]),
+        (&json!("[SECRET]"), &json!(7), &json!(true))
+    );
+    assert!(!refused.body.contains("canary") && !listed.body.contains("canary"));
+    let stored = world
+        .count("SELECT count(*) FROM config WHERE key = 'token' AND sealed IS NOT NULL AND value IS NULL")
+        .await;
+    assert_eq!(stored, 1);
+
+    let delete = async |client: &Client, key: &str| {
+        client.post("/api/sdk/config/delete", &json!({"key": key})).await.expect_status(StatusCode::OK).json()
+    };
+    assert_eq!((delete(&user, "number").await, delete(&user, "number").await), (json!(true), json!(false)));
+    assert_eq!(get(&user, "number").await.json()["value"], 30);
+    for (key, value, pointer) in [
+        ("a b", json!(1), "/key"),
+        ("", json!(1), "/key"),
+        ("a", json!("x".repeat(70_000)), "/value"),
+        ("a", json!("\0"), "/value"),
+    ] {
+        let reply = user.post("/api/sdk/config/set", &json!({"key": key, "value": value})).await;
+        assert_eq!(reply.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), [pointer]);
+    }
+    let reply = user.post("/api/sdk/config/get", &json!({"key": "a", "org_id": "acme"})).await;
+    assert_eq!(reply.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/org_id"]);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn calls_start_from_the_context_of_their_user() {
+    let (world, ada) = world().await;
+    let rival = world.org("rival").await;
+    let (admin, user) = (with_key(&world, &world.admin).await, with_key(&world, &ada).await);
+    let shown = user.get("/api/sdk/context").await.expect_status(StatusCode::OK).json();
+    assert_eq!(
+        (&shown["user"]["email"], &shown["organization"]["name"]),
+        (&json!("ada@acme.example"), &json!("acme"))
+    );
+    assert_eq!((&shown["default_parameters"], &shown["track_executions"]), (&json!({}), &json!(true)));
+    assert_eq!(admin.get("/api/sdk/context").await.json()["organization"], Value::Null);
+
+    let foreign = ada.client.put("/api/sdk/context", &json!({"default_org_id": rival})).await;
+    foreign.expect_status(StatusCode::FORBIDDEN);
+    let body =
+        json!({"default_org_id": rival, "default_parameters": {"site": "Bern"}, "track_executions": false});
+    let changed =
+        world.admin.client.put("/api/sdk/context", &body).await.expect_status(StatusCode::OK).json();
+    assert_eq!(
+        (&changed["organization"]["name"], &changed["default_parameters"]),
+        (&json!("rival"), &json!({"site": "Bern"}))
+    );
+    let kept = json!({"default_org_id": null, "default_parameters": null});
+    let kept = world.admin.client.put("/api/sdk/context", &kept).await.expect_status(StatusCode::OK).json();
+    assert_eq!(kept, changed, "null leaves what is there");
+    admin
+        .post("/api/sdk/config/set", &json!({"key": "a", "value": 1}))
+        .await
+        .expect_status(StatusCode::NO_CONTENT);
+    let stored = world.count("SELECT count(*) FROM config c JOIN organizations o ON o.id = c.organization_id WHERE o.name = 'rival'").await;
+    assert_eq!(stored, 1);
+    let session = ada.client.get("/api/sdk/context").await.expect_status(StatusCode::OK).json();
+    assert_eq!(session["user"]["email"], "ada@acme.example");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_user_sees_the_overlay_and_changes_nothing_shared() {
+    let (world, ada) = world().await;
+    world.org("rival").await;
+    let eve = world.person("eve@rival.example").await;
+    let (admin, user, rival) =
+        (with_key(&world, &world.admin).await, with_key(&world, &ada).await, with_key(&world, &eve).await);
+    let files = async |client: &Client, what: &str, body: Value| {
+        client.post(&format!("/api/sdk/files/{what}"), &body).await
+    };
+    let read = async |client: &Client, path: &str| files(client, "read", json!({"path": path})).await;
+    assert_eq!(read(&user, "readme.txt").await.expect_status(StatusCode::OK).json(), "shared");
+    files(&user, "write", json!({"path": "readme.txt", "content": "acme's"}))
+        .await
+        .expect_status(StatusCode::NO_CONTENT);
+    files(&user, "write", json!({"path": "new/own.txt", "content": "Grüße"}))
+        .await
+        .expect_status(StatusCode::NO_CONTENT);
+    assert_eq!(read(&user, "/workspace/readme.txt").await.json(), "acme's");
+    assert_eq!(read(&admin, "readme.txt").await.json(), "shared");
+    assert_eq!(read(&rival, "readme.txt").await.json(), "shared");
+    rival_cannot(&read(&rival, "new/own.txt").await);
+    let listed = files(&user, "list", json!({})).await.expect_status(StatusCode::OK).json();
+    assert_eq!(listed, json!(["docs/", "new/", "readme.txt"]));
+    assert_eq!(files(&admin, "list", json!({"directory": "docs"})).await.json(), json!(["a.txt"]));
+    files(&admin, "list", json!({"directory": "nothing"})).await.expect_status(StatusCode::NOT_FOUND);
+
+    // Deleting takes the own file away, and the shared one is there again; it cannot be deleted.
+    files(&user, "delete", json!({"path": "readme.txt"})).await.expect_status(StatusCode::NO_CONTENT);
+    assert_eq!(read(&user, "readme.txt").await.json(), "shared");
+    files(&user, "delete", json!({"path": "readme.txt"})).await.expect_status(StatusCode::NOT_FOUND);
+    files(&admin, "delete", json!({"path": "docs"})).await.expect_status(StatusCode::BAD_REQUEST);
+    files(&admin, "write", json!({"path": "more.txt", "content": "shared too"}))
+        .await
+        .expect_status(StatusCode::NO_CONTENT);
+    assert_eq!(read(&rival, "more.txt").await.json(), "shared too");
+    let audit = world.admin.client.get("/api/audit").await.body;
+    assert!(
+        audit.contains("file.written")
+            && audit.contains("file/new/own.txt")
+            && audit.contains("file.deleted")
+    );
+
+    let temp = |path: &str| json!({"path": path, "content": "t", "location": "temp"});
+    files(&user, "write", temp("a.txt")).await.expect_status(StatusCode::NO_CONTENT);
+    assert_eq!(files(&user, "read", temp("a.txt")).await.json(), "t");
+    files(&rival, "read", temp("a.txt")).await.expect_status(StatusCode::NOT_FOUND);
+    files(&admin, "read", temp("a.txt")).await.expect_status(StatusCode::NOT_FOUND);
+    let wrong = json!({"path": "a.txt", "location": "uploads"});
+    assert_eq!(
+        files(&user, "read", wrong).await.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(),
+        ["/location"]
+    );
+    world.close().await;
+}
+
+fn rival_cannot(reply: &testkit::Reply) {
+    assert_eq!(reply.status, StatusCode::NOT_FOUND, "{}", reply.body);
+}
+
+#[tokio::test]
+async fn no_path_leads_outside_of_the_workspace() {
+    let (world, ada) = world().await;
+    let (admin, user) = (with_key(&world, &world.admin).await, with_key(&world, &ada).await);
+    let outside = world.test.folder().join("outside.txt");
+    std::fs::write(&outside, "canary").expect("writes");
+    std::os::unix::fs::symlink(&outside, world.test.workspace().join("link.txt")).expect("links");
+    std::os::unix::fs::symlink(world.test.folder(), world.test.workspace().join("folder")).expect("links");
+    let other = format!(".overlays/{}/x.txt", uuid::Uuid::now_v7());
+    let tricks = [
+        "../outside.txt",
+        "/../outside.txt",
+        "docs/../../outside.txt",
+        "/workspace/../outside.txt",
+        "link.txt",
+        "folder/outside.txt",
+        "docs/./../../outside.txt",
+        other.as_str(),
+        ".git/config",
+        ".uploads/x",
+        "a\0b",
+        "",
+    ];
+    let (mut tried, mut wrong) = (0, Vec::new());
+    for (client, is_user) in [(&admin, false), (&user, true)] {
+        for path in tricks {
+            for what in ["read", "write", "delete"] {
+                for location in ["workspace", "temp"] {
+                    tried += 1;
+                    let body = json!({"path": path, "content": "overwritten", "location": location});
+                    let reply = client.post(&format!("/api/sdk/files/{what}"), &body).await;
+                    let is_own_temp =
+                        location == "temp" && (path.ends_with("link.txt") || path.starts_with("folder"));
+                    // A link of the workspace may be replaced or removed, which does not touch what it leads to.
+                    let is_link = path == "link.txt" && what != "read";
+                    // Below an overlay that does not have the folder, it is an ordinary name.
+                    let is_own = is_user && path.starts_with("folder");
+                    if !reply.status.is_client_error() && !is_own_temp && !is_link && !is_own
+                        || reply.body.contains("canary")
+                    {
+                        wrong.push(format!("{what} {path:?} in {location}: {} {}", reply.status, reply.body));
+                    }
+                }
+            }
+        }
+    }
+    let untouched = std::fs::read_to_string(&outside).expect("is there");
+    println!("paths of files: {tried} tricks, outside {}", usize::from(untouched != "canary") + wrong.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(untouched, "canary");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn the_package_installs_with_pip_without_an_index_and_asks_this_server() {
+    let (world, ada) = world().await;
+    let package = world.test.folder().join("bifrost.tar.gz");
+    let address = format!("{}/api/sdk/download", world.nobody().base());
+    let served = reqwest::get(&address).await.expect("answers");
+    assert_eq!(served.headers()["content-type"], "application/gzip");
+    let bytes = served.bytes().await.expect("is whole");
+    assert_eq!(bytes, reqwest::get(&address).await.expect("answers").bytes().await.expect("is whole"));
+    std::fs::write(&package, &bytes).expect("writes");
+    let key = with_key(&world, &ada).await.bearer().expect("a key").to_owned();
+    let set = json!({"key": "site", "value": "Bern"});
+    world
+        .nobody()
+        .with_bearer(&key)
+        .post("/api/sdk/config/set", &set)
+        .await
+        .expect_status(StatusCode::NO_CONTENT);
+    let (venv, base) = (world.test.folder().join("venv"), world.nobody().base().to_owned());
+    let work = tokio::task::spawn_blocking(move || {
+        let run = |command: &mut Command| {
+            let output = command.output().expect("runs");
+            let text = format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+            assert!(output.status.success(), "{command:?}: {text}");
+            text
+        };
+        run(Command::new("python3").arg("-m").arg("venv").arg(&venv));
+        let install = ["-m", "pip", "install", "--no-index", "--no-cache-dir", "--disable-pip-version-check"];
+        run(Command::new(venv.join("bin/python")).args(install).arg(&package));
+        let program = "import asyncio, bifrost\nfrom bifrost import config, context, files, workflow\n\
+            async def main():\n    print(await config.get('site'), context.email, context.org_name)\n    \
+            await files.write('from_sdk.txt', 'written')\n    print(await files.read('from_sdk.txt'))\nasyncio.run(main())\n";
+        let python = Command::new(venv.join("bin/python"))
+            .args(["-c", program])
+            .current_dir(venv)
+            .env_remove("PYTHONPATH")
+            .env("BIFROST_URL", base)
+            .env("BIFROST_TOKEN", key)
+            .env("NO_PROXY", "*")
+            .output()
+            .expect("runs");
+        format!("{}{}", String::from_utf8_lossy(&python.stdout), String::from_utf8_lossy(&python.stderr))
+    });
+    let printed = work.await.expect("ends");
+    assert_eq!(printed, "Bern ada@acme.example acme\nwritten\n");
+    println!("package: {} bytes, installed without an index, asked this server", bytes.len());
+    world.close().await;
+}

@@ -1,0 +1,250 @@
+//! What a platform administrator does with the files of the workspace: read, write, move, remove. Searching is in
+//! `search.rs`; the disk itself in `workspace_files`.
+//!
+//! The invariant: one change at a time over all replicas, so what `expected_etag` was compared with is what is replaced;
+//! and a change is in the audit log before it is on the disk.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use md5::{Digest, Md5};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::audit::{self, Action};
+use crate::workspace_files::{Entry, FilePath, Files};
+use crate::{Db, Error, OrgScope, OrgTx, Platform, Result};
+
+mod search;
+
+pub use search::{Found, Match, Query, search};
+
+/// Largest file that is read or written.
+pub const MAX_FILE: u64 = 10 * 1024 * 1024;
+
+/// A file that was read or written.
+#[derive(Debug)]
+pub struct Stored {
+    /// Where it is.
+    pub path: FilePath,
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// MD5 of the content, hexadecimal.
+    pub etag: String,
+    /// Last change.
+    pub modified: DateTime<Utc>,
+}
+
+/// Why a file was not written: it is not what the writer has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clash {
+    /// Somebody has changed it.
+    ContentChanged,
+    /// It is not there any more.
+    PathNotFound,
+}
+
+/// Something in a folder, with what the workspace's index knows of it.
+#[derive(Debug)]
+pub struct Listed {
+    /// What it is.
+    pub entry: Entry,
+    /// Whether workflows are declared in it.
+    pub is_workflow: bool,
+    /// Whether data providers are.
+    pub is_data_provider: bool,
+}
+
+/// What is in a folder, folders first.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Impossible`] when it leads outside or is a file.
+pub async fn list(platform: &Platform, path: FilePath) -> Result<Vec<Listed>> {
+    let entries = on_disk(platform, move |files| files.list(&path)).await?;
+    describe(&platform.db, entries).await
+}
+
+/// A file.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Impossible`] when it leads outside, is no file, or is too large.
+pub async fn read(platform: &Platform, path: FilePath) -> Result<Stored> {
+    on_disk(platform, move |files| {
+        let content = files.read(&path, MAX_FILE)?;
+        Ok(Stored { path, etag: etag(&content.bytes), bytes: content.bytes, modified: content.modified })
+    })
+    .await
+}
+
+/// Creates or replaces a file; with `expected` only if that is its etag.
+///
+/// # Errors
+/// [`Error::Impossible`] when it leads outside or is a folder.
+pub async fn write(
+    platform: &Platform,
+    scope: &OrgScope,
+    path: FilePath,
+    bytes: Vec<u8>,
+    expected: Option<String>,
+) -> Result<Result<Stored, Clash>> {
+    let details = json!({"bytes": bytes.len()});
+    let tx = begin(platform, scope, Action::FileWritten, &path, &details).await?;
+    let written = on_disk(platform, move |files| {
+        if let Some(expected) = expected {
+            match files.read(&path, MAX_FILE) {
+                Ok(content) if etag(&content.bytes) == expected => {}
+                Ok(_) => return Ok(Err(Clash::ContentChanged)),
+                Err(Error::NotFound(_)) => return Ok(Err(Clash::PathNotFound)),
+                Err(error) => return Err(error),
+            }
+        }
+        let modified = files.write(&path, &bytes)?;
+        Ok(Ok(Stored { etag: etag(&bytes), path, bytes, modified }))
+    })
+    .await?;
+    if written.is_ok() {
+        tx.commit().await?;
+    }
+    Ok(written)
+}
+
+/// Makes a folder.
+///
+/// # Errors
+/// [`Error::Conflict`] when something is there; [`Error::Impossible`] when it leads outside.
+pub async fn create_folder(platform: &Platform, scope: &OrgScope, path: FilePath) -> Result<Listed> {
+    let tx = begin(platform, scope, Action::FolderCreated, &path, &()).await?;
+    let entry = on_disk(platform, move |files| {
+        if !files.create_folder(&path)? {
+            return Err(Error::Conflict(format!("{path} exists already")));
+        }
+        files.entry(&path)
+    })
+    .await?;
+    tx.commit().await?;
+    Ok(Listed { entry, is_workflow: false, is_data_provider: false })
+}
+
+/// Removes a file, or a folder with all it holds.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Conflict`] when a form has its file there, which would only come back.
+pub async fn delete(platform: &Platform, scope: &OrgScope, path: FilePath) -> Result<()> {
+    let mut tx = begin(platform, scope, Action::FileDeleted, &path, &()).await?;
+    let of_form = sqlx::query_scalar!(
+        r#"SELECT file_path AS "path!" FROM forms
+           WHERE file_path = $1 OR starts_with(file_path, $1 || '/')
+           LIMIT 1"#,
+        path.as_str(),
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    if let Some(file) = of_form {
+        return Err(Error::Conflict(format!(
+            "{file} is the file of a form, which would be written again; delete the form instead"
+        )));
+    }
+    on_disk(platform, move |files| files.remove(&path)).await?;
+    tx.commit().await
+}
+
+/// Gives a file or folder another path. Workflows, data providers and forms in it stay the same.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Conflict`] when something is there; [`Error::Impossible`] when it leads outside.
+pub async fn rename(platform: &Platform, scope: &OrgScope, old: FilePath, new: FilePath) -> Result<Listed> {
+    let details = json!({"to": new.as_str()});
+    let mut tx = begin(platform, scope, Action::FileRenamed, &old, &details).await?;
+    // Whoever indexes the files waits until the rows have moved too.
+    sqlx::query!(
+        "SELECT pg_advisory_xact_lock(hashtext('bifrost.form_files')), pg_advisory_xact_lock(hashtext('bifrost.workspace'))"
+    )
+    .execute(tx.conn())
+    .await?;
+    let (from, to) = (old.clone(), new.clone());
+    let entry = on_disk(platform, move |files| {
+        files.rename(&from, &to)?;
+        files.entry(&to)
+    })
+    .await?;
+    // What was at the new path before is gone, and only remembered: it makes room.
+    sqlx::query!(
+        "UPDATE workflows w
+         SET function_name = '#' || w.id, is_active = FALSE, updated_at = now()
+         WHERE w.organization_id IS NULL AND (w.path = $1 OR starts_with(w.path, $1 || '/'))",
+        new.as_str(),
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "UPDATE workflows
+         SET path = $2 || substr(path, length($1) + 1), updated_at = now()
+         WHERE organization_id IS NULL AND (path = $1 OR starts_with(path, $1 || '/'))",
+        old.as_str(),
+        new.as_str(),
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "UPDATE forms
+         SET file_path = $2 || substr(file_path, length($1) + 1)
+         WHERE file_path = $1 OR starts_with(file_path, $1 || '/')",
+        old.as_str(),
+        new.as_str(),
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.commit().await?;
+    describe(&platform.db, vec![entry]).await?.pop().ok_or(Error::NotFound("file or folder"))
+}
+
+/// Begins a change: alone over all replicas, and recorded.
+async fn begin(
+    platform: &Platform,
+    scope: &OrgScope,
+    action: Action,
+    path: &FilePath,
+    details: &impl Serialize,
+) -> Result<OrgTx> {
+    let mut tx = platform.db.begin(&scope.clone().widened()).await?;
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.editor'))").execute(tx.conn()).await?;
+    audit::record(&mut tx, action, path, details).await?;
+    Ok(tx)
+}
+
+async fn describe(db: &Db, entries: Vec<Entry>) -> Result<Vec<Listed>> {
+    let paths: Vec<String> =
+        entries.iter().filter(|entry| !entry.is_folder).map(|entry| entry.path.to_string()).collect();
+    let system = crate::SystemScope::because("the workspace belongs to the platform");
+    let mut conn = db.system(&system).await?;
+    let declared = sqlx::query!(
+        "SELECT DISTINCT path, kind FROM workflows WHERE is_active AND organization_id IS NULL AND path = ANY ($1)",
+        &paths,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let has = |entry: &Entry, kind: &str| {
+        declared.iter().any(|row| row.path == entry.path.as_str() && row.kind == kind)
+    };
+    Ok(entries
+        .into_iter()
+        .map(|entry| Listed {
+            is_workflow: has(&entry, "workflow"),
+            is_data_provider: has(&entry, "data_provider"),
+            entry,
+        })
+        .collect())
+}
+
+/// Works with files on a thread that may wait for the disk.
+async fn on_disk<T: Send + 'static>(
+    platform: &Platform,
+    work: impl FnOnce(&Files) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let root: PathBuf = platform.settings.workspace_path.clone();
+    tokio::task::spawn_blocking(move || work(&Files::open(&root)?)).await.map_err(Error::internal)?
+}
+
+fn etag(bytes: &[u8]) -> String {
+    Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,175 @@
+//! Why an execution does not run yet, or any more: all reasons there are at the moment, the decisive ones first.
+//!
+//! It asks the same questions as the claim, of the same rows. What it tells of other organizations is only that a limit
+//! they share is reached.
+
+use chrono::{DateTime, Utc};
+
+use super::limits::{Full, Room};
+use super::queue::Waiting;
+use super::{Execution, Status, read};
+use crate::id::{ExecutionId, OrgId, WorkflowId};
+use crate::workers::{self, Capacity};
+use crate::{Db, OrgScope, Result, SystemScope};
+
+/// As many more urgent ones are counted.
+const MOST_AHEAD: i64 = 1_000;
+const SCOPE: SystemScope =
+    SystemScope::because("limits and workers are shared; the reader has been checked against the row");
+
+/// One reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the members say what they are")]
+pub enum Reason {
+    /// Its workflow is paused.
+    Paused { since: DateTime<Utc> },
+    /// It was given a time.
+    Delayed { until: DateTime<Utc> },
+    /// An attempt failed and the pause before the next is not over.
+    RetryPause { until: DateTime<Utc>, attempt: i32, max_attempts: i32 },
+    /// As many of the workflow run as may.
+    WorkflowLimit { limit: i64 },
+    /// As many with its key run as may.
+    KeyLimit { limit: i64, key: String },
+    /// As many of its organization run as may.
+    OrganizationLimit { limit: i64 },
+    /// As many of the workflow started as may in this time.
+    RateLimit { limit: i64, seconds: i64 },
+    /// No worker is alive.
+    NoWorker,
+    /// All slots of all workers are taken.
+    WorkersBusy { slots: i64 },
+    /// More urgent ones of its organization go first; the count ends at a thousand.
+    Behind { ahead: i64 },
+    /// Nothing holds it: a worker is about to take it.
+    Ready,
+    /// A worker runs it.
+    Running { attempt: i32 },
+    /// It was asked to stop.
+    Cancelling,
+    /// It is over.
+    Ended,
+}
+
+/// An execution and the reasons.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// The execution.
+    pub execution: Execution,
+    /// At least one.
+    pub reasons: Vec<Reason>,
+}
+
+struct Row {
+    waiting: Waiting,
+    due_at: DateTime<Utc>,
+    is_due: bool,
+    paused_at: Option<DateTime<Utc>>,
+}
+
+/// Explains an execution of the scope.
+///
+/// # Errors
+/// As [`read::get`].
+pub async fn explain(db: &Db, scope: &OrgScope, id: ExecutionId) -> Result<Explanation> {
+    let execution = read::get(db, scope, id).await?;
+    let reasons = match execution.status {
+        Status::Pending => waits_for(db, &execution).await?,
+        Status::Running => vec![Reason::Running { attempt: execution.attempt }],
+        Status::Cancelling => vec![Reason::Cancelling],
+        _ => vec![Reason::Ended],
+    };
+    Ok(Explanation { execution, reasons })
+}
+
+async fn waits_for(db: &Db, execution: &Execution) -> Result<Vec<Reason>> {
+    let mut reasons = Vec::new();
+    // It may have been claimed since it was read.
+    let Some(row) = find(db, execution.id).await? else { return Ok(vec![Reason::Ready]) };
+    let waiting = row.waiting;
+    if let Some(since) = row.paused_at {
+        reasons.push(Reason::Paused { since });
+    }
+    if !row.is_due {
+        let (until, attempt, max_attempts) = (row.due_at, execution.attempt, execution.max_attempts);
+        reasons.push(if attempt > 0 {
+            Reason::RetryPause { until, attempt, max_attempts }
+        } else {
+            Reason::Delayed { until }
+        });
+    }
+    let room = Room::load(&mut *db.system(&SCOPE).await?, std::slice::from_ref(&waiting)).await?;
+    reasons.extend(room.full(&waiting).into_iter().map(|full| match full {
+        Full::Workflow { limit } => Reason::WorkflowLimit { limit },
+        Full::Key { limit } => {
+            Reason::KeyLimit { limit, key: waiting.concurrency_key.clone().unwrap_or_default() }
+        }
+        Full::Organization { limit } => Reason::OrganizationLimit { limit },
+        Full::Rate { limit, seconds } => Reason::RateLimit { limit, seconds },
+    }));
+    match workers::capacity(db).await? {
+        Capacity { workers: 0, .. } => reasons.push(Reason::NoWorker),
+        Capacity { slots, running, .. } if running >= slots => reasons.push(Reason::WorkersBusy { slots }),
+        _ => {}
+    }
+    if row.is_due {
+        let ahead = ahead(db, &waiting).await?;
+        if ahead > 0 {
+            reasons.push(Reason::Behind { ahead });
+        }
+    }
+    if reasons.is_empty() {
+        reasons.push(Reason::Ready);
+    }
+    Ok(reasons)
+}
+
+async fn find(db: &Db, id: ExecutionId) -> Result<Option<Row>> {
+    let mut conn = db.system(&SCOPE).await?;
+    let row = sqlx::query!(
+        r#"SELECT e.id AS "id: ExecutionId", e.organization_id AS "organization_id: OrgId",
+               e.workflow_id AS "workflow_id: WorkflowId", e.concurrency_key, e.is_awaited, e.priority, e.queue_rank,
+               e.due_at, e.due_at <= now() AS "is_due!", w.paused_at AS "paused_at?"
+           FROM executions e
+           LEFT JOIN workflows w ON w.id = e.workflow_id
+           WHERE e.id = $1 AND e.status = 'Pending'"#,
+        id as _,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    Ok(row.map(|row| Row {
+        waiting: Waiting {
+            id: row.id,
+            organization_id: row.organization_id,
+            workflow_id: row.workflow_id,
+            concurrency_key: row.concurrency_key,
+            is_awaited: row.is_awaited,
+            priority: row.priority,
+            queue_rank: row.queue_rank,
+            traceparent: None,
+        },
+        due_at: row.due_at,
+        is_due: row.is_due,
+        paused_at: row.paused_at,
+    }))
+}
+
+async fn ahead(db: &Db, waiting: &Waiting) -> Result<i64> {
+    let mut conn = db.system(&SCOPE).await?;
+    Ok(sqlx::query_scalar!(
+        r#"SELECT count(*) AS "ahead!"
+           FROM (
+               SELECT FROM executions
+               WHERE status = 'Pending' AND organization_id IS NOT DISTINCT FROM $1 AND due_at <= now()
+                 AND (queue_rank, id) < ($2, $3)
+                 AND (workflow_id IS NULL OR workflow_id NOT IN (SELECT id FROM workflows WHERE paused_at IS NOT NULL))
+               LIMIT $4
+           ) AS more_urgent"#,
+        waiting.organization_id as _,
+        waiting.queue_rank,
+        waiting.id as _,
+        MOST_AHEAD,
+    )
+    .fetch_one(&mut *conn)
+    .await?)
+}

@@ -1,0 +1,374 @@
+//! Dead letters: messages that could not be handled, listed, put back into their queue, or dropped.
+//!
+//! A letter stays where it is until it was put back and the broker has confirmed it, or until it is dropped; whatever
+//! fails in between leaves it dead, or at worst both dead and back, which harms nobody: a message is a hint.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeZone, Utc};
+use lapin::message::BasicGetMessage;
+use lapin::options::{
+    BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation};
+use sha2::{Digest, Sha256};
+
+use super::rabbit::Rabbit;
+use super::topology::DELIVERY_LIMIT;
+use super::{Wakeup, Wakeups, away};
+use crate::Result;
+
+/// Letters that one call looks at.
+pub const MOST: usize = 10_000;
+/// Letters that are moved together.
+const BATCH: usize = 256;
+/// How long an operation may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A letter that was looked at so often is written anew: brokers drop what is handed back too often.
+const WEARY: i64 = 10;
+
+/// A queue of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// Wake-ups of executions.
+    Executions,
+    /// Git jobs.
+    GitSync,
+    /// Package builds.
+    PackagesInstall,
+}
+
+/// A message that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Stands for what it is: messages alike in every byte that died at the same moment share it.
+    pub id: String,
+    /// The queue it was in.
+    pub queue: Queue,
+    /// Why it is dead.
+    pub reason: String,
+    /// How often it was delivered.
+    pub deliveries: i64,
+    /// Since when it is dead.
+    pub died_at: Option<DateTime<Utc>>,
+    /// The message as it came.
+    pub payload: Vec<u8>,
+}
+
+/// What became of letters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Put back into their queue, or dropped.
+    pub moved: usize,
+    /// Refused by the broker; they are dead still.
+    pub failed: usize,
+}
+
+/// What to do with letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Replay,
+    Drop,
+}
+
+impl Queue {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Executions, Self::GitSync, Self::PackagesInstall];
+
+    /// The name of the queue, without the prefix of an installation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Executions => "workflow.executions",
+            Self::GitSync => "git.sync",
+            Self::PackagesInstall => "packages.install",
+        }
+    }
+
+    /// Why a message that was rejected is none of this queue's, in words.
+    fn fault(self, payload: &[u8]) -> Option<String> {
+        match self {
+            Self::Executions => Wakeup::decode(payload).err(),
+            Self::GitSync | Self::PackagesInstall => {
+                serde_json::from_slice::<serde_json::Value>(payload).err().map(|error| error.to_string())
+            }
+        }
+    }
+}
+
+impl FromStr for Queue {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|queue| queue.as_str() == name).ok_or(())
+    }
+}
+
+impl DeadLetter {
+    pub(super) fn new(
+        queue: Queue,
+        cause: &str,
+        deliveries: i64,
+        died_at: Option<DateTime<Utc>>,
+        payload: Vec<u8>,
+    ) -> Self {
+        let reason = match (cause, queue.fault(&payload)) {
+            ("rejected", Some(fault)) => format!("rejected: {fault}"),
+            _ => cause.to_owned(),
+        };
+        let mut digest = Sha256::new();
+        digest.update(died_at.map_or(0, |time| time.timestamp()).to_be_bytes());
+        digest.update(&payload);
+        let id = digest.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { id, queue, reason, deliveries, died_at, payload }
+    }
+
+    fn is_among(&self, ids: Option<&[String]>) -> bool {
+        ids.is_none_or(|ids| ids.contains(&self.id))
+    }
+}
+
+impl Wakeups {
+    /// The oldest dead letters of a queue, at most `limit`; they stay where they are.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the broker is away.
+    pub async fn dead_letters(&self, queue: Queue, limit: usize) -> Result<Vec<DeadLetter>> {
+        match self {
+            Self::InProcess(own) => Ok(own.dead_letters(queue, limit)),
+            Self::Rabbit(rabbit) => {
+                with_channel(rabbit, async |channel| list(rabbit, channel, queue, limit).await).await
+            }
+        }
+    }
+
+    /// Puts dead letters back into their queue: those with these ids, or all.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the broker is away; letters that were not put back by then are dead still.
+    pub async fn replay_dead_letters(&self, queue: Queue, ids: Option<&[String]>) -> Result<Moved> {
+        match self {
+            Self::InProcess(own) => Ok(Moved {
+                moved: own.replay_dead(|letter| letter.queue == queue && letter.is_among(ids)),
+                failed: 0,
+            }),
+            Self::Rabbit(rabbit) => {
+                with_channel(rabbit, async |channel| decide(rabbit, channel, queue, ids, Fate::Replay).await)
+                    .await
+            }
+        }
+    }
+
+    /// Forgets dead letters: those with these ids, or all.
+    ///
+    /// # Errors
+    /// As [`Self::replay_dead_letters`].
+    pub async fn drop_dead_letters(&self, queue: Queue, ids: Option<&[String]>) -> Result<Moved> {
+        match self {
+            Self::InProcess(own) => Ok(Moved {
+                moved: own.drop_dead(|letter| letter.queue == queue && letter.is_among(ids)),
+                failed: 0,
+            }),
+            Self::Rabbit(rabbit) => {
+                with_channel(rabbit, async |channel| decide(rabbit, channel, queue, ids, Fate::Drop).await)
+                    .await
+            }
+        }
+    }
+}
+
+/// Does it over a connection of its own: what it holds goes back when that ends, and publishing goes on beside it.
+async fn with_channel<T>(rabbit: &Rabbit, work: impl AsyncFnOnce(&Channel) -> lapin::Result<T>) -> Result<T> {
+    let all = async {
+        let (connection, channel) = rabbit.open().await.map_err(|error| away(error.to_string()))?;
+        let outcome = work(&channel).await;
+        // Whether the goodbye arrives makes no difference.
+        let _ = connection.close(200, "done".into()).await;
+        outcome.map_err(|error| away(error.to_string()))
+    };
+    tokio::time::timeout(PATIENCE, all).await.map_err(away)?
+}
+
+async fn list(
+    rabbit: &Rabbit,
+    channel: &Channel,
+    queue: Queue,
+    limit: usize,
+) -> lapin::Result<Vec<DeadLetter>> {
+    let dead = rabbit.topology().dead_of(queue);
+    let mut held = Vec::new();
+    while held.len() < limit
+        && let Some(message) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
+    {
+        held.push(message);
+    }
+    let letters = held.iter().map(|message| read(queue, message)).collect();
+    for message in held {
+        give_back(rabbit, channel, queue, message).await?;
+    }
+    Ok(letters)
+}
+
+async fn decide(
+    rabbit: &Rabbit,
+    channel: &Channel,
+    queue: Queue,
+    ids: Option<&[String]>,
+    fate: Fate,
+) -> lapin::Result<Moved> {
+    let dead = rabbit.topology().dead_of(queue);
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(dead.as_str().into(), passive, FieldTable::default()).await?;
+    // What dies meanwhile is for the next call.
+    let mut left = (declared.message_count() as usize).min(MOST);
+    let (mut moved, mut kept) = (Moved::default(), Vec::new());
+    while left > 0 {
+        let mut batch = Vec::new();
+        while left > 0 && batch.len() < BATCH {
+            let Some(message) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
+            else {
+                left = 0;
+                break;
+            };
+            left -= 1;
+            if read(queue, &message).is_among(ids) { batch.push(message) } else { kept.push(message) }
+        }
+        let accepted = match fate {
+            Fate::Drop => vec![true; batch.len()],
+            Fate::Replay => publish(rabbit, channel, queue, &batch).await?,
+        };
+        for (message, accepted) in batch.into_iter().zip(accepted) {
+            if accepted {
+                message.delivery.acker.ack(BasicAckOptions::default()).await?;
+                moved.moved += 1;
+            } else {
+                moved.failed += 1;
+                kept.push(message);
+            }
+        }
+    }
+    for message in kept {
+        give_back(rabbit, channel, queue, message).await?;
+    }
+    Ok(moved)
+}
+
+/// Publishes the messages to their working queue; says of each whether the broker took it.
+async fn publish(
+    rabbit: &Rabbit,
+    channel: &Channel,
+    queue: Queue,
+    messages: &[BasicGetMessage],
+) -> lapin::Result<Vec<bool>> {
+    let topology = rabbit.topology();
+    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let fresh = BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
+    let mut confirms = Vec::with_capacity(messages.len());
+    for message in messages {
+        let (exchange, key) = (topology.direct(), topology.key_of(queue));
+        let sent = channel
+            .basic_publish(exchange.into(), key.into(), mandatory, &message.delivery.data, fresh.clone())
+            .await?;
+        confirms.push(sent);
+    }
+    let mut accepted = Vec::with_capacity(confirms.len());
+    for confirm in confirms {
+        accepted.push(matches!(confirm.await?, Confirmation::Ack(None)));
+    }
+    Ok(accepted)
+}
+
+/// Puts a letter back among the dead.
+async fn give_back(
+    rabbit: &Rabbit,
+    channel: &Channel,
+    queue: Queue,
+    message: BasicGetMessage,
+) -> lapin::Result<()> {
+    if returns(&message) < WEARY {
+        return message
+            .delivery
+            .acker
+            .nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() })
+            .await
+            .map(drop);
+    }
+    let topology = rabbit.topology();
+    let mut headers = FieldTable::default();
+    for (name, value) in message.delivery.properties.headers().iter().flat_map(FieldTable::inner) {
+        if name.as_str() != "x-delivery-count" {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    let properties = message.delivery.properties.clone().with_headers(headers);
+    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let confirm = channel
+        .basic_publish(
+            topology.dead_exchange().into(),
+            topology.dead_of(queue).into(),
+            mandatory,
+            &message.delivery.data,
+            properties,
+        )
+        .await?
+        .await?;
+    if matches!(confirm, Confirmation::Ack(None)) {
+        message.delivery.acker.ack(BasicAckOptions::default()).await.map(drop)
+    } else {
+        message
+            .delivery
+            .acker
+            .nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() })
+            .await
+            .map(drop)
+    }
+}
+
+/// How often the letter was looked at.
+fn returns(message: &BasicGetMessage) -> i64 {
+    header(message, "x-delivery-count").and_then(number).unwrap_or_default()
+}
+
+fn read(queue: Queue, message: &BasicGetMessage) -> DeadLetter {
+    let cause = header(message, "x-first-death-reason").and_then(text).unwrap_or_else(|| "unknown".into());
+    let death = header(message, "x-death").and_then(|deaths| match deaths {
+        AMQPValue::FieldArray(deaths) => deaths.as_slice().first(),
+        _ => None,
+    });
+    let of_death = |name: &str| match death {
+        Some(AMQPValue::FieldTable(death)) => death.inner().get(name),
+        _ => None,
+    };
+    let died_at = match of_death("time") {
+        Some(AMQPValue::Timestamp(seconds)) => {
+            i64::try_from(*seconds).ok().and_then(|seconds| Utc.timestamp_opt(seconds, 0).single())
+        }
+        _ => None,
+    };
+    // What is rejected dies of its first delivery; what dies of the limit was delivered as often as it allows.
+    let each = if cause == "delivery_limit" { DELIVERY_LIMIT } else { 1 };
+    let deliveries = of_death("count").and_then(number).unwrap_or(1).saturating_mul(each);
+    DeadLetter::new(queue, &cause, deliveries, died_at, message.delivery.data.clone())
+}
+
+fn header<'a>(message: &'a BasicGetMessage, name: &str) -> Option<&'a AMQPValue> {
+    message.delivery.properties.headers().as_ref().and_then(|headers| headers.inner().get(name))
+}
+
+fn number(value: &AMQPValue) -> Option<i64> {
+    match value {
+        AMQPValue::LongLongInt(number) => Some(*number),
+        AMQPValue::LongInt(number) => Some((*number).into()),
+        AMQPValue::LongUInt(number) => Some((*number).into()),
+        AMQPValue::ShortInt(number) => Some((*number).into()),
+        AMQPValue::ShortShortInt(number) => Some((*number).into()),
+        AMQPValue::ShortUInt(number) => Some((*number).into()),
+        AMQPValue::ShortShortUInt(number) => Some((*number).into()),
+        _ => None,
+    }
+}
+
+fn text(value: &AMQPValue) -> Option<String> {
+    value.as_long_string().map(ToString::to_string)
+}

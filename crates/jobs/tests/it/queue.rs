@@ -1,0 +1,123 @@
+//! The queue under a real worker: fairness between organizations, and slots that come back when a worker is killed.
+
+use std::time::{Duration, Instant};
+
+use domain::executions::Status;
+use domain::executions::submit::{NewExecution, Work};
+use domain::id::{ExecutionId, OrgId};
+use domain::{OrgScope, Platform};
+use serde_json::json;
+use serde_json::value::RawValue;
+use sqlx::AssertSqlSafe;
+use testkit::{TestEnv, eventually};
+
+use crate::faults::Worker;
+use crate::support::{Engine, repository, user_of, write_file};
+
+const QUICK: &str = "import time\nfrom bifrost import workflow\n\n@workflow(isolation='pooled')\ndef quick():\n    time.sleep(0.05)\n    return 1\n";
+const LONE: &str = "import time\nfrom bifrost import workflow\n\n@workflow(concurrency_limit=1)\ndef lone(seconds: int):\n    time.sleep(seconds)\n    return 1\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_run_starts_soon_beside_five_thousand_of_another_organization() {
+    let engine = Engine::on_files(&[("quick.py", QUICK)]).await;
+    let (a, b): (OrgId, OrgId) = (engine.org("a").await, engine.org("b").await);
+    let capacity = async || domain::workers::capacity(&engine.platform.db).await.expect("reads");
+    eventually("the worker to say that it is alive", || async {
+        (capacity().await.workers == 1).then_some(())
+    })
+    .await;
+    let first = engine.submit(&user_of(a), "quick", json!({})).await;
+    engine.ended(first).await;
+    let mut conn = engine.test.db.connect().await;
+    // As urgent as can be, and waiting for an hour.
+    let backlog = format!(
+        "INSERT INTO executions (id, organization_id, workflow_id, workflow_name, parameters, executed_by, executed_by_name,
+             executed_by_email, priority, timeout_seconds, created_at, due_at, queue_rank)
+         SELECT gen_random_uuid(), organization_id, workflow_id, workflow_name, '{{}}', executed_by, 'n', 'e', 10, 60,
+             now() - interval '1 hour', now() - interval '1 hour', now() - interval '70 minutes'
+         FROM executions CROSS JOIN generate_series(1, 5000)
+         WHERE id = '{first}'"
+    );
+    sqlx::raw_sql(AssertSqlSafe(backlog)).execute(&mut conn).await.expect("inserts");
+    let done = async || -> i64 {
+        let mut conn = engine.test.db.connect().await;
+        let counted = sqlx::query_scalar(
+            "SELECT count(*) FROM executions WHERE workflow_name = 'quick' AND completed_at IS NOT NULL",
+        );
+        counted.fetch_one(&mut conn).await.expect("counts")
+    };
+    eventually("the backlog under way", || async { (done().await > 50).then_some(()) }).await;
+
+    let since = Instant::now();
+    let late = engine.submit(&user_of(b), "quick", json!({})).await;
+    let ended = engine.ended(late).await;
+    let took = since.elapsed();
+    let waited = ended.started_at.expect("started") - ended.created_at;
+    let left = 5_001 - done().await;
+    println!(
+        "fairness: b's one started after {:.3} s and ended after {:.3} s, with {left} of a's 5,000 still waiting",
+        waited.as_seconds_f64(),
+        took.as_secs_f64()
+    );
+    assert!(left > 0, "the backlog was there all the time");
+    assert!(waited.as_seconds_f64() < 10.0);
+    sqlx::query("DELETE FROM executions WHERE status = 'Pending'").execute(&mut conn).await.expect("deletes");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_of_a_killed_worker_comes_back_in_time() {
+    let folder = tempfile::Builder::new().prefix("bifrost-slots-").tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("is ours");
+    write_file(&folder.path().join("workspace"), "lone.py", LONE);
+    let test = TestEnv::create().await;
+    let mut settings = test.settings();
+    settings.workspace_path = folder.path().join("workspace");
+    settings.platform_path = repository().join("platform");
+    settings.temp_path = folder.path().to_owned();
+    let platform = Platform::open(settings.clone()).expect("opens");
+    jobs::index_once(&platform).await.expect("indexes");
+    let scope = Engine::admin();
+
+    let doomed = Worker::start(&settings, 0);
+    let first = submit(&platform, &scope, 600).await;
+    eventually("the first under way", || async {
+        (status(&platform, first).await == Status::Running).then_some(())
+    })
+    .await;
+    let second = submit(&platform, &scope, 0).await;
+    let _survivor = Worker::start(&settings, 1);
+    drop(doomed);
+    let since = Instant::now();
+    let end = async {
+        while !status(&platform, second).await.is_terminal() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(40), end).await.expect("the slot comes back");
+    let took = since.elapsed();
+    println!(
+        "killed worker: its slot was taken again and that run ended after {:.1} s, leaked 0; the lost run is {}",
+        took.as_secs_f64(),
+        status(&platform, first).await
+    );
+    assert_eq!(status(&platform, first).await, Status::Failed);
+    assert_eq!(status(&platform, second).await, Status::Success);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    platform.wakeups.remove_topology().await.expect("cleans up");
+    platform.db.close().await;
+    test.close().await;
+}
+
+async fn submit(platform: &Platform, scope: &OrgScope, seconds: u32) -> ExecutionId {
+    let workflow = platform.catalog.get(&platform.db, scope, "lone").await.expect("is indexed");
+    let parameters = RawValue::from_string(format!("{{\"seconds\": {seconds}}}")).expect("JSON");
+    let new = NewExecution::new(Work::Workflow(workflow), parameters);
+    platform.submitter.submit(scope, new).await.expect("accepted").id
+}
+
+async fn status(platform: &Platform, id: ExecutionId) -> Status {
+    let mut tx = platform.db.begin(&Engine::admin().widened()).await.expect("begins");
+    domain::executions::list::get(&mut tx, id).await.expect("is there").status
+}

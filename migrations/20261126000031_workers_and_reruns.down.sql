@@ -1,0 +1,2 @@
+ALTER TABLE executions DROP COLUMN rerun_of;
+DROP TABLE workers;
