@@ -6,7 +6,7 @@ Inside an execution the modules talk to the worker over the run's private socket
 platform is ever in this process.
 """
 
-from . import config, errors, executions, files, organizations, secrets, workflows
+from . import config, errors, executions, files, oauth, organizations, secrets, workflows
 from ._context import Caller, ExecutionContext, Organization, OrganizationContext, context
 from ._decorators import data_provider, param, workflow
 from .enums import ConfigType, ExecutionStatus, FormFieldType, IntegrationType
@@ -48,6 +48,7 @@ __all__ = [
     "errors",
     "executions",
     "files",
+    "oauth",
     "organizations",
     "param",
     "secrets",

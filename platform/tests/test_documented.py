@@ -20,6 +20,8 @@ ANSWERS: dict[str, Any] = {
     "config.set": None,
     "config.get": {"found": True, "value": 30},
     "secrets.get": None,
+    "oauth.get": lambda args: {"access_token": "t"} if args["provider"] == "microsoft-graph" else None,
+    "oauth.list_providers": ["microsoft-graph"],
     "executions.list": [{"status": "Success"}],
     "organizations.list": [{"id": "1", "name": "Acme"}],
 }
@@ -53,7 +55,8 @@ def test_the_example_does_what_it_says(template: Template, flow: Callable[..., s
         more |= {"kind": "data_provider"} if kind == "options" else {}
 
     def answer(call: Frame) -> Frame:
-        return {"ok": ANSWERS[call["method"]]}
+        found = ANSWERS[call["method"]]
+        return {"ok": found(call["args"]) if callable(found) else found}
 
     outcome = template.run(function, answer=answer, **more)
     if verb == "gives":

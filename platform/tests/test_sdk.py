@@ -56,6 +56,37 @@ def test_config_and_secrets_ask_the_worker(template: Template, flow: Flow) -> No
     assert asked[-2] == ("secrets.get", {"key": "k", "org_id": "o"})
 
 
+def test_oauth_asks_the_worker(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from datetime import datetime, timezone\n"
+        "from bifrost import oauth\n"
+        "async def run():\n"
+        "    end = datetime(2030, 1, 2, tzinfo=timezone.utc)\n"
+        "    await oauth.set_token('graph', 'plain')\n"
+        "    given = {'access_token': 'a', 'expires_at': end, 'id_token': 'x'}\n"
+        "    await oauth.set_token('graph', given, org_id='o')\n"
+        "    refused = ''\n"
+        "    try: await oauth.set_token('graph', {'refresh_token': 'r'})\n"
+        "    except ValueError as e: refused = str(e)\n"
+        "    return [await oauth.get('graph'), await oauth.get('none'), await oauth.refresh_token('graph'),\n"
+        "            await oauth.list_providers(), await oauth.delete_token('graph'), refused]\n"
+    )
+    asked: list[tuple[str, Any]] = []
+
+    def answer(frame: Frame) -> Frame:
+        asked.append((frame["method"], frame["args"]))
+        token = {"access_token": "t"} if frame["args"].get("provider") == "graph" else None
+        table = {"oauth.set_token": None, "oauth.list_providers": ["graph"], "oauth.delete_token": True}
+        return {"ok": table.get(frame["method"], token)}
+
+    result = template.run(path=path, answer=answer).result
+    token = {"access_token": "t"}
+    assert result["result"] == [token, None, token, ["graph"], True, "a token has an access_token"]
+    assert asked[0] == ("oauth.set_token", {"provider": "graph", "token": {"access_token": "plain"}})
+    given = {"access_token": "a", "expires_at": "2030-01-02T00:00:00+00:00"}
+    assert asked[1] == ("oauth.set_token", {"provider": "graph", "token": given, "org_id": "o"})
+
+
 def test_errors_of_the_worker_are_exceptions(template: Template, flow: Flow) -> None:
     path = flow(
         "from bifrost import secrets\nasync def run(): return await secrets.get('k', org_id='other')\n"

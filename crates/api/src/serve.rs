@@ -32,7 +32,7 @@ pub async fn serve_alone(
     );
     tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
     serve(listener, AppState::new(platform.clone())?, stop).await?;
-    platform.db.close().await;
+    platform.close().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -49,7 +49,7 @@ pub(crate) async fn both(
         ended
     };
     let (api, jobs) = tokio::join!(Box::pin(api), Box::pin(jobs));
-    platform.db.close().await;
+    platform.close().await;
     api.and(jobs)
 }
 

@@ -7,6 +7,7 @@ pub mod api_keys;
 pub mod audit;
 pub mod cache;
 pub mod config;
+pub mod connections;
 pub mod data_keys;
 pub mod db;
 pub mod developer_contexts;

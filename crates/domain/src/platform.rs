@@ -4,8 +4,10 @@
 //! is not set means the arm of this process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::Cache;
+use crate::connections::Refresher;
 use crate::events::Events;
 use crate::executions::submit::Submitter;
 use crate::logins::Providers;
@@ -33,6 +35,8 @@ pub struct Platform {
     pub cache: Cache,
     /// The way out to addresses that people configure.
     pub outbound: Outbound,
+    /// Keeps the tokens of connections fresh.
+    pub refresher: Refresher,
     /// The login providers that are configured.
     pub providers: Providers,
     /// The master keys.
@@ -67,12 +71,14 @@ impl Platform {
             }
             None => (Events::in_process(), Cache::in_process()),
         };
+        let vault = Vault::new(master);
         let outbound = Outbound::new(&settings.outbound_admit)?;
         Ok(Self {
-            mailer: Mailer::open(&settings)?,
             providers: Providers::configured(&settings, outbound.clone()),
+            mailer: Mailer::open(&settings)?,
+            refresher: Refresher::new(db.clone(), vault.clone(), outbound.clone()),
             outbound,
-            vault: Vault::new(master),
+            vault,
             submitter: Submitter::start(db.clone(), wakeups.clone(), events.clone()),
             uploads: Uploads::open(&settings),
             catalog: Catalog::default(),
@@ -82,5 +88,14 @@ impl Platform {
             events,
             cache,
         })
+    }
+
+    /// Ends what must not be cut off, and closes the database.
+    pub async fn close(&self) {
+        let grace = Duration::from_secs(self.settings.shutdown_grace_seconds);
+        if tokio::time::timeout(grace, self.refresher.drain()).await.is_err() {
+            tracing::warn!("a refresh of a token was still under way, its answer may be lost");
+        }
+        self.db.close().await;
     }
 }

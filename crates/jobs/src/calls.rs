@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 use crate::mask::Mask;
 use crate::slots::Slot;
 
+mod oauth;
 mod organizations;
 mod uploads;
 
@@ -124,6 +125,11 @@ async fn dispatch(caller: &Caller, call: &Call) -> Answer {
         "workflows.execute" => workflows_execute(caller, read(args)?).await,
         "workflows.get" | "executions.get" => executions_get(caller, read(args)?).await,
         "executions.list" => executions_list(caller, read(args)?).await,
+        "oauth.get" => oauth::get(caller, read(args)?).await,
+        "oauth.refresh_token" => oauth::refresh_token(caller, read(args)?).await,
+        "oauth.set_token" => oauth::set_token(caller, read(args)?).await,
+        "oauth.list_providers" => oauth::list_providers(caller, read(args)?).await,
+        "oauth.delete_token" => oauth::delete_token(caller, read(args)?).await,
         "uploads.read" => uploads::read(caller, read(args)?).await,
         "uploads.exists" => uploads::exists(caller, read(args)?).await,
         "uploads.list" => uploads::list(caller).await,

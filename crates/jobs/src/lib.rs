@@ -36,7 +36,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let platform = Platform::open(settings)?;
     tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
     run(platform.clone(), stop).await?;
-    platform.db.close().await;
+    platform.close().await;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ mod process;
 mod services;
 mod smtp;
 mod socket;
+mod token_server;
 
 pub use client::{Client, Reply};
 pub use database::TestDb;
@@ -22,6 +23,7 @@ pub use process::{Process, free_port};
 pub use services::Services;
 pub use smtp::MailServer;
 pub use socket::Socket;
+pub use token_server::TokenServer;
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -5,6 +5,8 @@ pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod config;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
+pub(crate) mod connections;
+#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod dead_letters;
 pub(crate) mod docs;
 pub(crate) mod editor;

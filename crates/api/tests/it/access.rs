@@ -13,6 +13,7 @@ use crate::support::{PASSWORD, Person, World};
 mod audited;
 mod auth;
 mod config;
+mod connections;
 mod editor;
 mod endpoints;
 mod executions;
@@ -35,6 +36,7 @@ const AREAS: &[&[Row]] = &[
     auth::ROWS,
     organizations::ROWS,
     config::ROWS,
+    connections::ROWS,
     roles::ROWS,
     users::ROWS,
     forms::ROWS,
@@ -119,6 +121,11 @@ impl Stage {
         let schedules = admin.get("/api/schedules").await.expect_status(StatusCode::OK).json();
         let schedule = schedules[0]["id"].as_str().expect("has one").to_owned();
         let key = admin.post("/api/workflow-keys", &json!({})).await.expect_status(StatusCode::CREATED);
+        let connection = json!({
+            "connection_name": "matrix", "oauth_flow_type": "authorization_code", "client_id": "client",
+            "authorization_url": "https://id.example/authorize", "token_url": "https://id.example/token",
+        });
+        admin.post("/api/oauth/connections", &connection).await.expect_status(StatusCode::CREATED);
         let sdk_key = owner.client.post("/api/sdk/keys", &json!({"name": "matrix"})).await;
         let sdk_key = sdk_key.expect_status(StatusCode::CREATED).text("id");
         let kay = world.person("kay@acme.example").await;
@@ -143,6 +150,7 @@ impl Stage {
             Named::new("name", "matrix", "nothing"),
             Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
+            Named::new("connection_name", "matrix", "nothing"),
             Named::new("provider", "google", "nobody"),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),

@@ -1,6 +1,7 @@
 //! Bad input, as one table: a clear problem document, and nothing written.
 
 mod cases;
+mod connections;
 mod editor;
 mod endpoints;
 mod logins;
@@ -119,6 +120,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     let mut cases = cases::all(&world);
     cases.extend(people::all(&world));
     cases.extend(logins::all(&world));
+    cases.extend(connections::all(&world));
     cases.extend(queue::all(&world));
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));

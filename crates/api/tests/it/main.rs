@@ -6,6 +6,7 @@ mod auth;
 mod bad_input;
 mod browsers;
 mod config;
+mod connections;
 mod developer;
 mod documents;
 mod editor;

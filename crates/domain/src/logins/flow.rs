@@ -19,7 +19,7 @@ const LIFETIME: Duration = Duration::from_secs(600);
 pub type Secret = String;
 
 /// A sign-in that was begun.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Flow {
     /// With whom.
     pub provider: Provider,
@@ -37,6 +37,12 @@ pub struct Flow {
 struct Kept {
     browser: String,
     flow: Flow,
+}
+
+impl std::fmt::Debug for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flow").field("provider", &self.provider).finish_non_exhaustive()
+    }
 }
 
 /// A new secret.

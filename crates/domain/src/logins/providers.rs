@@ -46,7 +46,6 @@ pub struct Providers {
 }
 
 /// A sign-in that was begun: where the browser goes, and what to remember until it is back.
-#[derive(Debug)]
 pub struct Begun {
     /// Address at the provider.
     pub authorization_url: Url,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use domain::connections;
 use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
 use domain::executions::{Status, housekeep, sweep};
@@ -15,6 +16,8 @@ const REAP_PERIOD: Duration = Duration::from_secs(2);
 /// Also how late a run may start that was given a time.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 const SCHEDULE_PERIOD: Duration = Duration::from_secs(1);
+/// How often a replica looks whether the tokens of connections are due; one of all replicas refreshes them.
+const TOKENS_PERIOD: Duration = Duration::from_secs(60);
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 /// Rows younger than this are left to the publisher that is still at it.
 const SWEEP_GRACE_SECONDS: f64 = 3.0;
@@ -29,6 +32,7 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
             reap_forever(&platform),
             every(SWEEP_PERIOD, "sweep", || sweep_once(&platform)),
             every(SCHEDULE_PERIOD, "schedules", || fire_schedules(&platform)),
+            every(TOKENS_PERIOD, "token refresh", || refresh_tokens(&platform)),
             every(HOUSEKEEPING_PERIOD, "housekeeping", || housekeep::housekeep(&platform.db)),
         );
     };
@@ -66,6 +70,20 @@ async fn fire_schedules(platform: &Platform) -> Result<()> {
         tracing::info!(fired.started, fired.passed_over, lag_ms, "schedules fired");
     }
     platform.wakeups.publish(fired.wakeups);
+    Ok(())
+}
+
+async fn refresh_tokens(platform: &Platform) -> Result<()> {
+    let Some(report) = connections::refresh_due(&platform.db, &platform.refresher).await? else {
+        return Ok(());
+    };
+    if report.needed > 0 {
+        tracing::info!(
+            refreshed = report.refreshed,
+            failed = report.failed,
+            "refreshed tokens of connections"
+        );
+    }
     Ok(())
 }
 

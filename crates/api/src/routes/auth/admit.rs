@@ -175,7 +175,7 @@ pub(super) fn with_cookies(
 }
 
 /// An answer that no cache may keep.
-pub(super) fn unstored(mut response: Response) -> Response {
+pub(crate) fn unstored(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -3,6 +3,7 @@
 mod admit;
 mod devices;
 mod mfa;
+#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 mod oauth;
 mod proof;
 mod revoke;
@@ -23,6 +24,8 @@ use uuid::Uuid;
 
 use admit::{LoginResponse, Token, admit, tokens_of, with_cookies};
 use oauth::OAuthProviderInfo;
+
+pub(crate) use admit::unstored;
 
 use crate::extract::{Client, Form, Json, OptionalJson, Signed, check_text};
 use crate::problem::{Problem, Problems, PublicProblems};

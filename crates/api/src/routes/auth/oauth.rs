@@ -177,7 +177,7 @@ async fn list_login_providers(State(app): State<AppState>) -> Json<OAuthProvider
 /// minute per address.
 #[utoipa::path(
     get, path = "/auth/oauth/init/{provider}", tag = "oauth",
-    params(("provider" = String, Path, description = "Name of the provider.", example = "github")),
+    params(("provider" = String, Path, description = "Name of the provider.", example = "github"), BeginLogin),
     responses((status = 200, body = OAuthInitResponse), Problems),
 )]
 async fn begin_provider_login(
@@ -227,7 +227,7 @@ async fn finish_provider_login(
 /// It comes back to `/auth/{provider}/callback`, and from there goes to `next`.
 #[utoipa::path(
     get, path = "/auth/{provider}/authorize", tag = "oauth",
-    params(("provider" = String, Path, description = "Name of the provider.", example = "google")),
+    params(("provider" = String, Path, description = "Name of the provider.", example = "google"), RedirectToProvider),
     responses((status = 302, description = "To the provider."), Problems),
 )]
 async fn redirect_to_provider(
@@ -254,7 +254,7 @@ async fn redirect_to_provider(
 /// `/login#mfa_token=…&mfa_required=…&mfa_setup_required=…`.
 #[utoipa::path(
     get, path = "/auth/{provider}/callback", tag = "oauth",
-    params(("provider" = String, Path, description = "Name of the provider.", example = "google")),
+    params(("provider" = String, Path, description = "Name of the provider.", example = "google"), ReturnFromProvider),
     responses((status = 302, description = "To a page of this server."), Problems),
 )]
 async fn return_from_provider(

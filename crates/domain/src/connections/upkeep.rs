@@ -1,0 +1,182 @@
+//! Tokens that end soon are refreshed before anybody needs them: every fifteen minutes, by one replica.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::{Connection, Refreshed, Refresher, list};
+use crate::id::{OrgId, UserId};
+use crate::{Actor, Db, OrgScope, Result, SystemScope};
+
+/// Time between two runs.
+pub const PERIOD: Duration = Duration::from_secs(15 * 60);
+const JOB: &str = "oauth refresh";
+const SYSTEM: SystemScope = SystemScope::because("the tokens of every organization are kept fresh");
+/// Refreshes at once.
+const AT_ONCE: usize = 8;
+/// Refreshes of one run.
+const MOST: i64 = 1_000;
+/// Refusals after which only a person can help.
+const MOST_REFUSALS: i32 = 3;
+/// Errors of a run that are kept.
+const MOST_ERRORS: usize = 50;
+
+/// What a run did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Connections there are.
+    pub total: i64,
+    /// Connections that needed a new token.
+    pub needed: i64,
+    /// Those that have one now.
+    pub refreshed: i64,
+    /// Those that have none.
+    pub failed: i64,
+    /// What was wrong, by connection.
+    pub errors: Vec<String>,
+}
+
+/// A run of the periodic job.
+#[derive(Debug, Clone)]
+pub struct RunOfRefresh {
+    /// Begin.
+    pub started_at: DateTime<Utc>,
+    /// End, if it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// What it did, once it ended.
+    pub report: Option<Report>,
+}
+
+/// Refreshes what ends within half an hour, if no replica did so in the last fifteen minutes.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn refresh_due(db: &Db, refresher: &Refresher) -> Result<Option<Report>> {
+    let mut tx = db.begin_system(&SYSTEM).await?;
+    let period = PERIOD.as_secs_f64();
+    let ours = sqlx::query!(
+        "INSERT INTO job_runs AS run (name, started_at)
+         VALUES ($1, now())
+         ON CONFLICT (name) DO UPDATE
+         SET started_at = now(), ended_at = NULL
+         WHERE run.started_at <= now() - make_interval(secs => $2)",
+        JOB,
+        period,
+    )
+    .execute(tx.conn())
+    .await?
+    .rows_affected();
+    if ours == 0 {
+        return Ok(None);
+    }
+    let total = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM oauth_connections"#)
+        .fetch_one(tx.conn())
+        .await?;
+    let due = sqlx::query!(
+        r#"SELECT name, organization_id AS "organization_id: OrgId"
+           FROM oauth_connections
+           WHERE access_token IS NOT NULL AND expires_at < now() + interval '30 minutes' AND refusals < $1
+             AND (refresh_token IS NOT NULL OR flow = 'client_credentials')
+           ORDER BY expires_at
+           LIMIT $2"#,
+        MOST_REFUSALS,
+        MOST,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    tx.commit().await?;
+
+    let scoped = due.into_iter().map(|row| (OrgScope::for_run(row.organization_id, platform()), row.name));
+    let mut report = refresh_each(db, refresher, scoped.collect()).await;
+    report.total = total;
+    let mut tx = db.begin_system(&SYSTEM).await?;
+    sqlx::query!(
+        "UPDATE job_runs SET ended_at = now(), report = $2 WHERE name = $1",
+        JOB,
+        sqlx::types::Json(&report) as _,
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.commit().await?;
+    Ok(Some(report))
+}
+
+/// Refreshes what can be refreshed of exactly the scope, now.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn refresh_scope(db: &Db, refresher: &Refresher, scope: &OrgScope) -> Result<Report> {
+    let mut tx = db.begin(scope).await?;
+    let all = list(&mut tx).await?;
+    tx.commit().await?;
+    let due = all.iter().filter(|connection| connection.can_refresh());
+    let due = due.map(|connection| (scope.clone(), connection.name.clone())).collect();
+    let mut report = refresh_each(db, refresher, due).await;
+    report.total = i64::try_from(all.len()).unwrap_or(i64::MAX);
+    Ok(report)
+}
+
+/// The last run of the periodic job, and when the next one is due.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn last_run(db: &Db) -> Result<(Option<RunOfRefresh>, DateTime<Utc>)> {
+    let mut conn = db.system(&SystemScope::because("jobs of the platform belong to no tenant")).await?;
+    let run = sqlx::query!(
+        r#"SELECT started_at, ended_at, report AS "report: sqlx::types::Json<Report>" FROM job_runs WHERE name = $1"#,
+        JOB,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let run = run.map(|run| RunOfRefresh {
+        started_at: run.started_at,
+        report: run.report.filter(|_| run.ended_at.is_some()).map(|report| report.0),
+        ended_at: run.ended_at,
+    });
+    let period = TimeDelta::from_std(PERIOD).unwrap_or_default();
+    let next = run.as_ref().map_or_else(Utc::now, |run| run.started_at + period);
+    Ok((run, next))
+}
+
+async fn refresh_each(db: &Db, refresher: &Refresher, due: Vec<(OrgScope, String)>) -> Report {
+    let mut report = Report { needed: i64::try_from(due.len()).unwrap_or(i64::MAX), ..Report::default() };
+    let work = due.into_iter().map(|(scope, name)| async move {
+        let outcome = refresh_one(db, refresher, &scope, &name).await;
+        (name, outcome)
+    });
+    let mut done = futures::stream::iter(work).buffer_unordered(AT_ONCE);
+    while let Some((name, outcome)) = done.next().await {
+        let reason = match outcome {
+            Ok(Refreshed::Fresh) => {
+                report.refreshed += 1;
+                continue;
+            }
+            Ok(Refreshed::Refused(reason)) => reason,
+            Ok(Refreshed::TooLate) => "somebody else refreshes it, and takes too long".into(),
+            Err(error) => error.to_string(),
+        };
+        report.failed += 1;
+        if report.errors.len() < MOST_ERRORS {
+            report.errors.push(format!("{name}: {reason}"));
+        }
+    }
+    report
+}
+
+async fn refresh_one(db: &Db, refresher: &Refresher, scope: &OrgScope, name: &str) -> Result<Refreshed> {
+    let mut tx = db.begin(scope).await?;
+    let connection: Connection = super::get(&mut tx, name).await?;
+    tx.commit().await?;
+    refresher.refresh(scope, &connection).await
+}
+
+fn platform() -> Actor {
+    Actor {
+        id: UserId::SYSTEM,
+        name: "System".into(),
+        email: "system@bifrost.invalid".into(),
+        is_platform_admin: false,
+    }
+}
