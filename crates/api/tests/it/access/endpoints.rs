@@ -13,6 +13,6 @@ pub(super) const ROWS: &[Row] = &[
     ("delete", "/api/endpoints/{workflow_name}", Body::None, KEYS_ONLY),
     ("get", "/api/workflow-keys", Body::None, ADMINISTRATOR),
     ("post", "/api/workflow-keys", Body::Json(r#"{"description": "another"}"#), CREATED),
-    // The id of a global key that the stage has.
+    // The id of a workflow that has a key.
     ("delete", "/api/workflow-keys/{workflow_id}", Body::None, GONE),
 ];
