@@ -325,11 +325,8 @@ async fn a_bucket_takes_uploads_of_every_size_and_gives_them_back() {
 
         let stored_at = announced.json()["file_metadata"]["path"].as_str().expect("a path").to_owned();
         let key = format!("/files/{acme}/{stored_at}");
-        assert!(
-            bucket.contents().objects.get(&key) == Some(&content),
-            "{:?}",
-            bucket.contents().objects.keys()
-        );
+        let found = bucket.contents().objects.get(&key).cloned();
+        assert!(found == Some(content.clone()), "{:?}", found.map(|found| found.len()));
         let form_id = stored_at.split('/').next().expect("a form").parse().expect("an id");
         let actor = domain::Actor {
             id: ada.id,
@@ -350,6 +347,7 @@ async fn a_bucket_takes_uploads_of_every_size_and_gives_them_back() {
         }
         assert!(read == content, "{} bytes instead of {}", read.len(), content.len());
     }
-    assert_eq!((bucket.contents().objects.len(), bucket.contents().unsigned), (3, 0));
+    let contents = std::mem::take(&mut *bucket.contents());
+    assert_eq!((contents.objects.len(), contents.unsigned), (3, 0));
     world.close().await;
 }
