@@ -160,6 +160,7 @@ impl Stage {
             Named::new("role_id", role.text("id"), RoleId::generate()),
             Named::new("workflow_name", "matrix", "nothing"),
             Named::new("key_id", sdk_key, Uuid::now_v7()),
+            Named::new("workflow_id", &schedule, Uuid::now_v7()),
             Named::new("id", schedule, Uuid::now_v7()),
             Named::new("execution_id", execution, ExecutionId::generate()),
             Named::new("org_id", organization, OrgId::generate()),

@@ -9,4 +9,5 @@ mod queue;
 mod refusals;
 mod stopping;
 mod support;
+mod tour;
 mod up;

@@ -21,7 +21,7 @@ const COMMON_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 const NOBODY: u32 = 65_534;
 
 /// A folder with a workspace and the SDK, as somebody has it who unpacked a release.
-struct Site {
+pub(super) struct Site {
     folder: TempDir,
     postgres: PathBuf,
 }
@@ -34,7 +34,7 @@ impl Site {
         Self { folder, postgres: postgres_binaries().await }
     }
 
-    async fn with_examples() -> Self {
+    pub(super) async fn with_examples() -> Self {
         Self::with_workspace(|folder| copy(&repository().join("workspace"), folder)).await
     }
 
@@ -46,7 +46,7 @@ impl Site {
         .await
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
@@ -64,7 +64,7 @@ impl Site {
     }
 
     /// Starts it and waits until it serves.
-    async fn serve(&self) -> Process {
+    pub(super) async fn serve(&self) -> Process {
         let address = format!("127.0.0.1:{}", free_port());
         let mut process = self.up(&["--listen", &address]).start();
         process.serves(format!("http://{address}"));
