@@ -18,6 +18,7 @@ pub const MAX_LINE: usize = 64 * 1024;
 /// How long the kernel may take to tell of an end that the connection already showed.
 const EXIT_PATIENCE: Duration = Duration::from_secs(2);
 const READ_CHUNK: usize = 64 * 1024;
+const DRAIN_CHUNK: usize = 8 * 1024;
 
 /// A run under way. Dropping it kills the process and all it has started.
 #[derive(Debug)]
@@ -227,10 +228,17 @@ fn take_stream(process: &mut Process) -> Result<tokio::net::UnixStream, Error> {
     process.stream.take().ok_or_else(|| std::io::Error::other("the process runs already").into())
 }
 
+/// Reads what is in the pipe now. Straight from the descriptor: the runtime would say that there is nothing until it has
+/// heard of what was written last.
 fn drain(output: &pipe::Receiver, captured: &mut BytesMut) {
-    captured.reserve(READ_CHUNK);
-    while matches!(output.try_read_buf(captured), Ok(read) if read > 0) {
-        captured.reserve(READ_CHUNK);
+    let mut chunk = [0; DRAIN_CHUNK];
+    loop {
+        match rustix::io::read(output, &mut chunk) {
+            Ok(0) => return,
+            Ok(read) => captured.extend_from_slice(&chunk[..read]),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
     }
 }
 
@@ -262,6 +270,24 @@ mod tests {
             .into_iter()
             .map(|frame| if let Frame::Log(log) = frame { log.message } else { String::new() })
             .collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_written_last_is_read_before_the_runtime_has_heard_of_it() {
+        let (reader, writer) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).expect("makes a pipe");
+        let output = pipe::Receiver::from_owned_fd(reader).expect("is a pipe");
+        rustix::io::write(&writer, b"first\n").expect("fits");
+        output.readable().await.expect("is readable");
+        let mut captured = BytesMut::new();
+        drain(&output, &mut captured);
+        // Now the runtime believes the pipe to be empty.
+        output.try_read(&mut [0; 8]).expect_err("is empty");
+        rustix::io::write(&writer, b"last\n").expect("fits");
+
+        drain(&output, &mut captured);
+
+        assert_eq!(&captured[..], b"first\nlast\n");
     }
 
     #[test]
