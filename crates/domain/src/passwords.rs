@@ -19,15 +19,17 @@ const LEAST_GUESSES: f64 = 8.0;
 /// does not wait for one that takes tens.
 const NICENESS: i32 = 10;
 
-/// A check takes 19 MiB and a core for tens of milliseconds; more at once than cores only queue up in memory. The threads
-/// are its own, because a thread that has stood back cannot step forward again.
+/// A check takes 19 MiB and a core for tens of milliseconds; more at once than cores only queue up in memory, and one
+/// core stays free for everything else. The threads are its own, because a thread that has stood back cannot step
+/// forward again.
 static BENCH: LazyLock<Runtime> = LazyLock::new(|| {
     let stand_back = || {
         // Of the calling thread alone. A system that refuses only loses the courtesy.
         let _ = rustix::process::setpriority_process(None, NICENESS);
     };
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, std::num::NonZero::get))
+        .worker_threads(cores.saturating_sub(1).max(1))
         .thread_name("passwords")
         .on_thread_start(stand_back)
         .build()
