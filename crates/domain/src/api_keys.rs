@@ -1,12 +1,10 @@
 //! Keys of machines: how they are made, stored and shown. What a key opens is the business of its noun.
 //!
 //! The invariant: the key itself leaves this file once, in [`NewKey`]; everything stored or compared is its SHA-256.
-//! With 256 random bits nothing is gained by guessing, so a plain digest does and may be looked up by an index.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
+
+use crate::opaque;
 
 /// Longer texts are no keys of ours; hashing them would be work for nothing.
 const LONGEST: usize = 256;
@@ -23,9 +21,8 @@ pub struct NewKey {
 impl NewKey {
     /// A key of 256 random bits behind `prefix`, in the URL-safe alphabet.
     pub fn generate(prefix: &str) -> Self {
-        let secret =
-            SecretString::from(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())));
-        let hash = hash_of(secret.expose_secret());
+        let secret = SecretString::from(format!("{prefix}{}", opaque::generate().expose_secret()));
+        let hash = opaque::hash(secret.expose_secret());
         Self { secret, hash }
     }
 
@@ -44,11 +41,7 @@ impl NewKey {
 
 /// What is stored of a key that somebody presents, if it can be one.
 pub fn hash_presented(key: &str) -> Option<Vec<u8>> {
-    (!key.is_empty() && key.len() <= LONGEST).then(|| hash_of(key))
-}
-
-fn hash_of(key: &str) -> Vec<u8> {
-    Sha256::digest(key.as_bytes()).to_vec()
+    (!key.is_empty() && key.len() <= LONGEST).then(|| opaque::hash(key))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod json;
 pub mod logins;
 pub mod mail;
 pub mod mfa;
+pub mod opaque;
 pub mod organizations;
 pub mod outbound;
 pub mod page;

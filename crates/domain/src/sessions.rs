@@ -3,16 +3,13 @@
 //! The invariant: of concurrent uses of one refresh token exactly one wins, and presenting a token that was
 //! already rotated revokes its whole family.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
 
 use crate::audit::{self, Action};
 use crate::id::{OrgId, SessionId, UserId};
 use crate::permissions::PermissionSet;
-use crate::{Db, Error, Result, SystemScope, SystemTx, passwords};
+use crate::{Db, Error, Result, SystemScope, SystemTx, opaque, passwords};
 
 const SIGN_IN: SystemScope = SystemScope::because("a sign-in finds its user before it has a scope");
 
@@ -185,14 +182,14 @@ pub async fn start(
 ) -> Result<Started> {
     let mut tx = db.begin_system(&SIGN_IN).await?;
     let session_id = SessionId::generate();
-    let refresh_token = new_token();
+    let refresh_token = opaque::generate();
     sqlx::query!(
         "WITH login AS (UPDATE users SET last_login = now() WHERE id = $2)
          INSERT INTO sessions (id, user_id, refresh_hash, expires_at, user_agent)
          VALUES ($1, $2, $3, now() + make_interval(days => $4), $5)",
         session_id as _,
         user.user_id as _,
-        hash_of(&refresh_token),
+        opaque::hash(refresh_token.expose_secret()),
         i32::try_from(lifetime_days).map_err(Error::internal)?,
         user_agent,
     )
@@ -215,8 +212,8 @@ pub async fn refresh(
     lifetime_days: i64,
     request_id: Option<&str>,
 ) -> Result<Started> {
-    let presented = hash_of(token);
-    let successor = new_token();
+    let presented = opaque::hash(token.expose_secret());
+    let successor = opaque::generate();
     let mut tx = db.begin_system(&SystemScope::because("a refresh token names its session")).await?;
     let rotated = sqlx::query!(
         r#"WITH rotated AS (
@@ -230,7 +227,7 @@ pub async fn refresh(
            RETURNING session_id AS "session_id: SessionId",
                (SELECT u.email FROM rotated r JOIN sessions s ON s.id = r.id JOIN users u ON u.id = s.user_id) AS "email!""#,
         presented,
-        hash_of(&successor),
+        opaque::hash(successor.expose_secret()),
         i32::try_from(lifetime_days).map_err(Error::internal)?,
     )
     .fetch_optional(tx.conn())
@@ -279,7 +276,7 @@ pub async fn find_by_refresh_token(db: &Db, user: UserId, token: &SecretString) 
     let mut conn = db.system(&SystemScope::because("a refresh token names its session")).await?;
     Ok(sqlx::query_scalar!(
         r#"SELECT id AS "id: SessionId" FROM sessions WHERE refresh_hash = $1 AND user_id = $2"#,
-        hash_of(token),
+        opaque::hash(token.expose_secret()),
         user as _,
     )
     .fetch_optional(&mut *conn)
@@ -388,12 +385,4 @@ async fn revoke_reused(tx: &mut SystemTx, presented: &[u8], request_id: Option<&
         audit::record_system(tx, Action::SessionRevoked, "refresh token reused", id, request_id).await?;
     }
     Ok(())
-}
-
-fn new_token() -> SecretString {
-    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()).into()
-}
-
-fn hash_of(token: &SecretString) -> Vec<u8> {
-    Sha256::digest(token.expose_secret()).to_vec()
 }

@@ -10,14 +10,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use url::Url;
 use uuid::Uuid;
 
 use super::{Connection, Source, exchange, get, get_by_id, resource, store};
 use crate::audit::{self, Action};
 use crate::id::{OrgId, UserId};
-use crate::{Error, OrgScope, OrgTx, Platform, Reach, Result};
+use crate::{Error, OrgScope, OrgTx, Platform, Reach, Result, opaque};
 
 const LIFETIME: Duration = Duration::from_secs(600);
 
@@ -66,7 +65,7 @@ pub async fn begin(
         let text = "a connection with client credentials needs no authorization; refresh it instead";
         return Err(Error::Impossible(text.into()));
     }
-    let state = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+    let state = opaque::generate_text();
     let (url, verifier) = exchange::authorization(&connection, redirect_uri, &state)?;
     let kept = Kept {
         connection: connection.id,
@@ -84,7 +83,7 @@ pub async fn begin(
              updated_at = now()
          WHERE id = $1",
         connection.id,
-        digest(&state),
+        opaque::hash(&state),
         redirect_uri.as_str(),
     )
     .execute(tx.conn())
@@ -145,7 +144,7 @@ pub async fn complete(
     let waiting = sqlx::query!(
         "UPDATE oauth_connections SET pending_state = NULL WHERE id = $1 AND pending_state = $2",
         kept.connection,
-        digest(state),
+        opaque::hash(state),
     )
     .execute(tx.conn())
     .await?
@@ -188,9 +187,5 @@ pub async fn complete(
 }
 
 fn key(state: &str) -> String {
-    format!("connection:{}", URL_SAFE_NO_PAD.encode(digest(state)))
-}
-
-fn digest(state: &str) -> Vec<u8> {
-    Sha256::digest(state).to_vec()
+    format!("connection:{}", URL_SAFE_NO_PAD.encode(opaque::hash(state)))
 }

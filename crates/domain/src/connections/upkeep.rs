@@ -7,12 +7,14 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::{Connection, Refreshed, Refresher, list};
-use crate::id::{OrgId, UserId};
-use crate::{Actor, Db, OrgScope, Result, SystemScope};
+use crate::id::OrgId;
+use crate::{Db, OrgScope, Result, SystemScope};
 
 /// Time between two runs.
 pub const PERIOD: Duration = Duration::from_secs(15 * 60);
 const JOB: &str = "oauth refresh";
+/// Who does it, in the audit log.
+const ACTOR: &str = "System";
 const SYSTEM: SystemScope = SystemScope::because("the tokens of every organization are kept fresh");
 /// Refreshes at once.
 const AT_ONCE: usize = 8;
@@ -88,7 +90,8 @@ pub async fn refresh_due(db: &Db, refresher: &Refresher) -> Result<Option<Report
     .await?;
     tx.commit().await?;
 
-    let scoped = due.into_iter().map(|row| (OrgScope::for_run(row.organization_id, platform()), row.name));
+    let scoped =
+        due.into_iter().map(|row| (OrgScope::for_system(row.organization_id, ACTOR, None), row.name));
     let mut report = refresh_each(db, refresher, scoped.collect()).await;
     report.total = total;
     let mut tx = db.begin_system(&SYSTEM).await?;
@@ -170,13 +173,4 @@ async fn refresh_one(db: &Db, refresher: &Refresher, scope: &OrgScope, name: &st
     let connection: Connection = super::get(&mut tx, name).await?;
     tx.commit().await?;
     refresher.refresh(scope, &connection).await
-}
-
-fn platform() -> Actor {
-    Actor {
-        id: UserId::SYSTEM,
-        name: "System".into(),
-        email: "system@bifrost.invalid".into(),
-        is_platform_admin: false,
-    }
 }

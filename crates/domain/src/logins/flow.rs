@@ -7,16 +7,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::Provider;
 use crate::cache::Cache;
-use crate::{Error, Result};
+use crate::{Error, Result, opaque};
 
 const LIFETIME: Duration = Duration::from_secs(600);
-
-/// A value of 256 random bits, as text.
-pub type Secret = String;
 
 /// A sign-in that was begun.
 #[derive(Clone, Serialize, Deserialize)]
@@ -43,11 +39,6 @@ impl std::fmt::Debug for Flow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Flow").field("provider", &self.provider).finish_non_exhaustive()
     }
-}
-
-/// A new secret.
-pub fn new_secret() -> Secret {
-    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
 impl Flow {
@@ -77,5 +68,5 @@ fn key(state: &str) -> String {
 }
 
 fn digest(text: &str) -> String {
-    URL_SAFE_NO_PAD.encode(Sha256::digest(text))
+    URL_SAFE_NO_PAD.encode(opaque::hash(text))
 }

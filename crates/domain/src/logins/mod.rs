@@ -18,7 +18,7 @@ use crate::id::{OrgId, UserId};
 use crate::sessions::Authenticated;
 use crate::{Db, Error, Result, SystemScope, SystemTx, users};
 
-pub use flow::{Flow, Secret, new_secret};
+pub use flow::Flow;
 pub use providers::{Begun, Providers};
 
 const SIGN_IN: SystemScope = SystemScope::because("a sign-in finds its user before it has a scope");

@@ -26,10 +26,10 @@ use url::Url;
 use uuid::Uuid;
 
 use super::claims::{self, TENANT, Tokens};
-use super::{Flow, Proven, Provider, Secret, new_secret};
+use super::{Flow, Proven, Provider};
 use crate::outbound::Outbound;
 use crate::settings::Settings;
-use crate::{Error, Result};
+use crate::{Error, Result, opaque};
 
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 const OPENID_SCOPES: &[&str] = &["openid", "email", "profile"];
@@ -50,7 +50,7 @@ pub struct Begun {
     /// Address at the provider.
     pub authorization_url: Url,
     /// What the provider gives back.
-    pub state: Secret,
+    pub state: String,
     /// What to remember under it.
     pub flow: Flow,
 }
@@ -366,7 +366,7 @@ fn begun(
 ) -> Begun {
     let client = client.set_redirect_uri(RedirectUrl::from_url(redirect_uri.clone()));
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-    let (state, nonce) = (new_secret(), new_secret());
+    let (state, nonce) = (opaque::generate_text(), opaque::generate_text());
     let mut request = client
         .authorize_url(|| CsrfToken::new(state.clone()))
         .add_scopes(scopes.iter().map(|scope| Scope::new((*scope).to_owned())))

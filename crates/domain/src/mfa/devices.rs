@@ -3,17 +3,14 @@
 //! A device is known by a random cookie, of which the hash is stored, together with the name its browser goes by: the
 //! cookie alone, taken elsewhere, is not enough to be told apart only by chance.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{Holder, SCOPE, record};
 use crate::audit::Action;
 use crate::id::UserId;
-use crate::{Db, Error, Result};
+use crate::{Db, Error, Result, opaque};
 
 /// Days a device is trusted for.
 pub const LIFETIME_DAYS: i64 = 30;
@@ -48,7 +45,7 @@ pub async fn trust(
     user_agent: Option<&str>,
     name: Option<&str>,
 ) -> Result<SecretString> {
-    let token = SecretString::from(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+    let token = opaque::generate();
     let name = name.or(user_agent).map(|name| name.chars().take(LONGEST_NAME).collect::<String>());
     let mut tx = db.begin_system(&SCOPE).await?;
     sqlx::query!(
@@ -61,7 +58,7 @@ pub async fn trust(
          VALUES ($1, $2, $3, $4, $5, now() + make_interval(days => $6))",
         Uuid::now_v7(),
         holder.user as _,
-        hash_of(&token),
+        opaque::hash(token.expose_secret()),
         user_agent.unwrap_or_default(),
         name,
         i32::try_from(LIFETIME_DAYS).expect("a month"),
@@ -89,7 +86,7 @@ pub async fn is_trusted(
         "UPDATE trusted_devices
          SET last_used_at = now()
          WHERE token_hash = $1 AND user_id = $2 AND user_agent = $3 AND expires_at > now()",
-        hash_of(token),
+        opaque::hash(token.expose_secret()),
         user as _,
         user_agent.unwrap_or_default(),
     )
@@ -112,7 +109,7 @@ pub async fn list(db: &Db, user: UserId, current: Option<&SecretString>) -> Resu
            WHERE user_id = $1 AND expires_at > now()
            ORDER BY created_at DESC, id"#,
         user as _,
-        current.map(hash_of),
+        current.map(|token| opaque::hash(token.expose_secret())),
     )
     .fetch_all(&mut *conn)
     .await?)
@@ -138,8 +135,4 @@ pub async fn forget(db: &Db, holder: Holder<'_>, device: Option<Uuid>) -> Result
     record(&mut tx, Action::DeviceForgotten, holder).await?;
     tx.commit().await?;
     Ok(forgotten)
-}
-
-fn hash_of(token: &SecretString) -> Vec<u8> {
-    Sha256::digest(token.expose_secret()).to_vec()
 }

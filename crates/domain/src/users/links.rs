@@ -5,15 +5,12 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
 
 use crate::audit::{self, Action};
 use crate::id::{SessionId, UserId};
 use crate::mail::Mail;
-use crate::{Db, Error, Result, SystemScope, SystemTx, passwords};
+use crate::{Db, Error, Result, SystemScope, SystemTx, opaque, passwords};
 
 const SCOPE: SystemScope = SystemScope::because("whoever follows a mailed link is not signed in");
 /// Live links of one user and purpose: so much mail can be caused by whoever knows an address, whatever theirs is.
@@ -112,12 +109,12 @@ pub async fn request(
 
 /// Adds a link in the caller's transaction.
 pub(super) async fn insert(tx: &mut SystemTx, purpose: Purpose, user: UserId) -> Result<SecretString> {
-    let token = SecretString::from(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+    let token = opaque::generate();
     sqlx::query!(
         "WITH expired AS (DELETE FROM account_links WHERE expires_at <= now())
          INSERT INTO account_links (token_hash, user_id, purpose, expires_at)
          VALUES ($1, $2, $3, now() + make_interval(secs => $4))",
-        hash_of(&token),
+        opaque::hash(token.expose_secret()),
         user as _,
         purpose.as_str(),
         purpose.lifetime().as_secs_f64(),
@@ -192,7 +189,7 @@ async fn spend(tx: &mut SystemTx, purpose: Purpose, token: &SecretString) -> Res
     let spent = sqlx::query_scalar!(
         r#"DELETE FROM account_links WHERE token_hash = $1 AND purpose = $2 AND expires_at > now()
            RETURNING user_id AS "user_id: UserId""#,
-        hash_of(token),
+        opaque::hash(token.expose_secret()),
         purpose.as_str(),
     )
     .fetch_optional(tx.conn())
@@ -210,8 +207,4 @@ pub(super) async fn forget(tx: &mut SystemTx, user: UserId) -> Result<()> {
 
 fn unusable() -> Error {
     Error::Impossible("this link is unknown, was used, or has expired; ask for a new one".into())
-}
-
-fn hash_of(token: &SecretString) -> Vec<u8> {
-    Sha256::digest(token.expose_secret()).to_vec()
 }

@@ -9,9 +9,9 @@ use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use domain::Error;
-use domain::logins::{self, Begun, Flow, Linked, Provider, new_secret};
+use domain::logins::{self, Begun, Flow, Linked, Provider};
 use domain::sessions::Authenticated;
+use domain::{Error, opaque};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -349,7 +349,7 @@ async fn begin(
     limits::by_address_at(app, "oauth-begin", client.address, BEGUN_PER_ADDRESS).await?;
     let mut begun = app.platform.providers.begin(provider, redirect_uri, next).await?;
     // One value for all that a browser begins, or a second tab would spoil the first.
-    let browser = flow_cookie(app, headers).unwrap_or_else(new_secret);
+    let browser = flow_cookie(app, headers).unwrap_or_else(opaque::generate_text);
     let flow = begun.flow.clone();
     flow.keep(&app.platform.cache, &begun.state, &browser).await?;
     begun.flow.verifier.clear();
