@@ -4,7 +4,6 @@
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod config;
-#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod connections;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod dead_letters;
