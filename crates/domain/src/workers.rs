@@ -21,15 +21,13 @@ pub struct Capacity {
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn beat(db: &Db, id: WorkerId, slots: usize, running: usize) -> Result<()> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let mut conn = db.system(&SCOPE).await?;
     sqlx::query!(
-        "INSERT INTO workers (id, host, slots, running)
-         VALUES ($1, $2, $3, $4)
+        "INSERT INTO workers (id, slots, running)
+         VALUES ($1, $2, $3)
          ON CONFLICT (id) DO UPDATE SET slots = EXCLUDED.slots, running = EXCLUDED.running, seen_at = now()",
         id as _,
-        host.trim(),
         number(slots),
         number(running),
     )
@@ -44,10 +42,7 @@ pub async fn beat(db: &Db, id: WorkerId, slots: usize, running: usize) -> Result
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn leave(db: &Db, id: WorkerId) -> Result<()> {
     let mut conn = db.system(&SCOPE).await?;
-    // Those that could not take leave are forgotten after a while.
-    sqlx::query!("DELETE FROM workers WHERE id = $1 OR seen_at < now() - interval '1 hour'", id as _)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query!("DELETE FROM workers WHERE id = $1", id as _).execute(&mut *conn).await?;
     Ok(())
 }
 

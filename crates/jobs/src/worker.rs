@@ -147,7 +147,9 @@ impl Worker {
         let worker = self.clone();
         runs.spawn(async move {
             execute::execute(&worker, claimed, slot, stop).await;
-            worker.platform.wakeups.publish(next.into_iter().collect());
+            if let Some(next) = next {
+                worker.platform.wakeups.publish(vec![next]);
+            }
             // A retry may have been claimed by this worker already; that entry stays.
             let mut running = worker.running();
             if running.get(&id).is_some_and(|running| running.attempt == attempt) {

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use domain::audit::{self, Action};
-use domain::wakeup::dead_letters::{DeadLetter, Queue};
+use domain::wakeup::dead_letters::{DeadLetter, Moved, Queue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -122,18 +122,16 @@ async fn list_dead_letters(
         None => Queue::ALL.to_vec(),
         Some(name) => vec![queue_of("?queue", name)?],
     };
-    let mut dead_letters = Vec::new();
-    for queue in queues {
-        let letters =
-            app.platform.wakeups.dead_letters(queue, usize::try_from(limit).unwrap_or_default()).await?;
-        dead_letters.extend(letters.into_iter().map(DeadLetterView::from));
-    }
+    let limit = usize::try_from(limit).unwrap_or_default();
+    let letters = app.platform.wakeups.dead_letters(&queues, limit).await?;
+    let dead_letters: Vec<_> = letters.into_iter().map(DeadLetterView::from).collect();
     Ok(Json(DeadLettersResponse { count: dead_letters.len(), dead_letters }))
 }
 
 /// Puts dead letters back into their queue.
 ///
-/// At most 10,000 at once. What still cannot be handled dies again.
+/// At most 10,000 at once, and as many as fit into some seconds; call it again while it replays some. What still cannot be
+/// handled dies again.
 #[utoipa::path(
     post, path = "/api/dead-letters/replay", tag = "Dead letters", security(("bearer" = [])), request_body = ReplayRequest,
     responses((status = 200, body = ReplayResponse), Problems),
@@ -145,16 +143,14 @@ async fn replay_dead_letters(
 ) -> Result<Json<ReplayResponse>, Problem> {
     let queue = queue_of("/queue", &request.queue)?;
     check_ids(request.ids.as_deref())?;
-    let mut tx = app.platform.db.begin(&admin.scope).await?;
     let moved = app.platform.wakeups.replay_dead_letters(queue, request.ids.as_deref()).await?;
-    if moved.moved > 0 {
-        audit::record(&mut tx, Action::DeadLettersReplayed, queue.as_str(), &moved.moved).await?;
-    }
-    tx.commit().await?;
+    record(&app, &admin, Action::DeadLettersReplayed, queue, moved).await?;
     Ok(Json(ReplayResponse { replayed: moved.moved, failed: moved.failed }))
 }
 
 /// Drops dead letters for good.
+///
+/// As many at once as a replay takes.
 #[utoipa::path(
     post, path = "/api/dead-letters/drop", tag = "Dead letters", security(("bearer" = [])), request_body = DropRequest,
     responses((status = 200, body = DropResponse), Problems),
@@ -169,13 +165,26 @@ async fn drop_dead_letters(
     if request.ids.is_none() && request.all != Some(true) {
         return Err(Problem::invalid("/ids", "is required, unless `all` is true"));
     }
-    let mut tx = app.platform.db.begin(&admin.scope).await?;
     let moved = app.platform.wakeups.drop_dead_letters(queue, request.ids.as_deref()).await?;
-    if moved.moved > 0 {
-        audit::record(&mut tx, Action::DeadLettersDropped, queue.as_str(), &moved.moved).await?;
-    }
-    tx.commit().await?;
+    record(&app, &admin, Action::DeadLettersDropped, queue, moved).await?;
     Ok(Json(DropResponse { dropped: moved.moved }))
+}
+
+/// Audits what was done at the broker, which knows no transaction of ours.
+async fn record(
+    app: &AppState,
+    admin: &Admin,
+    action: Action,
+    queue: Queue,
+    moved: Moved,
+) -> Result<(), Problem> {
+    if moved.moved == 0 {
+        return Ok(());
+    }
+    let mut tx = app.platform.db.begin(&admin.scope).await?;
+    audit::record(&mut tx, action, queue.as_str(), &moved.moved).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 fn queue_of(pointer: &str, name: &str) -> Result<Queue, Problem> {

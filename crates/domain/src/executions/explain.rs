@@ -6,7 +6,7 @@
 use chrono::{DateTime, Utc};
 
 use super::limits::{Full, Room};
-use super::queue::Waiting;
+use super::queue::{self, Waiting};
 use super::{Execution, Status, read};
 use crate::id::{ExecutionId, OrgId, WorkflowId};
 use crate::workers::{self, Capacity};
@@ -39,7 +39,7 @@ pub enum Reason {
     NoWorker,
     /// All slots of all workers are taken.
     WorkersBusy { slots: i64 },
-    /// More urgent ones of its organization go first; the count ends at a thousand.
+    /// At least so many more urgent ones of its organization go first.
     Behind { ahead: i64 },
     /// Nothing holds it: a worker is about to take it.
     Ready,
@@ -98,8 +98,20 @@ async fn waits_for(db: &Db, execution: &Execution) -> Result<Vec<Reason>> {
             Reason::Delayed { until }
         });
     }
-    let room = Room::load(&mut *db.system(&SCOPE).await?, std::slice::from_ref(&waiting)).await?;
-    reasons.extend(room.full(&waiting).into_iter().map(|full| match full {
+    let mut conn = db.system(&SCOPE).await?;
+    let mut seen = if row.is_due { queue::heads(&mut conn, MOST_AHEAD, 0.0).await? } else { Vec::new() };
+    seen.push(waiting.clone());
+    let room = Room::load(&mut conn, &seen).await?;
+    drop(conn);
+    let own = room.full(&waiting);
+    // Those that something else holds back do not stand in the way.
+    let goes_first = |one: &&Waiting| {
+        one.organization_id == waiting.organization_id
+            && (one.queue_rank, one.id) < (waiting.queue_rank, waiting.id)
+            && room.full(one).iter().all(|full| own.contains(full))
+    };
+    let ahead = seen.iter().filter(goes_first).count();
+    reasons.extend(own.into_iter().map(|full| match full {
         Full::Workflow { limit } => Reason::WorkflowLimit { limit },
         Full::Key { limit } => {
             Reason::KeyLimit { limit, key: waiting.concurrency_key.clone().unwrap_or_default() }
@@ -112,11 +124,8 @@ async fn waits_for(db: &Db, execution: &Execution) -> Result<Vec<Reason>> {
         Capacity { slots, running, .. } if running >= slots => reasons.push(Reason::WorkersBusy { slots }),
         _ => {}
     }
-    if row.is_due {
-        let ahead = ahead(db, &waiting).await?;
-        if ahead > 0 {
-            reasons.push(Reason::Behind { ahead });
-        }
+    if ahead > 0 {
+        reasons.push(Reason::Behind { ahead: i64::try_from(ahead).unwrap_or(MOST_AHEAD) });
     }
     if reasons.is_empty() {
         reasons.push(Reason::Ready);
@@ -152,24 +161,4 @@ async fn find(db: &Db, id: ExecutionId) -> Result<Option<Row>> {
         is_due: row.is_due,
         paused_at: row.paused_at,
     }))
-}
-
-async fn ahead(db: &Db, waiting: &Waiting) -> Result<i64> {
-    let mut conn = db.system(&SCOPE).await?;
-    Ok(sqlx::query_scalar!(
-        r#"SELECT count(*) AS "ahead!"
-           FROM (
-               SELECT FROM executions
-               WHERE status = 'Pending' AND organization_id IS NOT DISTINCT FROM $1 AND due_at <= now()
-                 AND (queue_rank, id) < ($2, $3)
-                 AND (workflow_id IS NULL OR workflow_id NOT IN (SELECT id FROM workflows WHERE paused_at IS NOT NULL))
-               LIMIT $4
-           ) AS more_urgent"#,
-        waiting.organization_id as _,
-        waiting.queue_rank,
-        waiting.id as _,
-        MOST_AHEAD,
-    )
-    .fetch_one(&mut *conn)
-    .await?)
 }

@@ -6,7 +6,8 @@ use crate::{Db, Result, SystemScope};
 const BATCH: i64 = 10_000;
 
 /// Removes transient executions a day after their end, what is left of data providers whose askers went away, old
-/// answers of data providers, announced files that never came, old idempotency keys, old starts, dead sessions, and the history of
+/// answers of data providers, announced files that never came, old idempotency keys, old starts, workers that could not take leave,
+/// dead sessions, and the history of
 /// schedules after 90 days.
 ///
 /// # Errors
@@ -62,6 +63,7 @@ pub async fn housekeep(db: &Db) -> Result<()> {
     )
     .execute(tx.conn())
     .await?;
+    sqlx::query!("DELETE FROM workers WHERE seen_at < now() - interval '1 hour'").execute(tx.conn()).await?;
     sqlx::query!(
         "DELETE FROM workflow_starts
          WHERE ctid IN (SELECT ctid FROM workflow_starts WHERE started_at < now() - interval '1 day' LIMIT $1)",

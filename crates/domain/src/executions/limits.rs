@@ -49,6 +49,8 @@ pub(super) struct Room {
 #[derive(Debug)]
 struct WorkflowLimits {
     concurrency: Option<i64>,
+    /// Whether the limit is one of each key. A key that the file has given up counts no more, though rows still have it.
+    has_key: bool,
     /// Most starts, in so many seconds, and how many there were.
     rate: Option<(i64, i64)>,
     starts: i64,
@@ -137,7 +139,8 @@ impl Room {
         organizations: &[Uuid],
     ) -> Result<()> {
         let limited = sqlx::query!(
-            r#"SELECT w.id AS "id: WorkflowId", w.concurrency_limit, w.rate_limit_starts, w.rate_limit_seconds,
+            r#"SELECT w.id AS "id: WorkflowId", w.concurrency_limit, w.concurrency_key IS NOT NULL AS "has_key!",
+                   w.rate_limit_starts, w.rate_limit_seconds,
                    CASE WHEN w.rate_limit_starts IS NULL THEN 0 ELSE (
                        SELECT count(*) FROM workflow_starts s
                        WHERE s.workflow_id = w.id AND s.started_at > clock_timestamp() - make_interval(secs => w.rate_limit_seconds)
@@ -154,6 +157,7 @@ impl Room {
                 let rate = row.rate_limit_starts.zip(row.rate_limit_seconds);
                 let limits = WorkflowLimits {
                     concurrency: row.concurrency_limit.map(i64::from),
+                    has_key: row.has_key,
                     rate: rate.map(|(starts, seconds)| (starts.into(), seconds.into())),
                     starts: row.starts,
                 };
@@ -200,7 +204,7 @@ impl Room {
     pub(super) fn full(&self, one: &Waiting) -> Vec<Full> {
         let mut full = Vec::new();
         if let Some((id, limits)) = one.workflow_id.and_then(|id| Some((id, self.workflows.get(&id)?))) {
-            match (limits.concurrency, &one.concurrency_key) {
+            match (limits.concurrency, one.concurrency_key.as_ref().filter(|_| limits.has_key)) {
                 (Some(limit), Some(key)) if self.running_with(one.organization_id, key) >= limit => {
                     full.push(Full::Key { limit });
                 }
@@ -299,7 +303,7 @@ mod tests {
     }
 
     fn limited(workflow: WorkflowId, concurrency: i64) -> Room {
-        let limits = WorkflowLimits { concurrency: Some(concurrency), rate: None, starts: 0 };
+        let limits = WorkflowLimits { concurrency: Some(concurrency), has_key: true, rate: None, starts: 0 };
         Room { workflows: HashMap::from([(workflow, limits)]), ..Room::default() }
     }
 
@@ -333,6 +337,15 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_was_given_up_counts_no_more() {
+        let (org, workflow) = (OrgId::generate(), WorkflowId::generate());
+        let mut room = limited(workflow, 1);
+        room.workflows.get_mut(&workflow).expect("is limited").has_key = false;
+        let queue = ["x", "y"].map(|key| waiting(org, workflow, Some(key), 0));
+        assert_eq!(room.choose(queue.to_vec(), 9).len(), 1);
+    }
+
+    #[test]
     fn a_child_that_is_waited_for_needs_no_slot_of_its_organization() {
         let (org, workflow) = (OrgId::generate(), WorkflowId::generate());
         let mut room = Room { organizations: HashMap::from([(org, 1)]), ..Room::default() };
@@ -344,7 +357,7 @@ mod tests {
     #[test]
     fn a_rate_bounds_the_starts() {
         let (org, workflow) = (OrgId::generate(), WorkflowId::generate());
-        let limits = WorkflowLimits { concurrency: None, rate: Some((5, 60)), starts: 3 };
+        let limits = WorkflowLimits { concurrency: None, has_key: false, rate: Some((5, 60)), starts: 3 };
         let mut room = Room { workflows: HashMap::from([(workflow, limits)]), ..Room::default() };
         let queue = (0..9).map(|rank| waiting(org, workflow, None, rank)).collect();
         assert_eq!(room.choose(queue, 9).len(), 2);

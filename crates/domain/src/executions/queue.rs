@@ -32,7 +32,8 @@ pub(super) fn anywhere() -> i64 {
     Uuid::new_v4().as_u64_pair().0.cast_signed()
 }
 
-/// The heads of the lanes, submitted at least `grace_seconds` ago: at least the `limit` that fairness may choose from.
+/// The heads of the lanes: at least the `limit` that fairness may choose from. What was to start at once is left out for
+/// `grace_seconds`, while its own wake-up is on its way; nobody publishes one for what was given a later time.
 pub(super) async fn heads(conn: &mut PgConnection, limit: i64, grace_seconds: f64) -> Result<Vec<Waiting>> {
     Ok(sqlx::query_as!(
         Waiting,
@@ -49,7 +50,7 @@ pub(super) async fn heads(conn: &mut PgConnection, limit: i64, grace_seconds: f6
                FROM executions e
                WHERE e.status = 'Pending' AND e.lane = l.lane
                  AND e.queue_rank <= now() - interval '1 minute' AND e.due_at <= now()
-                 AND e.created_at <= now() - make_interval(secs => $4)
+                 AND (e.due_at > e.created_at OR e.created_at <= now() - make_interval(secs => $4))
                ORDER BY e.queue_rank, e.id
                LIMIT LEAST($3::bigint, GREATEST(1, $3::bigint * 4 / l.lanes))
            ) AS e

@@ -173,9 +173,10 @@ async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::R
         }
         match write(&db, &batch).await {
             Ok(outcomes) => {
+                let now = Utc::now();
                 let fresh = batch.iter().zip(&outcomes).filter(|(entry, outcome)| {
                     // What starts later is woken by the sweeper when its time has come.
-                    entry.new.run_at.is_none() && matches!(outcome, Ok(s) if !s.replayed)
+                    entry.new.run_at.is_none_or(|at| at <= now) && matches!(outcome, Ok(s) if !s.replayed)
                 });
                 wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
                 if batch.len() <= FEW && wakeups.are_synced() {

@@ -9,8 +9,7 @@ use crate::wakeup::{Wakeup, Wakeups};
 use crate::{Db, Result, SystemScope};
 
 /// Most wake-ups one tick publishes.
-const MOST: usize = 1_000;
-const BATCH: i64 = 1_000;
+const MOST: u16 = 1_000;
 
 /// Publishes a wake-up for each row that may start beyond those that wait in the queue; returns how many.
 ///
@@ -29,12 +28,12 @@ pub async fn sweep(db: &Db, wakeups: &Wakeups, grace_seconds: f64) -> Result<usi
     if !first {
         return Ok(0);
     }
-    let heads = queue::heads(tx.conn(), BATCH, grace_seconds).await?;
+    let heads = queue::heads(tx.conn(), MOST.into(), grace_seconds).await?;
     if heads.is_empty() {
         return Ok(0);
     }
     let mut room = Room::load(tx.conn(), &heads).await?;
-    let waiting = room.choose(heads, MOST);
+    let waiting = room.choose(heads, MOST.into());
     let known = wakeups.depth().await?;
     let missing: Vec<Wakeup> = waiting
         .into_iter()

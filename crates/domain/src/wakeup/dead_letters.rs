@@ -4,7 +4,7 @@
 //! fails in between leaves it dead, or at worst both dead and back, which harms nobody: a message is a hint.
 
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeZone, Utc};
 use lapin::message::BasicGetMessage;
@@ -26,6 +26,8 @@ pub const MOST: usize = 10_000;
 const BATCH: usize = 256;
 /// How long an operation may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// When no further batch is begun, so that what was done is told before the patience ends.
+const ENOUGH: Duration = Duration::from_secs(12);
 /// A letter that was looked at so often is written anew: brokers drop what is handed back too often.
 const WEARY: i64 = 10;
 
@@ -130,15 +132,24 @@ impl DeadLetter {
 }
 
 impl Wakeups {
-    /// The oldest dead letters of a queue, at most `limit`; they stay where they are.
+    /// The oldest dead letters of these queues, at most `limit` of each; they stay where they are.
     ///
     /// # Errors
     /// [`crate::Error::Unavailable`] when the broker is away.
-    pub async fn dead_letters(&self, queue: Queue, limit: usize) -> Result<Vec<DeadLetter>> {
+    pub async fn dead_letters(&self, queues: &[Queue], limit: usize) -> Result<Vec<DeadLetter>> {
         match self {
-            Self::InProcess(own) => Ok(own.dead_letters(queue, limit)),
+            Self::InProcess(own) => {
+                Ok(queues.iter().flat_map(|queue| own.dead_letters(*queue, limit)).collect())
+            }
             Self::Rabbit(rabbit) => {
-                with_channel(rabbit, async |channel| list(rabbit, channel, queue, limit).await).await
+                with_channel(rabbit, async |channel| {
+                    let mut letters = Vec::new();
+                    for queue in queues {
+                        letters.extend(list(rabbit, channel, *queue, limit).await?);
+                    }
+                    Ok(letters)
+                })
+                .await
             }
         }
     }
@@ -146,7 +157,8 @@ impl Wakeups {
     /// Puts dead letters back into their queue: those with these ids, or all.
     ///
     /// # Errors
-    /// [`crate::Error::Unavailable`] when the broker is away; letters that were not put back by then are dead still.
+    /// [`crate::Error::Unavailable`] when the broker is away before anything was done. Once something was, the answer says
+    /// how much; what is left is dead still, and for the next call.
     pub async fn replay_dead_letters(&self, queue: Queue, ids: Option<&[String]>) -> Result<Moved> {
         match self {
             Self::InProcess(own) => Ok(Moved {
@@ -223,33 +235,44 @@ async fn decide(
     // What dies meanwhile is for the next call.
     let mut left = (declared.message_count() as usize).min(MOST);
     let (mut moved, mut kept) = (Moved::default(), Vec::new());
-    while left > 0 {
-        let mut batch = Vec::new();
-        while left > 0 && batch.len() < BATCH {
-            let Some(message) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
-            else {
-                left = 0;
-                break;
+    let began = Instant::now();
+    let work = async {
+        while left > 0 && began.elapsed() < ENOUGH {
+            let mut batch = Vec::new();
+            while left > 0 && batch.len() < BATCH {
+                let Some(message) =
+                    channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
+                else {
+                    left = 0;
+                    break;
+                };
+                left -= 1;
+                if read(queue, &message).is_among(ids) { batch.push(message) } else { kept.push(message) }
+            }
+            let accepted = match fate {
+                Fate::Drop => vec![true; batch.len()],
+                Fate::Replay => publish(rabbit, channel, queue, &batch).await?,
             };
-            left -= 1;
-            if read(queue, &message).is_among(ids) { batch.push(message) } else { kept.push(message) }
-        }
-        let accepted = match fate {
-            Fate::Drop => vec![true; batch.len()],
-            Fate::Replay => publish(rabbit, channel, queue, &batch).await?,
-        };
-        for (message, accepted) in batch.into_iter().zip(accepted) {
-            if accepted {
-                message.delivery.acker.ack(BasicAckOptions::default()).await?;
-                moved.moved += 1;
-            } else {
-                moved.failed += 1;
-                kept.push(message);
+            for (message, accepted) in batch.into_iter().zip(accepted) {
+                if accepted {
+                    message.delivery.acker.ack(BasicAckOptions::default()).await?;
+                    moved.moved += 1;
+                } else {
+                    moved.failed += 1;
+                    kept.push(message);
+                }
             }
         }
-    }
-    for message in kept {
-        give_back(rabbit, channel, queue, message).await?;
+        for message in kept.drain(..) {
+            give_back(rabbit, channel, queue, message).await?;
+        }
+        Ok(())
+    };
+    let done: lapin::Result<()> = work.await;
+    match done {
+        // What was done is told, for it must be audited; what is held goes back with the connection.
+        Err(error) if moved.moved > 0 => tracing::warn!(%error, moved = moved.moved, "the broker broke off"),
+        done => done?,
     }
     Ok(moved)
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 
 use crate::audit::{self, Action};
-use crate::id::{ExecutionId, WorkflowId};
+use crate::id::WorkflowId;
 use crate::{Error, OrgTx, Result};
 
 /// A workflow after it was paused or resumed.
@@ -43,7 +43,7 @@ pub async fn pause(tx: &mut OrgTx, id: WorkflowId) -> Result<Paused> {
     Ok(paused)
 }
 
-/// Resumes; resuming what is not paused is fine.
+/// Resumes; resuming what is not paused is fine. The sweeper wakes what waits.
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -74,21 +74,4 @@ pub async fn since(tx: &mut OrgTx) -> Result<HashMap<WorkflowId, DateTime<Utc>>>
     .fetch_all(tx.conn())
     .await?;
     Ok(rows.into_iter().map(|row| (row.id, row.paused_at)).collect())
-}
-
-/// Some of what waits of it, to be woken; the sweeper wakes the rest.
-///
-/// # Errors
-/// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn waiting(tx: &mut OrgTx, id: WorkflowId, most: i64) -> Result<Vec<ExecutionId>> {
-    Ok(sqlx::query_scalar!(
-        r#"SELECT id AS "id: ExecutionId"
-           FROM executions
-           WHERE status = 'Pending' AND workflow_id = $1 AND due_at <= now()
-           LIMIT $2"#,
-        id as _,
-        most,
-    )
-    .fetch_all(tx.conn())
-    .await?)
 }

@@ -391,7 +391,8 @@ impl Question<'_> {
                WHERE a.organization_id IS NOT DISTINCT FROM $1 AND a.provider_id = $2 AND a.inputs_hash = $3
                  AND a.execution_id = $4
                  AND (SELECT count(*) FROM provider_answers o
-                      WHERE o.organization_id IS NOT DISTINCT FROM $1 AND o.provider_id = $2 AND o.options IS NOT NULL) < $7
+                      WHERE o.organization_id IS NOT DISTINCT FROM $1 AND o.provider_id = $2 AND o.options IS NOT NULL
+                        AND o.inputs_hash <> $3 AND o.expires_at > now()) < $7
                RETURNING a.expires_at AS "expires_at!""#,
             self.owner as _,
             self.provider.definition.id as _,

@@ -317,15 +317,23 @@ async fn what_starts_later_is_neither_claimed_nor_woken_before_its_time() {
         .id;
     let now = fixture.submit(&scope_of(org), |new| new.priority = 1).await.expect("accepted").id;
     assert_eq!(fixture.platform.wakeups.depth().await.expect("counts"), 1);
+    let past = chrono::Utc::now() - chrono::TimeDelta::minutes(1);
+    let overdue = fixture
+        .submit(&scope_of(org), |new| (new.run_at, new.priority) = (Some(past), 1))
+        .await
+        .expect("accepted")
+        .id;
+    assert_eq!(fixture.platform.wakeups.depth().await.expect("counts"), 2, "its time has come already");
     let claimed = fixture.claim(WorkerId::generate(), 9).await;
-    assert_eq!(claimed.iter().map(|one| one.id).collect::<Vec<_>>(), [now]);
+    assert_eq!(claimed.iter().map(|one| one.id).collect::<Vec<_>>(), [now, overdue]);
 
     run_sql(&fixture, format!("UPDATE executions SET due_at = now(), queue_rank = now() - interval '10 minutes' WHERE id = '{later}'")).await;
     let wakeups = &fixture.platform.wakeups;
     let mut consumer = wakeups.consume(4);
     let known = consumer.next(4).await;
     consumer.ack(known).await;
-    assert_eq!(sweep::sweep(&fixture.platform.db, wakeups, 0.0).await.expect("sweeps"), 1);
+    // Nobody is at it yet, so it needs no grace.
+    assert_eq!(sweep::sweep(&fixture.platform.db, wakeups, 60.0).await.expect("sweeps"), 1);
     assert_eq!(fixture.claim(WorkerId::generate(), 9).await[0].id, later);
     fixture.close().await;
 }

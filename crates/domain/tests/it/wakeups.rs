@@ -84,7 +84,7 @@ async fn poison_goes_to_the_dead_letters_and_others_flow() {
         consumer.ack(delivered).await;
         let letters = within("dead letters", async {
             loop {
-                let letters = wakeups.dead_letters(Queue::Executions, 10).await.expect("reads");
+                let letters = wakeups.dead_letters(&[Queue::Executions], 10).await.expect("reads");
                 if letters.len() == poison.len() {
                     return letters;
                 }

@@ -9,7 +9,7 @@ use domain::{OrgScope, Platform};
 use serde_json::json;
 use serde_json::value::RawValue;
 use sqlx::AssertSqlSafe;
-use testkit::{TestEnv, eventually};
+use testkit::{TestEnv, eventually, eventually_within};
 
 use crate::faults::Worker;
 use crate::support::{Engine, repository, user_of, write_file};
@@ -90,12 +90,10 @@ async fn the_slot_of_a_killed_worker_comes_back_in_time() {
     let _survivor = Worker::start(&settings, 1);
     drop(doomed);
     let since = Instant::now();
-    let end = async {
-        while !status(&platform, second).await.is_terminal() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(40), end).await.expect("the slot comes back");
+    eventually_within(Duration::from_secs(40), "the slot to come back", || async {
+        status(&platform, second).await.is_terminal().then_some(())
+    })
+    .await;
     let took = since.elapsed();
     println!(
         "killed worker: its slot was taken again and that run ended after {:.1} s, leaked 0; the lost run is {}",

@@ -96,6 +96,12 @@ async fn cancel_executions(
     Json(request): Json<BulkRequest>,
 ) -> Result<Json<BulkCancelResponse>, Problem> {
     let (mut selection, limit) = request.read(&[Status::Pending, Status::Running])?;
+    if selection.error_type.is_some() {
+        return Err(Problem::invalid(
+            "/error_type",
+            "is of executions that have ended, and none of them can be cancelled",
+        ));
+    }
     if !signed.scope.permits(Permission::ExecutionsCancel) {
         selection.executed_by = Some(only_own(selection.executed_by, signed.principal.user_id)?);
     }

@@ -138,7 +138,10 @@ impl From<Reason> for ReasonView {
             }
             Reason::Behind { ahead } => Self {
                 ahead: Some(ahead),
-                ..plain("behind", format!("{ahead} more urgent executions of its organization go first"))
+                ..plain(
+                    "behind",
+                    format!("at least {ahead} more urgent executions of its organization go first"),
+                )
             },
             Reason::Ready => plain("ready", "nothing holds it; a worker is about to take it".into()),
             Reason::Running { attempt } => plain("running", format!("runs, in attempt {attempt}")),

@@ -3,7 +3,6 @@
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use domain::id::WorkflowId;
-use domain::wakeup::Wakeup;
 use domain::workflows::pause::{self, Paused};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,11 +12,6 @@ use utoipa_axum::routes;
 use crate::AppState;
 use crate::extract::{Admin, Json, Path};
 use crate::problem::{Problem, Problems};
-
-/// Executions that resuming wakes at once; the sweeper wakes the rest within seconds.
-const WOKEN: i64 = 100;
-/// A wake-up names no work, so its priority matters to nobody.
-const PRIORITY: i16 = 5;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(pause_workflow)).routes(routes!(resume_workflow))
@@ -58,7 +52,7 @@ async fn pause_workflow(
     Ok(Json(paused.into()))
 }
 
-/// Resumes a workflow: what waits starts.
+/// Resumes a workflow: what waits starts, within about a second.
 ///
 /// Resuming what is not paused is fine.
 #[utoipa::path(
@@ -73,10 +67,7 @@ async fn resume_workflow(
 ) -> Result<Json<PausedWorkflow>, Problem> {
     let mut tx = app.platform.db.begin(&admin.scope.widened()).await?;
     let resumed = pause::resume(&mut tx, id).await?;
-    let waiting = pause::waiting(&mut tx, id, WOKEN).await?;
     tx.commit().await?;
-    let wakeups = waiting.into_iter().map(|id| Wakeup::new(id, None, PRIORITY, None));
-    app.platform.wakeups.publish(wakeups.collect());
     Ok(Json(resumed.into()))
 }
 

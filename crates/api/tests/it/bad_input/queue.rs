@@ -35,6 +35,11 @@ pub(super) fn all(world: &World) -> Vec<Case> {
         invalid("cancelling of no workflow", post(cancel, json!({"workflow_id": "x"})), "/workflow_id"),
         invalid("cancelling since never", post(cancel, json!({"since": "x"})), "/since"),
         invalid("cancelling until never", post(cancel, json!({"until": "x"})), "/until"),
+        invalid(
+            "cancelling by a class of error",
+            post(cancel, json!({"error_type": "KeyError"})),
+            "/error_type",
+        ),
         invalid("cancelling of nobody", post(cancel, json!({"executed_by": "x"})), "/executed_by"),
         invalid(
             "cancelling a name with NUL",
