@@ -1,8 +1,8 @@
 //! The one HTTP client for addresses that people configure: providers, token endpoints, webhooks.
 //!
 //! The invariant: a connection is only ever made to a public address. The address is looked at where it is resolved for
-//! the connection itself, so that a name cannot point elsewhere between the look and the connection, and again at every
-//! redirect. What an operator admits (`OUTBOUND_ADMIT`) is the one exception. No proxy is used: it would resolve names
+//! the connection itself, so that a name cannot point elsewhere between the look and the connection, and no redirect is
+//! followed. What an operator admits (`OUTBOUND_ADMIT`) is the one exception. No proxy is used: it would resolve names
 //! by itself.
 
 use std::error::Error as StdError;
@@ -22,13 +22,11 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 1024 * 1024;
-const MAX_REDIRECTS: usize = 5;
 
 /// The client. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Outbound {
-    direct: reqwest::Client,
-    following: reqwest::Client,
+    client: reqwest::Client,
     guard: Arc<Guard>,
 }
 
@@ -61,9 +59,6 @@ pub enum Refused {
     /// A loopback, private, link-local, metadata or otherwise special address, or a name for nothing else.
     #[error("the address is not a public one")]
     NotPublic,
-    /// One redirect after the other.
-    #[error("the server redirects too often")]
-    TooManyRedirects,
 }
 
 /// Decides which addresses may be called.
@@ -105,45 +100,17 @@ impl Outbound {
             })
             .collect::<Result<_, _>>()?;
         let guard = Arc::new(Guard { admitted, names });
-        Ok(Self {
-            direct: client(&guard, Policy::none())?,
-            following: client(&guard, following(guard.clone()))?,
-            guard,
-        })
+        Ok(Self { client: client(&guard)?, guard })
     }
 
-    /// Sends a request and reads the answer; a redirect is an answer like any other. For whatever carries a credential.
+    /// Sends a request and reads the answer; a redirect is an answer like any other.
     ///
     /// # Errors
     /// [`Failure`].
     pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Failure> {
-        self.run(&self.direct, request).await
-    }
-
-    /// The same, following redirects to other public addresses.
-    ///
-    /// # Errors
-    /// [`Failure`].
-    pub async fn send_following(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Failure> {
-        self.run(&self.following, request).await
-    }
-
-    /// Whether this address may be called, as far as it can be told without resolving its name.
-    ///
-    /// # Errors
-    /// [`Refused`] with the reason.
-    pub fn check(&self, url: &Url) -> Result<(), Refused> {
-        self.guard.check(url)
-    }
-
-    async fn run(
-        &self,
-        client: &reqwest::Client,
-        request: Request<Vec<u8>>,
-    ) -> Result<Response<Vec<u8>>, Failure> {
         let request = reqwest::Request::try_from(request).map_err(failure)?;
         self.guard.check(request.url())?;
-        let mut answer = client.execute(request).await.map_err(failure)?;
+        let mut answer = self.client.execute(request).await.map_err(failure)?;
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(failure)? {
             if body.len() + chunk.len() > MAX_ANSWER {
@@ -156,13 +123,20 @@ impl Outbound {
         std::mem::swap(response.headers_mut(), answer.headers_mut());
         Ok(response)
     }
+
+    /// Whether this address may be called, as far as it can be told without resolving its name.
+    ///
+    /// # Errors
+    /// [`Refused`] with the reason.
+    pub fn check(&self, url: &Url) -> Result<(), Refused> {
+        self.guard.check(url)
+    }
 }
 
 impl<'c> oauth2::AsyncHttpClient<'c> for Outbound {
     type Error = Failure;
     type Future = futures::future::BoxFuture<'c, Result<Response<Vec<u8>>, Failure>>;
 
-    /// Requests that carry credentials: no redirect is followed.
     fn call(&'c self, request: Request<Vec<u8>>) -> Self::Future {
         Box::pin(self.send(request))
     }
@@ -230,29 +204,16 @@ impl Resolve for Guarded {
     }
 }
 
-fn client(guard: &Arc<Guard>, redirects: Policy) -> Result<reqwest::Client, Error> {
+fn client(guard: &Arc<Guard>) -> Result<reqwest::Client, Error> {
     reqwest::Client::builder()
         .no_proxy()
-        .redirect(redirects)
+        .redirect(Policy::none())
         .dns_resolver(Guarded(guard.clone()))
         .timeout(TIMEOUT)
         .connect_timeout(CONNECT_TIMEOUT)
         .user_agent(concat!("bifrost/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(Error::internal)
-}
-
-/// Follows redirects, each checked: an address that is no name never meets the resolver.
-fn following(guard: Arc<Guard>) -> Policy {
-    Policy::custom(move |attempt| {
-        if attempt.previous().len() > MAX_REDIRECTS {
-            return attempt.error(Refused::TooManyRedirects);
-        }
-        match guard.check(attempt.url()) {
-            Ok(()) => attempt.follow(),
-            Err(refused) => attempt.error(refused),
-        }
-    })
 }
 
 fn failure(error: reqwest::Error) -> Failure {

@@ -95,6 +95,15 @@ impl OrgScope {
         Self { request_id, ..Self::for_run(organization, actor) }
     }
 
+    /// The same actor in the scope of a row's owner.
+    #[must_use]
+    pub fn of_owner(&self, owner: Option<OrgId>) -> Self {
+        if self.reach == owner.map_or(Reach::Global, Reach::Org) {
+            return self.clone();
+        }
+        Self { request_id: self.request_id.clone(), ..Self::for_run(owner, self.actor.clone()) }
+    }
+
     /// Narrows a platform-wide scope to the global rows, for operations that address by key or create.
     /// Any other scope stays as it is.
     pub fn narrowed(mut self) -> Self {

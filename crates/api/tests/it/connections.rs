@@ -144,6 +144,8 @@ async fn an_account_is_connected_with_consent_and_its_tokens_are_sealed() {
     println!("connections: secrets seen elsewhere {leaks} of {}", secrets.len());
     assert_eq!(leaks, 0);
     assert!(stage.world.count("SELECT count(*) FROM audit_log WHERE action = 'connection.read'").await >= 2);
+    let unnamed = "SELECT count(*) FROM audit_log WHERE action LIKE 'connection.%' AND request_id IS NULL";
+    assert_eq!(stage.world.count(unnamed).await, 0, "each says which request it was");
 
     stage.admin.delete("/api/oauth/connections/graph").await.expect_status(StatusCode::NO_CONTENT);
     stage.admin.get("/api/oauth/credentials/graph").await.expect_status(StatusCode::NOT_FOUND);

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{Connection, Source, exchange, get, get_by_id, resource, store};
 use crate::audit::{self, Action};
 use crate::id::{OrgId, UserId};
-use crate::{Error, OrgScope, OrgTx, Platform, Reach, Result, opaque};
+use crate::{Error, OrgScope, OrgTx, Platform, Result, opaque};
 
 const LIFETIME: Duration = Duration::from_secs(600);
 
@@ -107,8 +107,9 @@ pub async fn cancel(tx: &mut OrgTx, name: &str) -> Result<Connection> {
     )
     .execute(tx.conn())
     .await?;
+    let cancelled = get_by_id(tx, connection.id).await?;
     audit::record(tx, Action::ConnectionAuthorizationCancelled, resource(name), &()).await?;
-    get_by_id(tx, connection.id).await
+    Ok(cancelled)
 }
 
 /// Ends an authorization with the code that the provider gave.
@@ -134,11 +135,7 @@ pub async fn complete(
     if redirect_uri.is_some_and(|given| given != kept.redirect_uri) {
         return Err(Error::Impossible("redirect_uri is not the one the authorization began with".into()));
     }
-    let own = kept.organization.map_or(Reach::Global, Reach::Org);
-    let scope = match scope.reach() == own {
-        true => scope.clone(),
-        false => OrgScope::for_run(kept.organization, scope.actor().clone()),
-    };
+    let scope = scope.of_owner(kept.organization);
     let mut tx = platform.db.begin(&scope).await?;
     // The row decides: of two with one state, and after a cancellation, nobody finds it.
     let waiting = sqlx::query!(
@@ -163,7 +160,7 @@ pub async fn complete(
     let connection = get_by_id(&mut tx, kept.connection).await?;
     let refused = match answer {
         Ok(tokens) => {
-            store(&mut tx, &platform.vault, &connection, &tokens, "completed", Source::Given).await?;
+            store(&mut tx, &platform.vault, &connection, &tokens, Source::Given).await?;
             None
         }
         Err(refusal) => {
@@ -180,8 +177,8 @@ pub async fn complete(
         }
     };
     let action = if refused.is_none() { Action::ConnectionConnected } else { Action::ConnectionFailed };
-    audit::record(&mut tx, action, resource(name), &json!({ "message": refused })).await?;
     let connection = get_by_id(&mut tx, connection.id).await?;
+    audit::record(&mut tx, action, resource(name), &json!({ "message": refused })).await?;
     tx.commit().await?;
     Ok(Completed { can_refresh: connection.can_refresh(), connection, refused })
 }

@@ -19,12 +19,12 @@ use crate::audit::{self, Action};
 use crate::error::OnConstraint;
 use crate::id::OrgId;
 use crate::vault::{DataKey, Place, Vault};
-use crate::{Error, OrgScope, OrgTx, Reach, Result, data_keys};
+use crate::{Error, OrgTx, Result, data_keys};
 
 pub use authorize::{Authorization, Completed, begin, cancel, complete};
 pub use exchange::Tokens;
 pub use refresh::{Refreshed, Refresher};
-pub use upkeep::{PERIOD, Report, RunOfRefresh, last_run, refresh_due, refresh_scope};
+pub use upkeep::{Report, RunOfRefresh, last_run, refresh_due, refresh_scope};
 
 const TABLE: &str = "oauth_connections";
 const MAX_LISTED: i64 = 1_000;
@@ -157,32 +157,17 @@ impl Connection {
         self.access_token.is_some() && self.expires_at.is_none_or(lasts)
     }
 
-    /// The scope of its own organization, for whoever acts on it.
-    fn own_scope(&self, scope: &OrgScope) -> OrgScope {
-        let own = self.organization_id.map_or(Reach::Global, Reach::Org);
-        if scope.reach() == own {
-            return scope.clone();
-        }
-        OrgScope::for_run(self.organization_id, scope.actor().clone())
-    }
-
     fn place(&self, what: Sealed) -> String {
         format!("{}/{}", self.name, what.as_str())
     }
 
-    async fn open(
-        &self,
-        conn: &mut PgConnection,
-        vault: &Vault,
-        what: Sealed,
-    ) -> Result<Option<SecretString>> {
+    fn open(&self, key: Option<&DataKey>, what: Sealed) -> Result<Option<SecretString>> {
         let sealed = match what {
             Sealed::ClientSecret => &self.client_secret,
             Sealed::AccessToken => &self.access_token,
             Sealed::RefreshToken => &self.refresh_token,
         };
         let Some(sealed) = sealed else { return Ok(None) };
-        let key = data_keys::find(conn, vault, self.organization_id).await?;
         let key = key.ok_or_else(|| Error::internal("a sealed value without a data key"))?;
         let name = self.place(what);
         key.open(Place { table: TABLE, organization: self.organization_id, name: &name }, sealed).map(Some)
@@ -190,10 +175,12 @@ impl Connection {
 
     /// Everything, opened.
     async fn credentials(self, conn: &mut PgConnection, vault: &Vault) -> Result<Credentials> {
+        let key = data_keys::find(conn, vault, self.organization_id).await?;
+        let key = key.as_ref();
         Ok(Credentials {
-            client_secret: self.open(conn, vault, Sealed::ClientSecret).await?,
-            access_token: self.open(conn, vault, Sealed::AccessToken).await?,
-            refresh_token: self.open(conn, vault, Sealed::RefreshToken).await?,
+            client_secret: self.open(key, Sealed::ClientSecret)?,
+            access_token: self.open(key, Sealed::AccessToken)?,
+            refresh_token: self.open(key, Sealed::RefreshToken)?,
             connection: self,
         })
     }
@@ -242,6 +229,7 @@ macro_rules! select {
         )
     };
 }
+use select;
 
 /// The connections of exactly the scope, by name.
 ///
@@ -345,8 +333,9 @@ pub async fn insert(tx: &mut OrgTx, vault: &Vault, new: NewConnection) -> Result
         Error::Conflict(format!("there is a connection {} already", new.name))
     })?;
     let details = json!({ "flow": new.flow, "token_url": new.token_url });
+    let made = get_by_id(tx, id).await?;
     audit::record(tx, Action::ConnectionCreated, resource(&new.name), &details).await?;
-    get_by_id(tx, id).await
+    Ok(made)
 }
 
 /// Changes a connection of the scope.
@@ -384,8 +373,9 @@ pub async fn update(tx: &mut OrgTx, vault: &Vault, name: &str, changes: Changes)
         "client_id": changes.client_id, "token_url": changes.token_url, "scopes": changes.scopes,
         "client_secret": changes.client_secret.is_some().then_some("changed"),
     });
+    let changed = get_by_id(tx, connection.id).await?;
     audit::record(tx, Action::ConnectionUpdated, resource(name), &details).await?;
-    get_by_id(tx, connection.id).await
+    Ok(changed)
 }
 
 /// Removes a connection of the scope, and its tokens.
@@ -404,7 +394,7 @@ pub async fn delete(tx: &mut OrgTx, name: &str) -> Result<()> {
 /// [`Error::NotFound`]; [`Error::Invalid`] for a token over 64 KiB.
 pub async fn set_token(tx: &mut OrgTx, vault: &Vault, name: &str, tokens: Tokens) -> Result<()> {
     let connection = get(tx, name).await?;
-    store(tx, vault, &connection, &tokens, "completed", Source::Given).await?;
+    store(tx, vault, &connection, &tokens, Source::Given).await?;
     audit::record(tx, Action::ConnectionTokenSet, resource(name), &()).await
 }
 
@@ -436,9 +426,10 @@ pub async fn delete_token(tx: &mut OrgTx, name: &str) -> Result<bool> {
 /// # Errors
 /// [`Error::NotFound`] when it was removed.
 pub async fn read_credentials(tx: &mut OrgTx, vault: &Vault, id: Uuid) -> Result<Credentials> {
-    let connection = get_by_id(tx, id).await?;
-    audit::record(tx, Action::ConnectionRead, resource(&connection.name), &()).await?;
-    connection.credentials(tx.conn(), vault).await
+    let credentials = get_by_id(tx, id).await?.credentials(tx.conn(), vault).await?;
+    // Last, because the log of the organization is locked from here to the commit.
+    audit::record(tx, Action::ConnectionRead, resource(&credentials.connection.name), &()).await?;
+    Ok(credentials)
 }
 
 /// Where a token comes from.
@@ -456,7 +447,6 @@ async fn store(
     vault: &Vault,
     connection: &Connection,
     tokens: &Tokens,
-    status: &str,
     source: Source,
 ) -> Result<()> {
     let fits = |token: &SecretString| token.expose_secret().len() <= MAX_TOKEN;
@@ -473,7 +463,7 @@ async fn store(
     sqlx::query!(
         "UPDATE oauth_connections
          SET access_token = $2, refresh_token = CASE WHEN $4 THEN COALESCE($3, refresh_token) ELSE $3 END,
-             token_type = $5, granted_scopes = $6, expires_at = $7, status = $8, status_message = NULL,
+             token_type = $5, granted_scopes = $6, expires_at = $7, status = 'completed', status_message = NULL,
              generation = generation + 1, attempts = attempts + 1, refusals = 0, lease = NULL,
              lease_expires_at = NULL, pending_state = NULL,
              last_refresh_at = CASE WHEN $4 THEN now() ELSE last_refresh_at END, updated_at = now()
@@ -485,7 +475,6 @@ async fn store(
         tokens.token_type,
         tokens.scopes,
         tokens.expires_at,
-        status,
     )
     .execute(tx.conn())
     .await?;

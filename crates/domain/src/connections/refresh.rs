@@ -140,7 +140,7 @@ impl Refresher {
             let text = "there is nothing to refresh with: no refresh token; authorize the connection";
             return Err(Error::Impossible(text.into()));
         }
-        let own = connection.own_scope(scope);
+        let own = scope.of_owner(connection.organization_id);
         let seen = connection.clone();
         let flight = async {
             let this = self.clone();
@@ -168,7 +168,7 @@ impl Refresher {
     }
 
     async fn read(&self, scope: &OrgScope, connection: &Connection) -> Result<Credentials> {
-        let mut tx = self.db.begin(&connection.own_scope(scope)).await?;
+        let mut tx = self.db.begin(&scope.of_owner(connection.organization_id)).await?;
         let credentials = read_credentials(&mut tx, &self.vault, connection.id).await?;
         tx.commit().await?;
         Ok(credentials)
@@ -287,7 +287,7 @@ impl Refresher {
         let connection = get_by_id(&mut tx, id).await?;
         let settled = match answer {
             Ok(tokens) => {
-                store(&mut tx, &self.vault, &connection, tokens, "completed", Source::Refreshed).await?;
+                store(&mut tx, &self.vault, &connection, tokens, Source::Refreshed).await?;
                 Refreshed::Fresh
             }
             Err(refusal) => {

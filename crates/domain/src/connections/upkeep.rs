@@ -6,12 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::{Connection, Refreshed, Refresher, list};
+use super::{Connection, Refreshed, Refresher, list, select};
 use crate::id::OrgId;
 use crate::{Db, OrgScope, Result, SystemScope};
 
 /// Time between two runs.
-pub const PERIOD: Duration = Duration::from_secs(15 * 60);
+const PERIOD: Duration = Duration::from_secs(15 * 60);
 const JOB: &str = "oauth refresh";
 /// Who does it, in the audit log.
 const ACTOR: &str = "System";
@@ -76,13 +76,10 @@ pub async fn refresh_due(db: &Db, refresher: &Refresher) -> Result<Option<Report
     let total = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM oauth_connections"#)
         .fetch_one(tx.conn())
         .await?;
-    let due = sqlx::query!(
-        r#"SELECT name, organization_id AS "organization_id: OrgId"
-           FROM oauth_connections
-           WHERE access_token IS NOT NULL AND expires_at < now() + interval '30 minutes' AND refusals < $1
-             AND (refresh_token IS NOT NULL OR flow = 'client_credentials')
-           ORDER BY expires_at
-           LIMIT $2"#,
+    let due = select!(
+        "WHERE access_token IS NOT NULL AND expires_at < now() + interval '30 minutes' AND refusals < $1
+           AND (refresh_token IS NOT NULL OR flow = 'client_credentials')
+         ORDER BY expires_at LIMIT $2",
         MOST_REFUSALS,
         MOST,
     )
@@ -90,9 +87,8 @@ pub async fn refresh_due(db: &Db, refresher: &Refresher) -> Result<Option<Report
     .await?;
     tx.commit().await?;
 
-    let scoped =
-        due.into_iter().map(|row| (OrgScope::for_system(row.organization_id, ACTOR, None), row.name));
-    let mut report = refresh_each(db, refresher, scoped.collect()).await;
+    let scoped = due.into_iter().map(|one| (OrgScope::for_system(one.organization_id, ACTOR, None), one));
+    let mut report = refresh_each(refresher, scoped.collect()).await;
     report.total = total;
     let mut tx = db.begin_system(&SYSTEM).await?;
     sqlx::query!(
@@ -114,10 +110,10 @@ pub async fn refresh_scope(db: &Db, refresher: &Refresher, scope: &OrgScope) -> 
     let mut tx = db.begin(scope).await?;
     let all = list(&mut tx).await?;
     tx.commit().await?;
-    let due = all.iter().filter(|connection| connection.can_refresh());
-    let due = due.map(|connection| (scope.clone(), connection.name.clone())).collect();
-    let mut report = refresh_each(db, refresher, due).await;
-    report.total = i64::try_from(all.len()).unwrap_or(i64::MAX);
+    let total = i64::try_from(all.len()).unwrap_or(i64::MAX);
+    let due = all.into_iter().filter(Connection::can_refresh).map(|one| (scope.clone(), one)).collect();
+    let mut report = refresh_each(refresher, due).await;
+    report.total = total;
     Ok(report)
 }
 
@@ -143,11 +139,11 @@ pub async fn last_run(db: &Db) -> Result<(Option<RunOfRefresh>, DateTime<Utc>)> 
     Ok((run, next))
 }
 
-async fn refresh_each(db: &Db, refresher: &Refresher, due: Vec<(OrgScope, String)>) -> Report {
+async fn refresh_each(refresher: &Refresher, due: Vec<(OrgScope, Connection)>) -> Report {
     let mut report = Report { needed: i64::try_from(due.len()).unwrap_or(i64::MAX), ..Report::default() };
-    let work = due.into_iter().map(|(scope, name)| async move {
-        let outcome = refresh_one(db, refresher, &scope, &name).await;
-        (name, outcome)
+    let work = due.into_iter().map(|(scope, connection)| async move {
+        let outcome = refresher.refresh(&scope, &connection).await;
+        (connection.name, outcome)
     });
     let mut done = futures::stream::iter(work).buffer_unordered(AT_ONCE);
     while let Some((name, outcome)) = done.next().await {
@@ -166,11 +162,4 @@ async fn refresh_each(db: &Db, refresher: &Refresher, due: Vec<(OrgScope, String
         }
     }
     report
-}
-
-async fn refresh_one(db: &Db, refresher: &Refresher, scope: &OrgScope, name: &str) -> Result<Refreshed> {
-    let mut tx = db.begin(scope).await?;
-    let connection: Connection = super::get(&mut tx, name).await?;
-    tx.commit().await?;
-    refresher.refresh(scope, &connection).await
 }

@@ -271,10 +271,13 @@ async fn return_from_provider(
     let Some((flow, next)) = flow.and_then(|flow| flow.next.clone().map(|next| (flow, next))) else {
         return Ok(login_page("state"));
     };
-    if let Some(named) = &given.iss
-        && !app.platform.providers.is_issuer(flow.provider, named).await?
-    {
-        return Ok(login_page("exchange"));
+    if let Some(named) = &given.iss {
+        match app.platform.providers.is_issuer(flow.provider, named).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(login_page("exchange")),
+            Err(Error::Unavailable { .. }) => return Ok(login_page("unavailable")),
+            Err(other) => return Err(other.into()),
+        }
     }
     let code = match (given.error, given.code) {
         (None, Some(code)) => code,
