@@ -3,6 +3,7 @@
 //! No SQL and no rules of the domain live here: handler, domain function, nothing between. The invariant:
 //! whoever reaches a handler's body has passed the extractor that says who may call it.
 
+mod coalesce;
 mod cookies;
 mod dev;
 mod envelope;

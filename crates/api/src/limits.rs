@@ -64,7 +64,7 @@ pub(crate) async fn by_address_at(app: &App, operation: &str, address: IpAddr, r
 pub(crate) async fn by_account(app: &App, operation: &str, email: &str) -> Result<()> {
     // The cache is shared and less guarded than the database: it learns no address in the clear.
     let digest = Sha256::digest(email.trim().to_lowercase());
-    let name: String = digest[..12].iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = hex::encode(&digest[..12]);
     count(app, &format!("{operation}:account:{name}"), ORDINARY).await
 }
 

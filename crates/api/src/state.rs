@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::coalesce::Coalesced;
 use crate::dev::{self, Bypass};
 use crate::extract::bearer_of;
 use crate::routes::endpoints::document::Documents;
@@ -41,6 +42,8 @@ pub struct App {
     pub(crate) proxies: Vec<IpNet>,
     /// There once the listener is known, and only if it may have one.
     bypass: OnceLock<Bypass>,
+    /// Indexing of the workspace after a save.
+    pub(crate) indexing: Coalesced,
     /// Cancelled as soon as the process is to stop: it is not ready any more, and waiting ends early.
     pub(crate) draining: CancellationToken,
     /// The WebSockets that are open.
@@ -79,6 +82,7 @@ impl AppState {
             sdk_archive: tokio::sync::OnceCell::new(),
             proxies: platform.settings.proxies().map_err(Error::Impossible)?,
             bypass: OnceLock::new(),
+            indexing: Coalesced::default(),
             draining: CancellationToken::new(),
             sockets: TaskTracker::new(),
             sessions: moka::future::Cache::builder().max_capacity(100_000).time_to_live(SESSION_TTL).build(),

@@ -213,7 +213,7 @@ fn within(mut room: usize, mut names: Vec<&str>) -> Vec<&str> {
 /// Names a key without telling anything about it.
 fn key_id(key: &[u8]) -> String {
     let digest = Sha256::new().chain_update(b"bifrost token key").chain_update(key).finalize();
-    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest[..8])
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub struct DeveloperContext {
     pub default_org_id: Option<OrgId>,
     /// What `context.parameters` holds.
     pub default_parameters: Json<Map<String, Value>>,
-    /// Whether runs on the developer's machine are reported.
+    /// Kept for clients; nothing is reported yet.
     pub track_executions: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Changes {
     pub default_org_id: Option<OrgId>,
     /// All parameters anew.
     pub default_parameters: Option<Map<String, Value>>,
-    /// Whether runs are reported.
+    /// Kept for clients.
     pub track_executions: Option<bool>,
 }
 

@@ -1,10 +1,8 @@
 //! What a platform administrator does with the files of the workspace: read, write, move, remove. Searching is in
 //! `search.rs`; the disk itself in `workspace_files`.
 //!
-//! The invariant: one change at a time over all replicas, so what `expected_etag` was compared with is what is replaced;
-//! and a change is in the audit log before it is on the disk.
-
-use std::path::PathBuf;
+//! The invariant: one change at a time over all replicas, so what `expected_etag` was compared with is what is replaced.
+//! The transaction that records a change ends after it, so whoever calls these must see them through.
 
 use chrono::{DateTime, Utc};
 use md5::{Digest, Md5};
@@ -12,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::audit::{self, Action};
-use crate::workspace_files::{Entry, FilePath, Files};
+use crate::workspace_files::{Entry, FilePath, on_disk};
 use crate::{Db, Error, OrgScope, OrgTx, Platform, Result};
 
 mod search;
@@ -60,7 +58,7 @@ pub struct Listed {
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Impossible`] when it leads outside or is a file.
 pub async fn list(platform: &Platform, path: FilePath) -> Result<Vec<Listed>> {
-    let entries = on_disk(platform, move |files| files.list(&path)).await?;
+    let entries = on_disk(&platform.settings.workspace_path, move |files| files.list(&path)).await?;
     describe(&platform.db, entries).await
 }
 
@@ -69,7 +67,7 @@ pub async fn list(platform: &Platform, path: FilePath) -> Result<Vec<Listed>> {
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Impossible`] when it leads outside, is no file, or is too large.
 pub async fn read(platform: &Platform, path: FilePath) -> Result<Stored> {
-    on_disk(platform, move |files| {
+    on_disk(&platform.settings.workspace_path, move |files| {
         let content = files.read(&path, MAX_FILE)?;
         Ok(Stored { path, etag: etag(&content.bytes), bytes: content.bytes, modified: content.modified })
     })
@@ -89,7 +87,7 @@ pub async fn write(
 ) -> Result<Result<Stored, Clash>> {
     let details = json!({"bytes": bytes.len()});
     let tx = begin(platform, scope, Action::FileWritten, &path, &details).await?;
-    let written = on_disk(platform, move |files| {
+    let written = on_disk(&platform.settings.workspace_path, move |files| {
         if let Some(expected) = expected {
             match files.read(&path, MAX_FILE) {
                 Ok(content) if etag(&content.bytes) == expected => {}
@@ -114,7 +112,7 @@ pub async fn write(
 /// [`Error::Conflict`] when something is there; [`Error::Impossible`] when it leads outside.
 pub async fn create_folder(platform: &Platform, scope: &OrgScope, path: FilePath) -> Result<Listed> {
     let tx = begin(platform, scope, Action::FolderCreated, &path, &()).await?;
-    let entry = on_disk(platform, move |files| {
+    let entry = on_disk(&platform.settings.workspace_path, move |files| {
         if !files.create_folder(&path)? {
             return Err(Error::Conflict(format!("{path} exists already")));
         }
@@ -144,7 +142,7 @@ pub async fn delete(platform: &Platform, scope: &OrgScope, path: FilePath) -> Re
             "{file} is the file of a form, which would be written again; delete the form instead"
         )));
     }
-    on_disk(platform, move |files| files.remove(&path)).await?;
+    on_disk(&platform.settings.workspace_path, move |files| files.remove(&path)).await?;
     tx.commit().await
 }
 
@@ -162,7 +160,7 @@ pub async fn rename(platform: &Platform, scope: &OrgScope, old: FilePath, new: F
     .execute(tx.conn())
     .await?;
     let (from, to) = (old.clone(), new.clone());
-    let entry = on_disk(platform, move |files| {
+    let entry = on_disk(&platform.settings.workspace_path, move |files| {
         files.rename(&from, &to)?;
         files.entry(&to)
     })
@@ -208,7 +206,7 @@ async fn begin(
 ) -> Result<OrgTx> {
     let mut tx = platform.db.begin(&scope.clone().widened()).await?;
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.editor'))").execute(tx.conn()).await?;
-    audit::record(&mut tx, action, path, details).await?;
+    audit::record(&mut tx, action, format!("file/{path}"), details).await?;
     Ok(tx)
 }
 
@@ -236,15 +234,6 @@ async fn describe(db: &Db, entries: Vec<Entry>) -> Result<Vec<Listed>> {
         .collect())
 }
 
-/// Works with files on a thread that may wait for the disk.
-async fn on_disk<T: Send + 'static>(
-    platform: &Platform,
-    work: impl FnOnce(&Files) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let root: PathBuf = platform.settings.workspace_path.clone();
-    tokio::task::spawn_blocking(move || work(&Files::open(&root)?)).await.map_err(Error::internal)?
-}
-
 fn etag(bytes: &[u8]) -> String {
-    Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Md5::digest(bytes))
 }

@@ -249,7 +249,7 @@ pub async fn receive<E>(
         r#"UPDATE uploads
            SET receiving_since = now()
            WHERE id = $1 AND received_at IS NULL AND expires_at > now()
-             AND (receiving_since IS NULL OR receiving_since < now() - interval '10 minutes')
+             AND receiving_since IS NULL
            RETURNING id, organization_id AS "organization_id: OrgId", form_id AS "form_id: FormId", path, name, content_type,
                announced_bytes, received_bytes, expires_at, created_by AS "created_by: UserId", created_by_name, created_by_email"#,
         id,
@@ -307,8 +307,11 @@ async fn store<E>(
 ) -> Result<Received> {
     let mut writer = BufWriter::new(uploads.store()?, key(upload)).with_max_concurrency(2);
     let mut bytes = 0;
+    // A body takes no longer than its URL is good for, or its row could be gone before it.
+    let began = std::time::Instant::now();
     let interrupted = loop {
-        match tokio::time::timeout(PATIENCE, body.next()).await {
+        let patience = PATIENCE.min(LIFETIME.saturating_sub(began.elapsed()));
+        match tokio::time::timeout(patience, body.next()).await {
             Ok(Some(Ok(piece))) => {
                 bytes += piece.len() as u64;
                 if bytes > most {

@@ -19,7 +19,9 @@ use uuid::Uuid;
 use crate::{Error, Result};
 
 /// Folders of the root that are not files of the workspace: what belongs to single organizations, and what git keeps.
-pub const RESERVED: [&str; 3] = [".overlays", ".uploads", ".git"];
+pub const RESERVED: [&str; 3] = [OVERLAYS, ".uploads", ".git"];
+/// Where each organization's own files are.
+pub const OVERLAYS: &str = ".overlays";
 /// Name of a file that is being written; nothing shows it.
 const WRITING: &str = ".writing-";
 /// How people may put the root in front of a path.
@@ -142,6 +144,18 @@ impl std::fmt::Display for FilePath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Works with the files below `root` on a thread that may wait for the disk.
+///
+/// # Errors
+/// Those of `work`, and [`Error::Unavailable`] when there is no such folder.
+pub async fn on_disk<T: Send + 'static>(
+    root: &Path,
+    work: impl FnOnce(&Files) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let root = root.to_owned();
+    tokio::task::spawn_blocking(move || work(&Files::open(&root)?)).await.map_err(Error::internal)?
 }
 
 impl Files {

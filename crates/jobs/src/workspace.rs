@@ -193,7 +193,7 @@ fn generation(index: &Index) -> String {
         digest.update([0]);
         digest.update(content);
     }
-    hex(&digest.finalize()[..16])
+    hex::encode(&digest.finalize()[..16])
 }
 
 fn is_python(name: &str) -> bool {
@@ -221,11 +221,7 @@ fn fingerprint(root: &Path, wanted: fn(&str) -> bool) -> std::io::Result<String>
             }
         }
     }
-    Ok(hex(&digest.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(hex::encode(digest.finalize()))
 }
 
 fn watch_files(root: &Path, told: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {

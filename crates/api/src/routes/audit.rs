@@ -89,7 +89,7 @@ impl From<Entry> for AuditEntry {
             request_id: entry.request_id,
             details: entry.details.filter(|details| !details.is_null()),
             created_at: entry.created_at,
-            hash: entry.hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            hash: hex::encode(entry.hash),
         }
     }
 }

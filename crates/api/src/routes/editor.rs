@@ -13,7 +13,7 @@ use domain::forms::files::{self, is_form_file};
 use domain::workflows::{self, Index};
 use domain::workspace_files::FilePath;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,8 +26,6 @@ use crate::python;
 /// Longest body that stores a file: ten MiB as Base64, or as text with what JSON escapes of it.
 const MAX_BODY: usize = 24 * 1024 * 1024;
 const INDEX_PATIENCE: Duration = Duration::from_secs(60);
-/// Indexings at one time in this process; others wait, and then find what the one before has found.
-static INDEXING: Semaphore = Semaphore::const_new(1);
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     let content =
@@ -293,11 +291,17 @@ async fn write_file(
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE).detail("a file may have at most 10 MiB"));
     }
     let expected = input.expected_etag.filter(|etag| !etag.is_empty());
-    match editor::write(&app.platform, &admin.scope, path.clone(), bytes, expected).await? {
-        Ok(stored) => {
-            reindex(&app, is_form_file(path.name()), path.name().ends_with(".py")).await;
-            Ok(Json(stored.into()))
+    let scope = admin.scope.clone();
+    let written = to_the_end(async move {
+        let (is_form, is_python) = (is_form_file(path.name()), path.name().ends_with(".py"));
+        let written = editor::write(&app.platform, &scope, path, bytes, expected).await?;
+        if written.is_ok() {
+            reindex(&app, is_form, is_python).await;
         }
+        Ok(written)
+    });
+    match written.await? {
+        Ok(stored) => Ok(Json(stored.into())),
         Err(Clash::ContentChanged) => Err(clash("content_changed", "somebody else has changed the file")),
         Err(Clash::PathNotFound) => Err(clash("path_not_found", "the file is not there any more")),
     }
@@ -322,7 +326,8 @@ async fn create_folder(
     Query(query): Query<PathQuery>,
 ) -> Result<(StatusCode, Json<FileMetadata>), Problem> {
     let path = needed("path", query.path)?;
-    let made = editor::create_folder(&app.platform, &admin.scope, path).await?;
+    let scope = admin.scope.clone();
+    let made = to_the_end(async move { editor::create_folder(&app.platform, &scope, path).await }).await?;
     Ok((StatusCode::CREATED, Json(made.into())))
 }
 
@@ -345,9 +350,14 @@ async fn delete_file(
     Query(query): Query<PathQuery>,
 ) -> Result<StatusCode, Problem> {
     let path = needed("path", query.path)?;
-    editor::delete(&app.platform, &admin.scope, path).await?;
-    // It may have been a folder with anything in it.
-    reindex(&app, true, true).await;
+    let scope = admin.scope.clone();
+    let removed = to_the_end(async move {
+        editor::delete(&app.platform, &scope, path).await?;
+        // It may have been a folder with anything in it.
+        reindex(&app, true, true).await;
+        Ok(())
+    });
+    removed.await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -374,9 +384,13 @@ async fn rename_file(
 ) -> Result<Json<FileMetadata>, Problem> {
     let old = needed("old_path", query.old_path)?;
     let new = needed("new_path", query.new_path)?;
-    let renamed = editor::rename(&app.platform, &admin.scope, old, new).await?;
-    reindex(&app, true, true).await;
-    Ok(Json(renamed.into()))
+    let scope = admin.scope.clone();
+    let renamed = to_the_end(async move {
+        let renamed = editor::rename(&app.platform, &scope, old, new).await?;
+        reindex(&app, true, true).await;
+        Ok(renamed)
+    });
+    Ok(Json(renamed.await?.into()))
 }
 
 /// Searches the text files of the workspace.
@@ -445,14 +459,25 @@ async fn reindex(app: &AppState, forms: bool, python: bool) {
     }
 }
 
+/// Reads the whole workspace anew. Whoever saves meanwhile shares the next reading.
 async fn index(app: &AppState) -> Result<(), Error> {
-    let _turn = INDEXING.acquire().await.map_err(Error::internal)?;
-    let platform = &app.platform;
-    let found = python::ask(&platform.settings, "bifrost._host.index", None, INDEX_PATIENCE).await?;
-    let index: Index = serde_json::from_slice(&found).map_err(Error::internal)?;
-    workflows::sync(&platform.db, &index).await?;
-    platform.events.publish(Event::WorkspaceChanged);
-    Ok(())
+    app.indexing
+        .run(async || {
+            let platform = &app.platform;
+            let found = python::ask(&platform.settings, "bifrost._host.index", None, INDEX_PATIENCE).await?;
+            let index: Index = serde_json::from_slice(&found).map_err(Error::internal)?;
+            workflows::sync(&platform.db, &index).await?;
+            platform.events.publish(Event::WorkspaceChanged);
+            Ok(())
+        })
+        .await
+}
+
+/// On a task of its own: a client that hangs up must not part the disk from the rows.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work.in_current_span()).await.map_err(Error::internal)?
 }
 
 fn needed(name: &str, path: Option<String>) -> Result<FilePath, Problem> {

@@ -126,6 +126,6 @@ async fn verify_chain(
         };
     }
     let organization_id = (!chain.is_nil()).then_some(OrgId(chain));
-    let head = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let head = hex::encode(hash);
     Ok(Chain { organization_id, verified: sequence, head, fault })
 }

@@ -71,7 +71,6 @@ pub struct Match {
 /// # Errors
 /// [`Error::Impossible`] for a pattern that is none.
 pub async fn search(platform: &Platform, query: Query) -> Result<Found> {
-    let began = Instant::now();
     if query.text.chars().count() > MAX_QUERY || query.include.len() > MAX_QUERY {
         return Err(Error::Impossible(format!("a pattern may have at most {MAX_QUERY} characters")));
     }
@@ -84,9 +83,16 @@ pub async fn search(platform: &Platform, query: Query) -> Result<Found> {
     let included = || OverrideBuilder::new("").add(&query.include)?.build();
     let included =
         included().map_err(|error| Error::Impossible(format!("include_pattern cannot be read: {error}")))?;
-    let _turn = AT_ONCE.acquire().await.map_err(Error::internal)?;
+    let turn = AT_ONCE.acquire().await.map_err(Error::internal)?;
+    // What waiting took is not the search's.
+    let began = Instant::now();
     let most = query.max_results;
-    let found = on_disk(platform, move |files| look(files, &matcher, &included, most, began)).await?;
+    let found = on_disk(&platform.settings.workspace_path, move |files| {
+        // Held by the search itself, which goes on when whoever asked has left.
+        let _turn = turn;
+        look(files, &matcher, &included, most, began)
+    })
+    .await?;
     Ok(Found { took: began.elapsed(), ..found })
 }
 

@@ -79,8 +79,7 @@ pub(super) fn key_of(workflow: &Workflow, parameters: &RawValue) -> Option<Strin
     if key.chars().count() <= LONGEST_KEY {
         return Some(key);
     }
-    let digest = Sha256::digest(key.as_bytes());
-    Some(format!("sha256:{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+    Some(format!("sha256:{}", hex::encode(Sha256::digest(key.as_bytes()))))
 }
 
 /// Makes this transaction the only one that starts limited runs, until it ends.

@@ -22,7 +22,7 @@ use crate::audit::{self, Action};
 use crate::executions::RawJson;
 use crate::id::{FormId, OrgId};
 use crate::json::Tree;
-use crate::workspace_files::{FilePath, Files};
+use crate::workspace_files::{FilePath, Files, on_disk};
 use crate::{Db, Error, Platform, Result, SystemScope, SystemTx};
 
 /// Ends the name of a file that mirrors a form.
@@ -185,7 +185,7 @@ pub async fn sync(platform: &Platform) -> Result<Synced> {
     let mut synced = Synced { written: write_due(&mut tx, root.clone(), None).await?, ..Synced::default() };
     // The rows first: whatever is due from here on is none of the files read after it.
     let rows = known(&mut tx).await?;
-    let files = blocking(root.clone(), read_all).await?;
+    let files = on_disk(&root, read_all).await?;
     let mut problems = Vec::new();
     let mut plan = Plan::new(rows, &files);
     for file in &files {
@@ -194,7 +194,7 @@ pub async fn sync(platform: &Platform) -> Result<Synced> {
             Err(fault) => problems.push((file.path.to_string(), fault)),
         }
     }
-    let lost: Vec<Uuid> = plan.lost(&files);
+    let lost: Vec<Uuid> = plan.lost();
     if !lost.is_empty() {
         sqlx::query!("UPDATE forms SET file_is_due = TRUE WHERE id = ANY ($1)", &lost)
             .execute(tx.conn())
@@ -260,7 +260,7 @@ async fn write_due(tx: &mut SystemTx, root: PathBuf, only: Option<FormId>) -> Re
         paths.push(path.clone());
         work.push((path, text, old));
     }
-    let written = blocking(root, move |files| {
+    let written = on_disk(&root, move |files| {
         Ok(work
             .into_iter()
             .map(|(path, text, old)| replace(files, &path, &text, old.as_deref()))
@@ -308,12 +308,12 @@ fn paths_of(form: &Due) -> Vec<String> {
     let id = form.id.to_string();
     let slug = slug(&form.name);
     let endings = [format!("-{}{SUFFIX}", &id[..8]), format!("-{id}{SUFFIX}")];
-    let is_ours = |path: &&String| {
+    let is_given = |path: &&String| {
         !path
             .strip_prefix(FOLDER)
             .is_some_and(|name| endings.iter().any(|ending| name.ends_with(ending.as_str())))
     };
-    let given = form.file_path.iter().filter(is_ours).cloned();
+    let given = form.file_path.iter().filter(is_given).cloned();
     given.chain(endings.iter().map(|ending| format!("{FOLDER}{slug}{ending}"))).collect()
 }
 
@@ -398,10 +398,9 @@ impl Plan {
     }
 
     /// Rows whose file is gone.
-    fn lost(&self, files: &[Found]) -> Vec<Uuid> {
+    fn lost(&self) -> Vec<Uuid> {
         let has_file = |row: &&Known| row.path.is_some() && !row.is_due && !self.met.contains(&row.id);
-        let present: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
-        let is_gone = |row: &&Known| row.path.as_deref().is_some_and(|path| !present.contains(path));
+        let is_gone = |row: &&Known| row.path.as_deref().is_some_and(|path| !self.present.contains(path));
         self.by_id.values().filter(has_file).filter(is_gone).map(|row| row.id.0).collect()
     }
 
@@ -622,16 +621,8 @@ async fn replace_problems(tx: &mut SystemTx, problems: Vec<(String, Fault)>) -> 
     Ok(())
 }
 
-/// Works with files on a thread that may wait for the disk.
-async fn blocking<T: Send + 'static>(
-    root: PathBuf,
-    work: impl FnOnce(&Files) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(move || work(&Files::open(&root)?)).await.map_err(Error::internal)?
-}
-
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 impl Fault {

@@ -122,7 +122,7 @@ impl DeadLetter {
         let mut digest = Sha256::new();
         digest.update(died_at.map_or(0, |time| time.timestamp()).to_be_bytes());
         digest.update(&payload);
-        let id = digest.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hex::encode(&digest.finalize()[..16]);
         Self { id, queue, reason, deliveries, died_at, payload }
     }
 

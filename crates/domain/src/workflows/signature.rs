@@ -303,7 +303,7 @@ mod tests {
         let sign = |key: &str, content: &str| {
             let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("any key");
             mac.update(content.as_bytes());
-            mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            hex::encode(mac.finalize().into_bytes())
         };
         let good = sign("k", &format!("{NOW}.{{}}"));
         let with = |value: &str| check(&stripe, &[("stripe-signature", value)], "k", "{}", NOW);

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{context_of, own_scope};
+use super::{check_known, context_of, own_scope};
 use crate::AppState;
 use crate::extract::{Json, SdkOrSigned, Signed, check_json};
 use crate::problem::{Problem, Problems};
@@ -70,7 +70,7 @@ async fn get_sdk_context(
 
 /// Changes the context of the caller.
 ///
-/// Calls of the SDK then act in that organization unless they name another.
+/// Calls of `config` then act in that organization unless they name another; files stay the caller's own.
 #[utoipa::path(
     put, path = "/api/sdk/context", tag = "SDK", security(("bearer" = [])), request_body = DeveloperContextUpdate,
     responses((status = 200, body = DeveloperContextResponse), Problems),
@@ -86,8 +86,8 @@ async fn update_sdk_context(
     let default_org_id = input.default_org_id.map(OrgId);
     if let Some(id) = default_org_id {
         OrgScope::for_principal(&signed.principal, Some(id), None)?;
-        if signed.principal.is_superuser && app.check_organization(&signed.principal, id).await.is_err() {
-            return Err(Problem::invalid("/default_org_id", "names no organization"));
+        if signed.principal.is_superuser {
+            check_known(&app, &signed.principal, id, "/default_org_id").await?;
         }
     }
     let changes = Changes {

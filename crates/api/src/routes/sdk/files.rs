@@ -1,5 +1,4 @@
-//! Files for code on a developer's machine: the workspace as an execution of the user would see it, and a folder for
-//! temporary files.
+//! Files for code on a developer's machine: the workspace, and a folder for temporary files.
 //!
 //! A platform administrator reads and writes the shared files. Everybody else reads their organization's overlay in front
 //! of them, and writes only there.
@@ -11,7 +10,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::Utc;
 use domain::audit::{self, Action};
-use domain::workspace_files::{FilePath, Files};
+use domain::editor::MAX_FILE;
+use domain::workspace_files::{FilePath, Files, OVERLAYS};
 use domain::{Error, OrgScope};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,10 +24,6 @@ use crate::AppState;
 use crate::extract::{Json, Sdk};
 use crate::problem::{Problem, Problems};
 
-/// Largest file that is read; what is written is bounded by the body.
-const MOST_BYTES: u64 = 10 * 1024 * 1024;
-/// Where an organization's own files are, below the workspace.
-const OVERLAYS: &str = ".overlays";
 /// Temporary files are removed at this age, and this many may be there at once.
 const TEMPORARY: Duration = Duration::from_secs(24 * 3600);
 const MOST_TEMPORARY: usize = 1_000;
@@ -44,7 +40,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Location {
-    /// Files of this user that live for a day.
+    /// Files of this user, at one replica, that are removed a day later when another is written.
     Temp,
     /// The workspace.
     #[default]
@@ -96,6 +92,7 @@ struct SDKFileDeleteRequest {
 }
 
 /// Where a caller's files are: read in this order, written to the first.
+#[derive(Clone)]
 struct Roots {
     scope: OrgScope,
     roots: Vec<PathBuf>,
@@ -117,7 +114,7 @@ async fn read_sdk_file(
     let roots = Roots::of(&app, &sdk, input.location)?;
     let path = FilePath::parse(&input.path)?;
     let bytes =
-        blocking(move || roots.first(|files| files.read(&path, MOST_BYTES).map(|content| content.bytes)))
+        blocking(move || roots.first(|files| files.read(&path, MAX_FILE).map(|content| content.bytes)))
             .await?;
     let text = String::from_utf8(bytes);
     Ok(Json(text.map_err(|_| Error::Impossible("the file is not UTF-8 text".into()))?))
@@ -137,6 +134,12 @@ async fn write_sdk_file(
 ) -> Result<StatusCode, Problem> {
     let roots = Roots::of(&app, &sdk, input.location)?;
     let path = FilePath::parse(&input.path)?;
+    if input.location == Location::Temp && !is_cleaned(&path) {
+        return Err(Problem::invalid(
+            "/path",
+            "of a temporary file may hold no name that begins with a dot, and 32 folders",
+        ));
+    }
     roots.record(&app, Action::FileWritten, &path).await?;
     blocking(move || {
         let files = roots.writable()?;
@@ -180,15 +183,10 @@ async fn delete_sdk_file(
 ) -> Result<StatusCode, Problem> {
     let roots = Roots::of(&app, &sdk, input.location)?;
     let path = FilePath::parse(&input.path)?;
+    let (there, named) = (roots.clone(), path.clone());
+    blocking(move || there.check_removable(&named)).await?;
     roots.record(&app, Action::FileDeleted, &path).await?;
-    blocking(move || {
-        let files = roots.writable()?;
-        if files.entry(&path)?.is_folder {
-            return Err(Error::Impossible(format!("{path} is a folder")));
-        }
-        files.remove(&path)
-    })
-    .await?;
+    blocking(move || roots.writable()?.remove(&path)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -229,6 +227,15 @@ impl Roots {
         Files::open(root)
     }
 
+    /// Whether there is such a file where the caller may write.
+    fn check_removable(&self, path: &FilePath) -> Result<(), Error> {
+        let root = self.roots.first().filter(|root| root.is_dir()).ok_or(Error::NotFound("file"))?;
+        match Files::open(root)?.entry(path)?.is_folder {
+            true => Err(Error::Impossible(format!("{path} is a folder"))),
+            false => Ok(()),
+        }
+    }
+
     /// What the first root that has it gives.
     fn first<T>(&self, ask: impl Fn(&Files) -> Result<T, Error>) -> Result<T, Error> {
         for root in self.existing() {
@@ -263,6 +270,12 @@ impl Roots {
     fn existing(&self) -> impl Iterator<Item = &PathBuf> {
         self.roots.iter().filter(|root| root.is_dir())
     }
+}
+
+/// Whether [`clean`] comes by a file of this path: [`Files::find`] passes some names by, and ends at some depth.
+fn is_cleaned(path: &FilePath) -> bool {
+    let parts: Vec<&str> = path.as_str().split('/').collect();
+    parts.len() <= 32 && !parts.iter().any(|part| part.starts_with('.') || *part == "__pycache__")
 }
 
 /// Removes temporary files whose time is over, and refuses more than may be there.

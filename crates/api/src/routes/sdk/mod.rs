@@ -6,7 +6,7 @@
 use domain::developer_contexts::{self, DeveloperContext};
 use domain::id::OrgId;
 use domain::sessions::Principal;
-use domain::{OrgScope, Result};
+use domain::{Error, OrgScope, Result};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::AppState;
@@ -39,6 +39,14 @@ async fn context_of(app: &AppState, scope: &OrgScope) -> Result<DeveloperContext
     Ok(context)
 }
 
+/// Makes sure that there is the organization which an administrator names in the body.
+async fn check_known(app: &AppState, principal: &Principal, id: OrgId, pointer: &str) -> Result<(), Problem> {
+    match app.check_organization(principal, id).await {
+        Err(Error::Impossible(_)) => Err(Problem::invalid(pointer, "names no organization")),
+        other => Ok(other?),
+    }
+}
+
 /// The scope of a call: the organization that the body names, else the context's, else the user's own.
 async fn scope_of_call(
     app: &AppState,
@@ -58,10 +66,8 @@ async fn scope_of_call(
         None => context_of(app, &own).await?.default_org_id,
     };
     let scope = OrgScope::for_principal(principal, requested, request_id.map(str::to_owned))?;
-    if let (true, Some(id)) = (principal.is_superuser, requested)
-        && app.check_organization(principal, id).await.is_err()
-    {
-        return Err(Problem::invalid("/org_id", "names no organization"));
+    if let (true, Some(id)) = (principal.is_superuser, requested) {
+        check_known(app, principal, id, "/org_id").await?;
     }
     let scope = scope.narrowed();
     scope.owner()?;
