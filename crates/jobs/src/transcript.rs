@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::executions::claim::Claimed;
 use domain::executions::{RawJson, logs};
-use runner::{Log, MAX_LINE};
+use runner::Log;
 use sqlx::types::Json;
 
 use crate::mask::Mask;
@@ -24,8 +24,6 @@ pub(crate) struct Transcript {
     user_sequence: i64,
     bytes: usize,
     full: bool,
-    /// Whether the last printed line was a piece of a longer one.
-    goes_on: bool,
 }
 
 impl Transcript {
@@ -36,7 +34,6 @@ impl Transcript {
             user_sequence: claimed.last_user_sequence,
             bytes: 0,
             full: false,
-            goes_on: false,
         }
     }
 
@@ -46,12 +43,7 @@ impl Transcript {
             return None;
         }
         // Output without line ends arrives in pieces, and a secret may lie across two of them.
-        let message = if log.level == "DEBUG" && log.data.is_none() {
-            let continues = std::mem::replace(&mut self.goes_on, log.message.len() >= MAX_LINE);
-            mask.piece(&log.message, self.goes_on, continues).into_owned()
-        } else {
-            mask.text(&log.message).into_owned()
-        };
+        let message = mask.piece(&log.message, log.goes_on, log.continues).into_owned();
         let data = log.data.map(|data| Json(mask.json(data)));
         self.bytes += message.len() + data.as_ref().map_or(0, |data| data.get().len());
         if self.sequence + 1 >= MAX_LINES || self.bytes > MAX_BYTES {

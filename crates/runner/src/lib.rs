@@ -13,7 +13,7 @@ pub use protocol::{
     Call, Context, Failure, Frame, Kind, Limits, Log, Organization, Outcome, ResultFrame, Start, Usage,
     WorkflowRef,
 };
-pub use run::{Ended, MAX_LINE, Replier, Run};
+pub use run::{Ended, Replier, Run};
 pub use template::{Config, Isolation, Ready, Template};
 
 /// What can go wrong on this side.

@@ -112,6 +112,13 @@ pub struct Log {
     pub data: Option<Box<RawValue>>,
     /// Unix time in microseconds.
     pub at: i64,
+    /// The text begins in the middle of a line: its beginning was too long for one message and came before, though
+    /// lines of other streams may lie between.
+    #[serde(default)]
+    pub continues: bool,
+    /// The line goes on in a later message.
+    #[serde(default)]
+    pub goes_on: bool,
 }
 
 /// A request of the SDK.

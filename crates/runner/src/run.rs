@@ -14,7 +14,7 @@ use crate::protocol::{self, Exit, Frame, Log, Start, Usage};
 use crate::{Error, Template};
 
 /// Longest captured line; a longer one is cut into several.
-pub const MAX_LINE: usize = 64 * 1024;
+const MAX_LINE: usize = 64 * 1024;
 /// How long the kernel may take to tell of an end that the connection already showed.
 const EXIT_PATIENCE: Duration = Duration::from_secs(2);
 const READ_CHUNK: usize = 64 * 1024;
@@ -26,6 +26,8 @@ pub struct Run {
     process: Option<Process>,
     incoming: BytesMut,
     captured: BytesMut,
+    /// What was captured begins in the middle of a line.
+    mid_line: bool,
     output_open: bool,
     template: Arc<Template>,
     tenant: Option<String>,
@@ -58,6 +60,7 @@ impl Run {
             process: Some(process),
             incoming: BytesMut::new(),
             captured: BytesMut::new(),
+            mid_line: false,
             output_open: true,
             template,
             tenant,
@@ -156,7 +159,7 @@ impl Run {
             biased;
             read = process.output.read_buf(&mut self.captured), if self.output_open => {
                 self.output_open = read? > 0;
-                take_lines(&mut self.captured, !self.output_open, frames);
+                take_lines(&mut self.captured, &mut self.mid_line, !self.output_open, frames);
             }
             read = reader.read_buf(&mut self.incoming) => {
                 if read? == 0 {
@@ -174,7 +177,7 @@ impl Run {
         let mut lines = Vec::new();
         let Some(process) = &self.process else { return lines };
         drain(&process.output, &mut self.captured);
-        take_lines(&mut self.captured, true, &mut lines);
+        take_lines(&mut self.captured, &mut self.mid_line, true, &mut lines);
         lines
     }
 
@@ -242,8 +245,9 @@ fn drain(output: &pipe::Receiver, captured: &mut BytesMut) {
     }
 }
 
-/// Moves whole lines, and at the end the rest, out of the buffer. What is no UTF-8 is replaced.
-fn take_lines(captured: &mut BytesMut, all: bool, frames: &mut Vec<Frame>) {
+/// Moves whole lines, and at the end the rest, out of the buffer. What is no UTF-8 is replaced. `mid_line` holds from one
+/// call to the next whether the buffer begins within a line.
+fn take_lines(captured: &mut BytesMut, mid_line: &mut bool, all: bool, frames: &mut Vec<Frame>) {
     let at =
         i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_micros()).unwrap_or(i64::MAX);
     loop {
@@ -255,7 +259,9 @@ fn take_lines(captured: &mut BytesMut, all: bool, frames: &mut Vec<Frame>) {
         };
         let taken = captured.split_to(line + ending);
         let message = String::from_utf8_lossy(&taken[..line]).into_owned();
-        frames.push(Frame::Log(Log { level: "DEBUG".into(), message, data: None, at }));
+        let goes_on = ending == 0;
+        let continues = std::mem::replace(mid_line, goes_on);
+        frames.push(Frame::Log(Log { level: "DEBUG".into(), message, data: None, at, continues, goes_on }));
     }
 }
 
@@ -263,13 +269,16 @@ fn take_lines(captured: &mut BytesMut, all: bool, frames: &mut Vec<Frame>) {
 mod tests {
     use super::*;
 
-    fn lines(bytes: &[u8], all: bool) -> Vec<String> {
+    fn taken(bytes: &[u8], all: bool) -> Vec<Log> {
         let (mut captured, mut frames) = (BytesMut::from(bytes), Vec::new());
-        take_lines(&mut captured, all, &mut frames);
-        frames
-            .into_iter()
-            .map(|frame| if let Frame::Log(log) = frame { log.message } else { String::new() })
-            .collect()
+        take_lines(&mut captured, &mut false, all, &mut frames);
+        let log =
+            |frame| if let Frame::Log(log) = frame { log } else { panic!("captured output is log lines") };
+        frames.into_iter().map(log).collect()
+    }
+
+    fn lines(bytes: &[u8], all: bool) -> Vec<String> {
+        taken(bytes, all).into_iter().map(|log| log.message).collect()
     }
 
     #[tokio::test]
@@ -297,5 +306,12 @@ mod tests {
         assert_eq!(lines(b"caf\xff\n", false), ["caf\u{fffd}"]);
         let long = vec![b'x'; MAX_LINE * 2 + 5];
         assert_eq!(lines(&long, true).iter().map(String::len).collect::<Vec<_>>(), [MAX_LINE, MAX_LINE, 5]);
+    }
+
+    #[test]
+    fn a_piece_of_a_line_says_so_whatever_comes_between() {
+        let long = [vec![b'x'; MAX_LINE + 5], b"\nnext\n".to_vec()].concat();
+        let pieces: Vec<_> = taken(&long, false).iter().map(|log| (log.continues, log.goes_on)).collect();
+        assert_eq!(pieces, [(false, true), (true, false), (false, false)]);
     }
 }

@@ -30,13 +30,20 @@ _PLAIN = len(vars(logging.makeLogRecord({})))
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def send_line(connection: Connection, level: str, message: str, data: str = "", at: int = 0) -> None:
-    """One log line at `at` (microseconds, default now); `data` is the text of a JSON object."""
+def send_line(
+    connection: Connection, level: str, message: str, data: str = "", at: int = 0, cut: str = ""
+) -> None:
+    """One log line at `at` (microseconds, default now); `data` is the text of a JSON object.
+
+    `cut` is the text of members which say that the line is a piece of a longer one.
+    """
     if len(message) > MAX_MESSAGE:
         message = message[:MAX_MESSAGE] + "… [truncated]"
     extra = f',"data":{data}' if data else ""
     moment = at or time.time_ns() // 1000
-    connection.send(pack(f'{{"t":"log","level":"{level}","message":{quote(message)}{extra},"at":{moment}}}'))
+    connection.send(
+        pack(f'{{"t":"log","level":"{level}","message":{quote(message)}{extra},"at":{moment}{cut}}}')
+    )
 
 
 def level_name(number: int) -> str:
@@ -100,6 +107,7 @@ class PrintStream(io.TextIOBase):
         self._connection = connection
         self._fd = fd
         self._line = ""
+        self._continues = False
         self._raw: IO[bytes] | None = None
 
     encoding = "utf-8"
@@ -128,18 +136,25 @@ class PrintStream(io.TextIOBase):
             lines[0] = self._line + lines[0]
             self._line = rest
             for line in lines:
-                send_line(self._connection, "DEBUG", line)
+                self._send(line)
         else:
             self._line += text
-            if len(self._line) > MAX_MESSAGE:
-                self.finish()
+            while len(self._line) > MAX_MESSAGE:
+                piece, self._line = self._line[:MAX_MESSAGE], self._line[MAX_MESSAGE:]
+                self._send(piece, goes_on=True)
         return len(text)
 
     def finish(self) -> None:
         """Send a last line that has no newline."""
         if self._line:
             line, self._line = self._line, ""
-            send_line(self._connection, "DEBUG", line)
+            self._send(line)
+
+    def _send(self, text: str, goes_on: bool = False) -> None:
+        # A secret that lies across two pieces is masked in both: the worker is told which lines are pieces.
+        cut = (',"continues":true' if self._continues else "") + (',"goes_on":true' if goes_on else "")
+        self._continues = goes_on
+        send_line(self._connection, "DEBUG", text, cut=cut)
 
 
 def activate(handler: WorkspaceHandler, out: PrintStream, err: PrintStream) -> None:

@@ -43,6 +43,10 @@ async def leaks_in_every_way():
     # A secret that lies across the limit of a line, printed and written past Python's streams.
     print("x" * (256 * 1024 - 10) + value.replace("\n", " "))
     os.write(1, b"y" * (64 * 1024 - 12) + value.split("\n")[0].encode() + b"\n")
+    # One that lies across two pieces of a line, with a line of another stream between them.
+    print("z" * (256 * 1024 - 10) + value.replace("\n", " "), end="")
+    print("between", file=sys.stderr)
+    print()
     try:
         raise KeyError(value)
     except KeyError:
