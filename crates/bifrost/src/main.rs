@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use failure::Failure;
 
+mod backup;
 mod client;
 mod database;
 mod doctor;
@@ -67,6 +68,9 @@ enum Command {
     /// Rotate the master key that protects secrets.
     #[command(subcommand)]
     Secrets(database::secrets::Command),
+    /// Copy an installation into a folder, check the copy, and bring it back.
+    #[command(subcommand)]
+    Backup(backup::Command),
 }
 
 fn main() -> ExitCode {
@@ -103,6 +107,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::DeadLetters(command) => client::dead_letters::run(command).await,
         Command::Audit(command) => database::audit::run(command).await,
         Command::Secrets(command) => database::secrets::run(command).await,
+        Command::Backup(command) => Box::pin(backup::run(command)).await,
     }
 }
 

@@ -162,7 +162,8 @@ pub async fn migrate(admin_url: &SecretString, app_url: &SecretString) -> Result
     Ok(Migrated { applied: after - before, version: newest_version() })
 }
 
-fn newest_version() -> i64 {
+/// Version of the schema that this binary brings a database to.
+pub(crate) fn newest_version() -> i64 {
     MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 
@@ -235,7 +236,8 @@ async fn change_role(conn: &mut PgConnection, statement: String) -> Result<()> {
     Err(Error::internal("the roles are being changed by somebody else all the time"))
 }
 
-fn percent_decoded(text: &str) -> String {
+/// A part of an address as it was before it was put there.
+pub fn percent_decoded(text: &str) -> String {
     url::form_urlencoded::parse(format!("v={}", text.replace('+', "%2B")).as_bytes())
         .next()
         .map(|(_, value)| value.into_owned())

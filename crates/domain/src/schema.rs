@@ -52,6 +52,65 @@ pub async fn ensure_database(admin_url: &SecretString, name: &str) -> Result<()>
     Ok(conn.close().await?)
 }
 
+/// Removes a database, whoever is still connected to it. The URL names any other database of the server.
+///
+/// # Errors
+/// [`Error::Internal`] when the server refuses.
+pub async fn drop_database(admin_url: &SecretString, name: &str) -> Result<()> {
+    let mut conn = connect(admin_url).await?;
+    let drop: String = sqlx::query_scalar("SELECT format('DROP DATABASE IF EXISTS %I WITH (FORCE)', $1)")
+        .bind(name)
+        .fetch_one(&mut conn)
+        .await?;
+    sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut conn).await?;
+    Ok(conn.close().await?)
+}
+
+/// Whether a database has no tables of anybody.
+///
+/// # Errors
+/// As [`inspect`].
+pub async fn is_empty(url: &SecretString) -> Result<bool> {
+    let mut conn = connect(url).await?;
+    let is_empty = sqlx::query_scalar(
+        "SELECT NOT EXISTS (
+             SELECT FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace)",
+    )
+    .fetch_one(&mut conn)
+    .await?;
+    conn.close().await?;
+    Ok(is_empty)
+}
+
+/// Version of the schema that this binary knows and brings a database to.
+pub fn newest_version() -> i64 {
+    crate::db::newest_version()
+}
+
+/// How much there is in a database.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub struct Counts {
+    /// Executions in every state.
+    pub executions: i64,
+    /// Organizations, the removed ones included.
+    pub organizations: i64,
+}
+
+/// Counts what is in a database, as a login that row-level security does not bind.
+///
+/// # Errors
+/// As [`inspect`].
+pub async fn counts(url: &SecretString) -> Result<Counts> {
+    let mut conn = connect(url).await?;
+    let counts = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(*) FROM organizations) AS organizations",
+    )
+    .fetch_one(&mut conn)
+    .await?;
+    conn.close().await?;
+    Ok(counts)
+}
+
 /// Looks at a database.
 ///
 /// # Errors

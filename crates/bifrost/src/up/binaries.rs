@@ -77,6 +77,13 @@ pub(crate) async fn find_installed(state: &StateDir) -> Option<Binaries> {
     None
 }
 
+/// Where programs that talk to a PostgreSQL may be: beside the servers, then on the search path.
+pub(crate) async fn client_folders(state: &StateDir) -> Vec<PathBuf> {
+    let beside_servers = candidates(state).await.into_iter().map(|(_, folder)| folder);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    beside_servers.chain(std::env::split_paths(&path)).collect()
+}
+
 async fn candidates(state: &StateDir) -> Vec<(&'static str, PathBuf)> {
     if let Some(named) = std::env::var_os("BIFROST_PG_BIN") {
         return vec![("BIFROST_PG_BIN", PathBuf::from(named))];

@@ -167,6 +167,13 @@ pub(crate) fn known_url(state: &StateDir) -> Option<SecretString> {
     Some(url(LOGIN, &password, port, DATABASE))
 }
 
+/// The same as the superuser.
+pub(crate) fn known_admin_url(state: &StateDir) -> Option<SecretString> {
+    let port = state.postgres_state().port?;
+    let password = state.known_secret("postgres_superuser_password").ok()??;
+    Some(url(SUPERUSER, &password, port, DATABASE))
+}
+
 fn url(login: &str, password: &SecretString, port: u16, database: &str) -> SecretString {
     format!("postgres://{login}:{}@127.0.0.1:{port}/{database}", password.expose_secret()).into()
 }

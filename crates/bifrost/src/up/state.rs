@@ -176,7 +176,7 @@ impl StateDir {
             .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))
     }
 
-    fn secrets(&self) -> PathBuf {
+    pub(crate) fn secrets(&self) -> PathBuf {
         self.path.join("secrets")
     }
 

@@ -1,6 +1,7 @@
 //! Tests of the binaries as a person or a script uses them: real processes, real signals, real exit codes.
 
 mod away;
+mod backup;
 mod client;
 mod database;
 mod doctor;

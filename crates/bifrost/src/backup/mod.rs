@@ -1,0 +1,82 @@
+//! `bifrost backup`: a folder that holds all of an installation but its keys, and the way back from it.
+//!
+//! One file per command; what a backup consists of is in `manifest.rs`. The invariant: a folder without
+//! `manifest.json` is no backup, and nothing is restored over something that is there.
+
+use std::path::PathBuf;
+
+use domain::settings::Settings;
+use secrecy::SecretString;
+
+use crate::env;
+use crate::failure::{Failure, USAGE};
+use crate::up::postgres;
+use crate::up::state::StateDir;
+
+mod create;
+mod folders;
+mod manifest;
+mod restore;
+mod tools;
+mod verify;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Write the database, the workspace and the uploads into a new folder, while everything goes on.
+    Create(create::Args),
+    /// Check that a backup is whole; with --restore also that it can be restored.
+    Verify(verify::Args),
+    /// Bring a backup back, into an empty database and empty folders.
+    Restore(restore::Args),
+}
+
+pub(crate) async fn run(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Create(args) => create::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
+        Command::Restore(args) => restore::run(args).await,
+    }
+}
+
+/// Says where the state of `bifrost up` is.
+#[derive(clap::Args)]
+struct State {
+    /// Where `bifrost up` keeps its state.
+    #[arg(long, env = "BIFROST_STATE_DIR", value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
+}
+
+impl State {
+    fn locate(&self) -> Result<StateDir, Failure> {
+        StateDir::locate(self.state_dir.clone())
+    }
+}
+
+/// PostgreSQL as a login that row-level security does not bind, which whoever copies everything must be: the configured
+/// one, else that of a running `bifrost up`.
+fn superuser(settings: &Settings, state: &StateDir) -> Result<SecretString, Failure> {
+    if let Some(url) = configured(settings) {
+        return Ok(url);
+    }
+    state.running().and_then(|_| postgres::known_admin_url(state)).ok_or_else(|| {
+        Failure::new("ADMIN_DATABASE_URL is not set, and no `bifrost up` is running")
+            .next("set it to the superuser's address, or start `bifrost up`; --state-dir says where its state is")
+            .code(USAGE)
+    })
+}
+
+/// Where the workflow files are: as said, as set, or beside `bifrost up`.
+fn workspace(settings: &Settings, said: Option<PathBuf>) -> PathBuf {
+    let is_up = configured(settings).is_none() && !env::is_set("WORKSPACE_PATH");
+    said.unwrap_or_else(|| if is_up { "workspace".into() } else { settings.workspace_path.clone() })
+}
+
+/// Where uploads are, the same way.
+fn uploads(settings: &Settings, state: &StateDir) -> PathBuf {
+    let is_up = configured(settings).is_none() && !env::is_set("UPLOADS_PATH");
+    if is_up { state.uploads() } else { settings.uploads_path.clone() }
+}
+
+fn configured(settings: &Settings) -> Option<SecretString> {
+    settings.admin_database_url.clone().or_else(|| settings.database_url.clone())
+}

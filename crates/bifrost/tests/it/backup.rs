@@ -1,0 +1,180 @@
+//! `bifrost backup`: made under load, checked, brought back; and what is refused.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use secrecy::ExposeSecret;
+use serde_json::json;
+use testkit::{Client, Launch, Process, TestDb};
+
+use crate::support::{
+    EMAIL, Installation, PASSWORD, WORKFLOWS, open_folder, submit, wait_for_end, wait_for_workflow,
+};
+
+const SECRET: &str = "a value that is stored encrypted";
+const USES_SECRET: &str = r#"
+from bifrost import secrets, workflow
+
+
+@workflow()
+async def uses_token():
+    return len(await secrets.get("token"))
+"#;
+
+/// Clients that submit while the backup is made.
+const CLIENTS: usize = 4;
+
+fn bifrost(installation: &Installation, arguments: &[&str]) -> Launch {
+    installation.bifrost(arguments).in_env(&installation.env)
+}
+
+/// The same, where it would be restored: another database and other folders.
+fn elsewhere(installation: &Installation, db: &TestDb, folder: &Path, arguments: &[&str]) -> Launch {
+    bifrost(installation, arguments)
+        .env("DATABASE_URL", db.url().expose_secret())
+        .env("ADMIN_DATABASE_URL", db.superuser_url().expose_secret())
+        .env("WORKSPACE_PATH", folder.join("workspace"))
+        .env("UPLOADS_PATH", folder.join("uploads"))
+}
+
+/// Submits until told to stop; the ids of what was accepted.
+async fn submit_until(client: Client, stop: Arc<AtomicBool>) -> Vec<String> {
+    let mut accepted = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        accepted.push(submit(&client, "greet", &json!({ "name": "Ada" })).await);
+    }
+    accepted
+}
+
+#[tokio::test]
+async fn everything_accepted_before_a_backup_under_load_is_there_after_it() {
+    let installation = Installation::start().await;
+    std::fs::create_dir_all(installation.env.folder().join("uploads/forms"))
+        .expect("the folder is the test's");
+    std::fs::write(installation.env.folder().join("uploads/forms/scan.pdf"), "a scan")
+        .expect("so is the file");
+    installation.env.write("uses_secret.py", USES_SECRET);
+    let secret = json!({ "key": "token", "value": SECRET, "type": "secret" });
+    let stored = installation.client.post("/api/config", &secret).await;
+    assert!(stored.status.is_success(), "{}", stored.body);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> =
+        (0..CLIENTS).map(|_| tokio::spawn(submit_until(installation.client.clone(), stop.clone()))).collect();
+    let mut accepted = Vec::new();
+    for _ in 0..50 {
+        accepted.push(submit(&installation.client, "greet", &json!({ "name": "Grace" })).await);
+    }
+    let backup = installation.env.folder().join("backup");
+    let backup = backup.to_str().expect("is text");
+    let made = bifrost(&installation, &["backup", "create", backup]).finish().await.expect_code(0);
+    stop.store(true, Ordering::Relaxed);
+    let mut meanwhile = 0;
+    for client in load {
+        meanwhile += client.await.expect("submits").len();
+    }
+    assert!(
+        made.stdout.contains("database.dump") && made.stdout.contains("uploads.tar.gz"),
+        "{}",
+        made.stdout
+    );
+    assert!(meanwhile > 0, "nothing was submitted while the backup was made");
+
+    let verified =
+        bifrost(&installation, &["backup", "verify", "--restore", "--json", backup]).finish().await;
+    let verified = verified.expect_code(0).json();
+    assert_eq!(verified["damaged"], json!(0));
+    assert!(verified["restored"]["executions"].as_u64().expect("a number") >= 50, "{verified}");
+
+    let db = TestDb::create_empty(&installation.env.services.database_url).await;
+    let folder = open_folder();
+    let restore = ["backup", "restore", backup];
+    let restored = elsewhere(&installation, &db, folder.path(), &restore).finish().await.expect_code(0);
+    assert!(restored.stdout.contains("Restored as it was at"), "{}", restored.stdout);
+    let workflows = std::fs::read_to_string(folder.path().join("workspace/workflows.py")).expect("is there");
+    assert_eq!(workflows, WORKFLOWS);
+    assert_eq!(
+        std::fs::read_to_string(folder.path().join("uploads/forms/scan.pdf")).expect("is there"),
+        "a scan"
+    );
+
+    let lost = run_restored(&installation, &db, folder.path(), &accepted).await;
+    println!("{} accepted before the backup, {meanwhile} beside it: lost {lost}", accepted.len());
+    assert_eq!(lost, 0);
+    db.close().await;
+    installation.close().await;
+}
+
+/// Starts Bifrost on what was restored, and counts the executions that do not reach their end.
+async fn run_restored(installation: &Installation, db: &TestDb, folder: &Path, accepted: &[String]) -> usize {
+    let (url, prefix) = (db.url(), format!("restored-{}", uuid::Uuid::now_v7().simple()));
+    let (workspace, queues) = (folder.join("workspace"), format!("{prefix}."));
+    let changes = [
+        ("DATABASE_URL", url.expose_secret()),
+        ("WORKSPACE_PATH", workspace.to_str().expect("is text")),
+        ("QUEUE_PREFIX", &*queues),
+        ("REDIS_PREFIX", &*prefix),
+    ];
+    let env = &installation.env;
+    let (api, jobs) = tokio::join!(Process::api_with(env, &changes), Process::jobs_with(env, &changes));
+    let client = api.client().sign_in(EMAIL, PASSWORD).await;
+    let mut lost = 0;
+    for id in accepted {
+        let ended = wait_for_end(&client, id).await;
+        // One that was under way has lost its worker, and no second attempt.
+        lost += usize::from(ended["status"] != "Success" && ended["error_type"] != "WorkerLost");
+    }
+    let audit = elsewhere(installation, db, folder, &["audit", "verify"]).finish().await.expect_code(0);
+    assert!(!audit.stdout.contains("not what was written"), "{}", audit.stdout);
+    wait_for_workflow(&client, "uses_token").await;
+    let run = wait_for_end(&client, &submit(&client, "uses_token", &json!({})).await).await;
+    assert_eq!(
+        run["result"],
+        json!(SECRET.len().to_string()),
+        "the secret of then is not what it was: {run}"
+    );
+    drop((api, jobs));
+    let wakeups = domain::wakeup::Wakeups::rabbit(&env.services.rabbitmq_url, &queues).expect("opens");
+    wakeups.remove_topology().await.expect("the broker is there");
+    lost
+}
+
+#[tokio::test]
+async fn a_damaged_backup_is_named_and_nothing_is_restored_over_something() {
+    let installation = Installation::start().await;
+    let backup = installation.env.folder().join("backup");
+    let path = backup.to_str().expect("is text");
+    bifrost(&installation, &["backup", "create", path]).finish().await.expect_code(0);
+    let again = bifrost(&installation, &["backup", "create", path]).finish().await.expect_code(2);
+    assert!(again.stderr.contains("is there already"), "{}", again.stderr);
+
+    let (restore, folder) = (["backup", "restore", path], open_folder());
+    let own = bifrost(&installation, &restore).env("WORKSPACE_PATH", folder.path().join("workspace"));
+    let refused = own.finish().await.expect_code(2);
+    assert!(refused.stderr.contains("holds tables already"), "{}", refused.stderr);
+
+    let db = TestDb::create_empty(&installation.env.services.database_url).await;
+    std::fs::create_dir(folder.path().join("workspace")).expect("the folder is the test's");
+    std::fs::write(folder.path().join("workspace/mine.py"), "").expect("the folder is the test's");
+    let refused = elsewhere(&installation, &db, folder.path(), &restore).finish().await.expect_code(2);
+    assert!(refused.stderr.contains("is not empty"), "{}", refused.stderr);
+
+    let dump = backup.join("database.dump");
+    let mut bytes = std::fs::read(&dump).expect("is there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&dump, bytes).expect("the folder is the test's");
+    let verified = bifrost(&installation, &["backup", "verify", path]).finish().await.expect_code(1);
+    assert!(verified.stdout.contains("not what was written"), "{}", verified.stdout);
+    std::fs::remove_file(folder.path().join("workspace/mine.py")).expect("is there");
+    let refused = elsewhere(&installation, &db, folder.path(), &restore).finish().await.expect_code(1);
+    assert!(refused.stderr.contains("database.dump: its content"), "{}", refused.stderr);
+
+    let empty = domain::schema::is_empty(&db.superuser_url()).await.expect("answers");
+    assert!(empty, "a refused restore wrote something");
+    let none = bifrost(&installation, &["backup", "verify", folder.path().to_str().expect("is text")]);
+    assert!(none.finish().await.expect_code(2).stderr.contains("is no backup"));
+    db.close().await;
+    installation.close().await;
+}
