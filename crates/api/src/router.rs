@@ -18,8 +18,8 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, connections, dead_letters, docs, editor, endpoints, executions, forms, health,
-    organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
+    audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions, forms,
+    health, organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -54,6 +54,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(docs::router())
         .merge(auth::router())
         .merge(organizations::router())
+        .merge(branding::router())
         .merge(users::router())
         .merge(roles::router())
         .merge(config::router())

@@ -5,6 +5,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod branding;
 pub mod cache;
 pub mod config;
 pub mod connections;

@@ -3,6 +3,7 @@
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod audit;
 pub(crate) mod auth;
+pub(crate) mod branding;
 pub(crate) mod config;
 pub(crate) mod connections;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use domain::id::{ExecutionId, FormId, OrgId, RoleId, UserId};
+use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Client, Reply, Socket};
@@ -12,6 +13,7 @@ use crate::support::{PASSWORD, Person, World};
 
 mod audited;
 mod auth;
+mod branding;
 mod config;
 mod connections;
 mod editor;
@@ -34,6 +36,7 @@ const CALLERS: [&str; 6] =
 const AREAS: &[&[Row]] = &[
     platform::ROWS,
     auth::ROWS,
+    branding::ROWS,
     organizations::ROWS,
     config::ROWS,
     connections::ROWS,
@@ -58,6 +61,7 @@ enum Body {
     Refresh,
     Register,
     Invite,
+    Logo,
     Json(&'static str),
 }
 
@@ -113,6 +117,10 @@ impl Stage {
         let admin = &world.admin.client;
         let config = json!({"key": "matrix", "value": "on", "type": "string"});
         admin.post("/api/config", &config).await.expect_status(StatusCode::CREATED);
+        admin
+            .send(admin.request(Method::POST, "/api/branding/logo/square").multipart(logo()))
+            .await
+            .expect_status(StatusCode::OK);
         let secret = json!({"secret_key": "matrix", "value": "sealed"});
         admin.post("/api/secrets", &secret).await.expect_status(StatusCode::CREATED);
         world
@@ -153,6 +161,7 @@ impl Stage {
             Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
             Named::new("connection_name", "matrix", "nothing"),
+            Named::new("logo_type", "square", "rectangle"),
             Named::new("provider", "google", "nobody"),
             Named::new("device_id", Uuid::now_v7(), Uuid::now_v7()),
             Named::new("user_id", kay.id, UserId::generate()),
@@ -219,6 +228,7 @@ impl Stage {
                 let email = format!("{}@acme.example", Uuid::now_v7());
                 request.json(&json!({"email": email, "password": PASSWORD}))
             }
+            Body::Logo => request.multipart(logo()),
             Body::Invite => request.json(&json!({"email": format!("{}@somewhere.example", Uuid::now_v7())})),
             Body::Refresh => {
                 let nobody = self.world.nobody();
@@ -228,6 +238,11 @@ impl Stage {
         };
         client.send(request).await
     }
+}
+
+/// An image in a form.
+fn logo() -> Form {
+    Form::new().part("file", Part::text(r#"<svg xmlns="http://www.w3.org/2000/svg"/>"#))
 }
 
 impl Stage {

@@ -1,0 +1,1 @@
+DROP TABLE branding_logos, branding;
