@@ -5,6 +5,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod background_jobs;
 pub mod cache;
 pub mod config;
 pub mod connections;

@@ -11,6 +11,7 @@ use domain::settings::Settings;
 use domain::{Platform, process};
 use tokio_util::sync::CancellationToken;
 
+mod background;
 mod calls;
 mod cron;
 mod execute;
@@ -54,6 +55,7 @@ pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<
     }
     let (indexer, templates) = Indexer::start(platform.clone(), stop.clone());
     let clockwork = cron::start(&platform, &stop);
+    let background = tokio::spawn(background::run(platform.clone(), background::HANDLERS, stop.clone()));
     let alive = tokio::spawn(
         stop.clone().run_until_cancelled_owned(stay_alive(platform.settings.temp_path.join(ALIVE_FILE))),
     );
@@ -61,7 +63,7 @@ pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<
     let worker = Arc::new(worker::Worker::new(platform, templates));
     worker.run(stop).await;
 
-    let _ = tokio::join!(indexer, clockwork, alive);
+    let _ = tokio::join!(indexer, clockwork, alive, background);
     Ok(())
 }
 
