@@ -19,7 +19,7 @@ use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
     audit, auth, config, connections, dead_letters, docs, editor, endpoints, executions, forms, health,
-    organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
+    organizations, packages, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -62,6 +62,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(audit::router())
         .merge(forms::router())
         .merge(editor::router())
+        .merge(packages::router())
         .merge(workflows::router())
         .merge(schedules::router())
         .merge(sdk::router())

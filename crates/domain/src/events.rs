@@ -46,6 +46,8 @@ pub enum Event {
     Submitted,
     /// The workspace changed and was indexed again.
     WorkspaceChanged,
+    /// The workspace has another environment of packages.
+    PackagesSwitched,
     /// A background job tells who asked for it how far it is.
     Progress(Box<Progress>),
 }
@@ -334,7 +336,7 @@ impl Event {
             Self::Update(update) | Self::Answered(update) => Some(update.execution_id),
             Self::Lines(lines) => Some(lines.execution_id),
             Self::Cancel { execution_id, .. } => Some(*execution_id),
-            Self::Submitted | Self::WorkspaceChanged | Self::Progress(_) => None,
+            Self::Submitted | Self::WorkspaceChanged | Self::PackagesSwitched | Self::Progress(_) => None,
         }
     }
 }

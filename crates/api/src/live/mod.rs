@@ -160,6 +160,7 @@ impl Follow {
             | Event::Cancel { .. }
             | Event::Submitted
             | Event::WorkspaceChanged
+            | Event::PackagesSwitched
             | Event::Progress(_) => {}
         }
     }

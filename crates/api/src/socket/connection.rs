@@ -286,6 +286,7 @@ impl Connection {
             }
             Event::Submitted
             | Event::WorkspaceChanged
+            | Event::PackagesSwitched
             | Event::Answered(_)
             | Event::Lines(_)
             | Event::Cancel { .. } => {}

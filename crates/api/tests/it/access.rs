@@ -19,6 +19,7 @@ mod endpoints;
 mod executions;
 mod forms;
 mod organizations;
+mod packages;
 mod permissions;
 mod platform;
 mod roles;
@@ -41,6 +42,7 @@ const AREAS: &[&[Row]] = &[
     users::ROWS,
     forms::ROWS,
     editor::ROWS,
+    packages::ROWS,
     workflows::ROWS,
     endpoints::ROWS,
     schedules::ROWS,
@@ -150,6 +152,7 @@ impl Stage {
         let names = vec![
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
+            Named::new("package_name", "requests", "nothing"),
             Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
             Named::new("connection_name", "matrix", "nothing"),

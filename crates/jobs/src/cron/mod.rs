@@ -7,6 +7,7 @@ use domain::connections;
 use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
 use domain::executions::{Status, housekeep, sweep};
+use domain::packages;
 use domain::schedules::fire;
 use domain::wakeup::Wakeup;
 use domain::{Platform, Result};
@@ -39,6 +40,7 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
             every(TOKENS_PERIOD, "token refresh", || refresh_tokens(&platform)),
             every(HOUSEKEEPING_PERIOD, "housekeeping", || housekeep::housekeep(&platform.db)),
             every(HOUSEKEEPING_PERIOD, "housekeeping of jobs", || upkeep::housekeep(&platform.db)),
+            every(HOUSEKEEPING_PERIOD, "housekeeping of packages", || packages::housekeep(&platform.db)),
         );
     };
     tokio::spawn({
