@@ -79,10 +79,10 @@ def _is_installed(name: str, own: set[str]) -> bool:
 
 
 def add_packages(folder: str) -> None:
-    """Let runs import what is in this folder, before what the interpreter has and after the standard library.
+    """Let runs import what is in this folder: before what the interpreter has, after the standard library.
 
-    Nothing of it is imported here: it came from a package index, and what it does on import it does in a run, with
-    the rights of a run.
+    Nothing of it is imported here: it came from a package index, and what it does on import it does in a run,
+    with the rights of a run.
     """
     places = ("site-packages", "dist-packages")
     at = next((at for at, path in enumerate(sys.path) if path.rstrip(os.sep).endswith(places)), len(sys.path))

@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use domain::events::{Event, News, Progress, Topic};
+use domain::id::JobId;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use testkit::{PackageIndex, Wheel};
+use testkit::{PackageIndex, Socket, Wheel};
 
 use crate::bad_input::packages::{NAMES, VERSIONS};
 use crate::support::World;
@@ -120,5 +122,44 @@ async fn no_name_and_no_version_is_an_option_an_address_or_a_command() {
     let jobs = world.count("SELECT count(*) FROM background_jobs").await;
     println!("injection: {asked} hostile names and versions, accepted {}, jobs {jobs}", accepted.len());
     assert!(asked >= 40 && accepted.is_empty() && jobs == 0, "{accepted:#?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn news_of_a_build_reach_who_asked_and_nobody_else() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let (ada, bob) = (world.person("ada@acme.example").await, world.person("bob@acme.example").await);
+    let channel = format!("package:{}", ada.id);
+    let path = format!("/ws/connect?channels={channel}&channels=git:{}", ada.id);
+    let mut own = Socket::connect(&ada.client, &path).await;
+    assert_eq!(own.next().await.expect("a frame")["channels"].as_array().map(Vec::len), Some(3));
+    for stranger in [&bob.client, &world.admin.client] {
+        let mut other = Socket::connect(stranger, &path).await;
+        assert_eq!(other.next().await.expect("a frame")["channels"].as_array().map(Vec::len), Some(1));
+        other.send(&json!({"type": "subscribe", "channels": [channel]})).await;
+        assert_eq!(other.next().await.expect("a frame")["type"], "error");
+    }
+    let job_id = JobId::generate();
+    let tell = |topic, user_id, news| {
+        let progress = Progress { job_id, topic, user_id, news };
+        world.platform().events.publish(Event::Progress(Box::new(progress)));
+    };
+    let log = |message: &str| News::Log { level: "info".into(), message: message.into() };
+    tell(Topic::Package, bob.id, log("of somebody else"));
+    tell(Topic::Package, ada.id, log("begun"));
+    let result = json!({"packages": 2, "status": "forged"});
+    tell(Topic::Git, ada.id, News::Complete { status: "conflict".into(), message: "decide".into(), result });
+    assert_eq!(
+        own.next().await.expect("a frame"),
+        json!({"type": "log", "level": "info", "message": "begun", "channel": channel, "jobId": job_id})
+    );
+    assert_eq!(
+        own.next().await.expect("a frame"),
+        json!({
+            "type": "complete", "status": "conflict", "message": "decide", "packages": 2,
+            "channel": format!("git:{}", ada.id), "jobId": job_id,
+        })
+    );
     world.close().await;
 }
