@@ -76,7 +76,7 @@ pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, 
 }
 
 /// How long a request may take. Running a workflow may wait for its end, and bounds the rest by itself; so does what asks
-/// a provider.
+/// a provider, or the package index.
 fn time_limit(app: &AppState, path: &str) -> Duration {
     let wait = if may_wait(path) {
         Duration::from_secs(app.platform.settings.sync_wait_seconds)
@@ -92,7 +92,7 @@ fn asks_provider(path: &str) -> bool {
     let path = path.strip_prefix("/api").unwrap_or(path);
     let is_login =
         path.starts_with("/auth/") && (path.ends_with("/authorize") || path.ends_with("/callback"));
-    is_login || path.starts_with("/oauth/") || path.starts_with("/auth/oauth/")
+    is_login || path == "/packages/updates" || path.starts_with("/oauth/") || path.starts_with("/auth/oauth/")
 }
 
 /// Whether a path may wait for the end of a run.

@@ -33,6 +33,7 @@ use crate::router;
         (name = "Users", description = "The people."),
         (name = "Roles", description = "What people may do, and which forms they reach."),
         (name = "Forms", description = "What users fill in to run a workflow."),
+        (name = "Packages", description = "What the Python code of the workspace may import."),
         (name = "Workflows", description = "What can run, and running it."),
         (name = "SDK", description = "What the Python package asks for on a developer's machine."),
         (name = "Schedules", description = "Workflows that run by themselves."),

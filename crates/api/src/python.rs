@@ -6,7 +6,6 @@ use std::time::Duration;
 use domain::Error;
 use domain::settings::Settings;
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 /// What a module of the platform's package says of the workspace; `question` is what it reads.
 ///
@@ -18,20 +17,10 @@ pub(crate) async fn ask(
     question: Option<String>,
     patience: Duration,
 ) -> Result<Vec<u8>, Error> {
-    let absolute = |path| std::path::absolute(path).map_err(Error::internal);
-    let mut child = Command::new(&settings.python)
-        .args(["-s", "-P", "-m", module])
-        .arg(absolute(&settings.workspace_path)?)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("LANG", "C.UTF-8")
-        .env("PYTHONPATH", absolute(&settings.platform_path)?)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .current_dir("/")
+    let mut child = domain::python::reader(settings, module)?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
         .spawn()
         .map_err(|error| Error::Unavailable { service: "python", source: error.into() })?;
     let mut input = child.stdin.take();

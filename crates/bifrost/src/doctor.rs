@@ -89,6 +89,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
             report.database(&settings, &state).await;
             report.broker_and_cache(&settings).await;
             report.python(&settings).await;
+            report.packages(&settings).await;
             report.workspace(&settings).await;
             report.space(&settings, &state);
         }
@@ -305,6 +306,23 @@ impl Report {
                 "unset SANDBOX, unless it is off on purpose",
             ),
             None => {}
+        }
+    }
+
+    async fn packages(&mut self, settings: &Settings) {
+        const PART: &str = "packages";
+        if let Some(uv) = domain::python::candidates(&settings.uv).into_iter().find(|path| path.is_file()) {
+            return self.ok(PART, format!("installed by {}", uv.display()));
+        }
+        let mut pip = python(settings);
+        pip.args(["-c", "import json, pip; print(json.dumps(pip.__version__))"]);
+        match said::<String>(pip).await {
+            Ok(version) => self.ok(PART, format!("installed by pip {version}")),
+            Err(_) => self.warning(
+                PART,
+                "neither uv nor pip is there, so none can be installed",
+                "install uv or pip where workflows run, or name uv in UV",
+            ),
         }
     }
 

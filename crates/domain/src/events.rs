@@ -15,8 +15,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
+use crate::background_jobs;
 use crate::executions::{Kind, RawJson, Status, logs};
-use crate::id::{ExecutionId, OrgId, UserId};
+use crate::id::{ExecutionId, JobId, OrgId, UserId};
 use crate::{Error, Result};
 
 /// Results beyond this are read from the row instead.
@@ -45,6 +46,52 @@ pub enum Event {
     Submitted,
     /// The workspace changed and was indexed again.
     WorkspaceChanged,
+    /// The workspace has another environment of packages.
+    PackagesSwitched,
+    /// A background job tells who asked for it how far it is.
+    Progress(Box<Progress>),
+}
+
+/// How far a background job is. Nothing stores it: the end is in the row.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Progress {
+    /// The job.
+    pub job_id: JobId,
+    /// What it belongs to: the channel.
+    pub topic: Topic,
+    /// Who asked for it.
+    pub user_id: UserId,
+    /// What there is to tell.
+    pub news: News,
+}
+
+/// What a background job belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Topic {
+    Package,
+    Git,
+}
+
+/// News of a background job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum News {
+    /// A line.
+    Log {
+        /// `info`, `warning` or `error`.
+        level: String,
+        /// In words.
+        message: String,
+    },
+    /// The end.
+    Complete {
+        /// `success`, `error` or `conflict`.
+        status: String,
+        /// In words.
+        message: String,
+        /// Further members of the frame: an object or null.
+        result: serde_json::Value,
+    },
 }
 
 /// A change of state.
@@ -289,7 +336,31 @@ impl Event {
             Self::Update(update) | Self::Answered(update) => Some(update.execution_id),
             Self::Lines(lines) => Some(lines.execution_id),
             Self::Cancel { execution_id, .. } => Some(*execution_id),
-            Self::Submitted | Self::WorkspaceChanged => None,
+            Self::Submitted | Self::WorkspaceChanged | Self::PackagesSwitched | Self::Progress(_) => None,
+        }
+    }
+}
+
+impl From<background_jobs::Kind> for Topic {
+    fn from(kind: background_jobs::Kind) -> Self {
+        match kind {
+            background_jobs::Kind::GitSync => Self::Git,
+            background_jobs::Kind::PackagesInstall => Self::Package,
+        }
+    }
+}
+
+impl From<&background_jobs::Outcome> for News {
+    fn from(outcome: &background_jobs::Outcome) -> Self {
+        let status = match outcome.status {
+            background_jobs::Status::Success => "success",
+            background_jobs::Status::Conflict => "conflict",
+            _ => "error",
+        };
+        Self::Complete {
+            status: status.into(),
+            message: outcome.message.clone(),
+            result: outcome.result.clone(),
         }
     }
 }

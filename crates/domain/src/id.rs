@@ -59,6 +59,8 @@ ids! {
     WorkflowKeyId,
     /// One execution, over all its attempts.
     ExecutionId,
+    /// A background job: a git job or a package build.
+    JobId,
     /// A worker process, as lease owner; new at every start.
     WorkerId,
 }

@@ -13,6 +13,7 @@ use crate::executions::submit::Submitter;
 use crate::logins::Providers;
 use crate::mail::Mailer;
 use crate::outbound::Outbound;
+use crate::packages::updates::Updates;
 use crate::settings::Settings;
 use crate::uploads::Uploads;
 use crate::vault::Vault;
@@ -47,6 +48,8 @@ pub struct Platform {
     pub mailer: Mailer,
     /// What users upload.
     pub uploads: Uploads,
+    /// What is newer at the package index.
+    pub updates: Updates,
     /// Workflow definitions.
     pub catalog: Catalog,
 }
@@ -81,6 +84,7 @@ impl Platform {
             vault,
             submitter: Submitter::start(db.clone(), wakeups.clone(), events.clone()),
             uploads: Uploads::open(&settings),
+            updates: Updates::new(&settings.package_index_url)?,
             catalog: Catalog::default(),
             settings: Arc::new(settings),
             db,

@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::packages::updates;
+
 /// Where it runs; unset means production.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +80,13 @@ pub struct Settings {
     pub s3_secret_access_key: Option<SecretString>,
     /// `PYTHON`: the interpreter runs use.
     pub python: PathBuf,
+    /// `UV`: the program that builds environments of packages; where there is none, the interpreter's pip does.
+    pub uv: PathBuf,
+    /// `PACKAGE_INDEX_URL`: where packages come from; may hold a user name and a password.
+    pub package_index_url: SecretString,
+    /// `ENVIRONMENTS_PATH`: the environments of packages of this machine; unset a folder in `TEMP_PATH`. Runs must be able
+    /// to read it.
+    pub environments_path: Option<PathBuf>,
     /// `SANDBOX`: `auto` (the best the kernel allows) or `off`.
     pub sandbox: String,
     /// `WORKER_SLOTS`: executions a jobs process runs at once.
@@ -175,6 +184,9 @@ impl Default for Settings {
             s3_access_key_id: None,
             s3_secret_access_key: None,
             python: "python3".into(),
+            uv: "uv".into(),
+            package_index_url: "https://pypi.org/simple".into(),
+            environments_path: None,
             sandbox: "auto".into(),
             worker_slots: 16,
             run_memory_mb: 1024,
@@ -263,6 +275,9 @@ impl Settings {
         if !matches!(self.sandbox.as_str(), "auto" | "off") {
             faults.push("SANDBOX must be `auto` or `off`".into());
         }
+        if !updates::is_address(self.package_index_url.expose_secret(), self.is_production()) {
+            faults.push("PACKAGE_INDEX_URL must be an address that begins with https://".into());
+        }
         if !matches!(self.mfa_policy.as_str(), "optional" | "required") {
             faults.push("MFA_POLICY must be `optional` or `required`".into());
         }
@@ -299,6 +314,12 @@ impl Settings {
             })
             .collect();
         if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
+    }
+
+    /// The folder of the environments of packages.
+    pub fn environments(&self) -> PathBuf {
+        let given = self.environments_path.clone().filter(|path| !path.as_os_str().is_empty());
+        given.unwrap_or_else(|| self.temp_path.join("environments"))
     }
 
     /// Whether this is production.

@@ -9,7 +9,7 @@ use domain::events::{Event, Lines, Update};
 use domain::executions::claim::Claimed;
 use domain::executions::finish::Outcome;
 use domain::executions::{Kind, Status, logs};
-use runner::{Ended, Failure, Frame, Isolation, Limits, Log, ResultFrame, Run, Start, WorkflowRef};
+use runner::{Ended, Failure, Frame, Isolation, Limits, Log, ResultFrame, Run, Start, Template, WorkflowRef};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
@@ -98,22 +98,26 @@ impl<'a> Attempt<'a> {
     }
 
     async fn drive(&mut self, stop: &Stop) -> End {
-        let run = match self.start().await {
-            Ok(run) => run,
-            Err(failure) => return End::NotStarted(failure),
+        let template = tokio::select! {
+            template = self.worker.template(self.claimed.environment_version) => template,
+            why = stopped(stop) => return why.map_or(End::Fenced, End::Stopped),
         };
-        self.follow(run, stop).await
+        let Some(template) = template else {
+            let words = "this worker cannot get the packages of the workspace; its log says why";
+            return End::NotStarted(failure("PackagesUnavailable", words));
+        };
+        match self.start(&template).await {
+            Ok(run) => self.follow(run, stop).await,
+            Err(failure) => End::NotStarted(failure),
+        }
     }
 
     /// Gets a process and sends it the start frame. A process that died while it stood ready is replaced.
-    async fn start(&self) -> Result<(Run, runner::Replier), Failure> {
+    async fn start(&self, template: &Arc<Template>) -> Result<(Run, runner::Replier), Failure> {
         let claimed = self.claimed;
         if claimed.code.is_none() && claimed.path.is_none() {
             return Err(failure("WorkflowNotFound", "the workflow is not in the workspace any more"));
         }
-        let Some(template) = self.worker.templates.borrow().clone() else {
-            return Err(failure("WorkerCrash", "no Python template is ready"));
-        };
         let isolation = match claimed.isolation.as_deref() {
             Some("pooled") => Isolation::Pooled,
             _ => Isolation::Process,

@@ -11,10 +11,12 @@ use domain::settings::Settings;
 use domain::{Platform, process};
 use tokio_util::sync::CancellationToken;
 
+mod background;
 mod calls;
 mod cron;
 mod execute;
 mod mask;
+mod packages;
 mod record;
 mod slots;
 mod stop;
@@ -52,16 +54,17 @@ pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<
     {
         tracing::warn!(%error, "this process stays readable for others of its user");
     }
-    let (indexer, templates) = Indexer::start(platform.clone(), stop.clone());
+    let (indexer, templates, look_again) = Indexer::start(platform.clone(), stop.clone());
     let clockwork = cron::start(&platform, &stop);
+    let background = tokio::spawn(background::run(platform.clone(), background::HANDLERS, stop.clone()));
     let alive = tokio::spawn(
         stop.clone().run_until_cancelled_owned(stay_alive(platform.settings.temp_path.join(ALIVE_FILE))),
     );
 
-    let worker = Arc::new(worker::Worker::new(platform, templates));
+    let worker = Arc::new(worker::Worker::new(platform, templates, look_again));
     worker.run(stop).await;
 
-    let _ = tokio::join!(indexer, clockwork, alive);
+    let _ = tokio::join!(indexer, clockwork, alive, background);
     Ok(())
 }
 

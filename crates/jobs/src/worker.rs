@@ -20,10 +20,13 @@ use crate::execute;
 use crate::record::Recorder;
 use crate::slots::Slot;
 use crate::stop::Stop;
+use crate::workspace::LookAgain;
 
 /// Deliveries held beyond the slots, so that a slot that becomes free does not wait for the broker.
 const PREFETCH_AHEAD: usize = 16;
 const HEARTBEAT: Duration = Duration::from_secs(3);
+/// How long a run waits until this machine has the packages it needs.
+const PACKAGES_PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE_WITHOUT_DATABASE: Duration = Duration::from_millis(300);
 
 /// The template in use; `None` until the first one is ready.
@@ -36,6 +39,7 @@ pub(crate) struct Worker {
     pub(crate) platform: Platform,
     pub(crate) templates: Templates,
     pub(crate) recorder: Recorder,
+    look_again: LookAgain,
     slots: Arc<Semaphore>,
     running: Mutex<HashMap<ExecutionId, Running>>,
     /// Told when something was submitted somewhere.
@@ -50,7 +54,7 @@ struct Running {
 }
 
 impl Worker {
-    pub(crate) fn new(platform: Platform, templates: Templates) -> Self {
+    pub(crate) fn new(platform: Platform, templates: Templates, look_again: LookAgain) -> Self {
         Self {
             id: WorkerId::generate(),
             recorder: Recorder::start(&platform),
@@ -59,7 +63,25 @@ impl Worker {
             submitted: Notify::new(),
             platform,
             templates,
+            look_again,
         }
+    }
+
+    /// The template with the packages of this version or a later one; `None` when this machine cannot make them in time.
+    pub(crate) async fn template(&self, environment_version: i64) -> Option<Arc<Template>> {
+        let is_ready = |template: &Option<Arc<Template>>| {
+            template.as_ref().is_some_and(|template| template.environment_version() >= environment_version)
+        };
+        {
+            let current = self.templates.borrow();
+            if is_ready(&current) {
+                return current.clone();
+            }
+        }
+        self.look_again.now();
+        let mut templates = self.templates.clone();
+        let ready = tokio::time::timeout(PACKAGES_PATIENCE, templates.wait_for(is_ready)).await;
+        ready.ok()?.ok()?.clone()
     }
 
     /// Works until `stop`, then drains.

@@ -1,8 +1,8 @@
 //! The workspace: indexed at start and at every change, without importing it; each state has its template.
 //!
-//! A change starts the next template while the old one finishes its runs.
+//! A change, also of the packages, starts the next template while the old one finishes its runs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,18 @@ use std::time::Duration;
 use domain::Platform;
 use domain::events::Event;
 use domain::forms::files::{self, Synced, is_form_file};
+use domain::packages::{self, Environment};
+use domain::python::{self, Interpreter};
 use domain::settings::Settings;
 use domain::workflows::{self, Index};
 use notify::{RecursiveMode, Watcher};
 use runner::Template;
 use sha2::{Digest, Sha256};
-use tokio::process::Command;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::packages::environments::{Environments, Held};
 use crate::worker::Templates;
 
 /// Editors write in bursts; what changes within this is one change.
@@ -28,8 +30,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_secs(8);
 const INDEX_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
-/// Who runs are when we are root.
-const NOBODY: (u32, u32) = (65_534, 65_534);
+/// Longest pause after the workspace could not be used.
+const LONGEST_PAUSE: u32 = 15;
 
 /// Keeps rows and template equal to the files.
 pub struct Indexer {
@@ -41,29 +43,55 @@ pub struct Indexer {
     started: u32,
 }
 
+/// Asks the indexer to look at once. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct LookAgain(mpsc::Sender<()>);
+
+impl LookAgain {
+    pub(crate) fn now(&self) {
+        // One pending wish says all.
+        let _ = self.0.try_send(());
+    }
+}
+
 impl Indexer {
     /// Starts it; the template comes with the first index.
-    pub(crate) fn start(platform: Platform, stop: CancellationToken) -> (JoinHandle<()>, Templates) {
+    pub(crate) fn start(
+        platform: Platform,
+        stop: CancellationToken,
+    ) -> (JoinHandle<()>, Templates, LookAgain) {
         let (templates, current) = watch::channel(None);
+        let (told, changes) = mpsc::channel(1);
+        let look_again = LookAgain(told.clone());
+        tokio::spawn(
+            stop.clone().run_until_cancelled_owned(hear_switches(platform.clone(), look_again.clone())),
+        );
         let indexer = Self { platform, templates, synced: None, seen: None, seen_forms: None, started: 0 };
         let work = async move {
-            stop.run_until_cancelled(indexer.run()).await;
+            stop.run_until_cancelled(indexer.run(told, changes)).await;
         };
-        (tokio::spawn(work), current)
+        (tokio::spawn(work), current, look_again)
     }
 
-    async fn run(mut self) {
-        let (told, mut changes) = mpsc::channel(1);
+    async fn run(mut self, told: mpsc::Sender<()>, mut changes: mpsc::Receiver<()>) {
         let _watcher = watch_files(&self.platform.settings.workspace_path, told);
+        let mut failures = 0;
         loop {
             if let Err(error) = self.refresh_forms().await {
                 tracing::warn!(%error, "forms and their files differ, trying again");
             }
             if let Err(error) = self.refresh().await {
-                tracing::warn!(%error, "the workspace is not in use as it stands, trying again");
-                tokio::time::sleep(RETRY).await;
+                failures += 1;
+                let retry_in = RETRY * failures.min(LONGEST_PAUSE);
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    ?retry_in,
+                    "the workspace is not in use as it stands, trying again"
+                );
+                tokio::time::sleep(retry_in).await;
                 continue;
             }
+            failures = 0;
             let told = tokio::time::timeout(LOOK_AGAIN, changes.recv()).await;
             if matches!(told, Ok(Some(()))) {
                 tokio::time::sleep(SETTLE).await;
@@ -91,19 +119,26 @@ impl Indexer {
         Ok(())
     }
 
-    /// Brings the template and then the rows up to date, if the files changed.
+    /// Brings the template and then the rows up to date, if the files or the packages changed.
     async fn refresh(&mut self) -> anyhow::Result<()> {
+        let environment = packages::current(&self.platform.db).await?;
         let fingerprint = fingerprint(&self.platform.settings.workspace_path, is_python)?;
-        if self.seen.as_ref() == Some(&fingerprint) && self.synced.is_some() && !self.template_is_gone() {
+        if self.seen.as_ref() == Some(&fingerprint)
+            && self.synced.is_some()
+            && !self.template_is_gone()
+            && self.has_packages(&environment)
+        {
             return Ok(());
         }
         let index = index(&self.platform.settings).await?;
         let generation = generation(&index);
         if self.template_is_gone()
+            || !self.has_packages(&environment)
             || self.templates.borrow().as_ref().is_none_or(|t| t.generation() != generation)
         {
-            let template = self.start_template(generation.clone()).await?;
+            let template = self.start_template(generation.clone(), &environment).await?;
             self.templates.send_replace(Some(template));
+            self.collect(&environment).await?;
         }
         if self.synced.as_ref() != Some(&generation) {
             let synced = workflows::sync(&self.platform.db, &index).await?;
@@ -124,10 +159,33 @@ impl Indexer {
         self.templates.borrow().as_ref().is_none_or(|template| template.is_gone())
     }
 
-    async fn start_template(&mut self, generation: String) -> anyhow::Result<Arc<Template>> {
+    fn has_packages(&self, environment: &Environment) -> bool {
+        let template = self.templates.borrow();
+        template.as_ref().is_some_and(|template| template.environment_version() >= environment.version)
+    }
+
+    /// Removes environments of this machine that nobody uses, and nobody would go back to.
+    async fn collect(&self, current: &Environment) -> anyhow::Result<()> {
+        let before = packages::before(&self.platform.db, current.version).await?;
+        let keep = current.id.iter().cloned().chain(before.and_then(|before| before.id)).collect();
+        let environments = Environments::of(&self.platform.settings);
+        tokio::task::spawn_blocking(move || environments.collect(&keep)).await?;
+        Ok(())
+    }
+
+    async fn start_template(
+        &mut self,
+        generation: String,
+        environment: &Environment,
+    ) -> anyhow::Result<Arc<Template>> {
         let settings = &self.platform.settings;
         self.started += 1;
         let interpreter = Interpreter::choose(settings);
+        let held = match &environment.id {
+            Some(id) => Some(Environments::of(settings).materialise(id, &environment.lock).await?),
+            None => None,
+        };
+        let (packages, held) = held.map(|Held { path, lock }| (path, lock)).unzip();
         let template = Template::start(runner::Config {
             python: interpreter.path,
             platform: std::path::absolute(&settings.platform_path)?,
@@ -138,6 +196,9 @@ impl Indexer {
             standby: settings.worker_slots.min(4),
             warm: settings.worker_slots,
             run_as: interpreter.run_as,
+            packages,
+            environment_version: environment.version,
+            held,
         })
         .await?;
         let ready = template.ready();
@@ -152,6 +213,20 @@ impl Indexer {
     }
 }
 
+/// Looks at once when the workspace got another environment of packages.
+async fn hear_switches(platform: Platform, look_again: LookAgain) {
+    let mut events = platform.events.everything();
+    loop {
+        match events.recv().await {
+            Ok(event) if matches!(&*event, Event::PackagesSwitched) => look_again.now(),
+            // It may have been among those that were missed.
+            Err(broadcast::error::RecvError::Lagged(_)) => look_again.now(),
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
 /// Indexes the workspace and brings the rows up to date, once.
 ///
 /// # Errors
@@ -163,18 +238,8 @@ pub async fn index_once(platform: &Platform) -> anyhow::Result<workflows::Synced
 
 /// Reads the workspace in a process of its own, by the parser of the interpreter that will run it.
 async fn index(settings: &Settings) -> anyhow::Result<Index> {
-    let mut command = Command::new(Interpreter::choose(settings).path);
-    command
-        .args(["-s", "-P", "-m", "bifrost._host.index"])
-        .arg(std::path::absolute(&settings.workspace_path)?)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("LANG", "C.UTF-8")
-        .env("PYTHONPATH", std::path::absolute(&settings.platform_path)?)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    let mut command = python::reader(settings, "bifrost._host.index")?;
+    command.stdin(Stdio::null());
     let output = tokio::time::timeout(INDEX_TIMEOUT, command.output()).await??;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
@@ -236,52 +301,4 @@ fn watch_files(root: &Path, told: mpsc::Sender<()>) -> Option<notify::Recommende
         Ok(watcher)
     });
     watcher.inspect_err(|error| tracing::warn!(%error, every = ?LOOK_AGAIN, "changes are not told, looking at the files instead")).ok()
-}
-
-/// The interpreter of runs, and the user they are when we are root.
-struct Interpreter {
-    path: PathBuf,
-    run_as: Option<(u32, u32)>,
-}
-
-impl Interpreter {
-    /// When we are root, runs are somebody else: the first interpreter on the PATH that everybody can use is
-    /// taken. Where that user could not read the files it needs, runs keep our user, and the log says why.
-    fn choose(settings: &Settings) -> Self {
-        let candidates = candidates(&settings.python);
-        let first = Self { path: candidates.first().unwrap_or(&settings.python).clone(), run_as: None };
-        if !rustix::process::geteuid().is_root() {
-            return first;
-        }
-        let needed = [&settings.workspace_path, &settings.platform_path, &settings.temp_path];
-        if let Some(path) = needed.into_iter().find(|path| !open_to_all(path)) {
-            tracing::warn!(path = %path.display(), "runs keep our user, since another could not read this folder");
-            return first;
-        }
-        match candidates.into_iter().find(|path| open_to_all(path)) {
-            Some(path) => Self { path, run_as: Some(NOBODY) },
-            None => {
-                tracing::warn!(python = %first.path.display(), "runs keep our user, since another could not use this interpreter");
-                first
-            }
-        }
-    }
-}
-
-/// The interpreter as set, or everything of that name on the PATH.
-fn candidates(python: &Path) -> Vec<PathBuf> {
-    if python.components().count() > 1 {
-        return vec![python.to_owned()];
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join(python)).filter(|file| file.is_file()).collect()
-}
-
-/// Whether every folder up to the root lets everybody pass.
-fn open_to_all(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-
-    let Ok(path): Result<PathBuf, _> = path.canonicalize() else { return false };
-    path.ancestors()
-        .all(|folder| folder.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
 }

@@ -47,6 +47,12 @@ pub struct Config {
     /// User and group that processes become, when we are root. The template itself stays root, which lets it
     /// make PID namespaces.
     pub run_as: Option<(u32, u32)>,
+    /// Folder of the packages that runs may import besides the interpreter's.
+    pub packages: Option<PathBuf>,
+    /// Rises with every change of these packages.
+    pub environment_version: i64,
+    /// Kept open as long as the template lives, for a lock on that folder.
+    pub held: Option<Arc<std::fs::File>>,
 }
 
 /// What the template says when it is ready.
@@ -154,6 +160,11 @@ impl Template {
     /// The state of the workspace it was started for.
     pub fn generation(&self) -> &str {
         &self.config.generation
+    }
+
+    /// Which change of the packages it was started for.
+    pub fn environment_version(&self) -> i64 {
+        self.config.environment_version
     }
 
     /// A process for one run. `tenant` keeps pooled processes of organizations apart.
@@ -270,6 +281,9 @@ fn command(config: &Config, socket: &std::path::Path) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .process_group(0);
+    if let Some(packages) = &config.packages {
+        command.arg("--packages").arg(packages);
+    }
     if let Some((uid, gid)) = config.run_as {
         command.arg("--run-as").arg(format!("{uid}:{gid}"));
     }

@@ -122,6 +122,9 @@ impl TestEnv {
             platform_path: repository().join("platform"),
             temp_path: self.folder.path().join("run"),
             uploads_path: self.folder.path().join("uploads"),
+            uv: uv(),
+            // No test asks the outside.
+            package_index_url: "http://127.0.0.1:9/simple".into(),
             worker_slots: 4,
             // A test that wants the development user asks for it.
             dev_user_email: String::new(),
@@ -152,6 +155,8 @@ impl TestEnv {
             ("PLATFORM_PATH", path(&settings.platform_path)),
             ("TEMP_PATH", path(&settings.temp_path)),
             ("UPLOADS_PATH", path(&settings.uploads_path)),
+            ("UV", path(&settings.uv)),
+            ("PACKAGE_INDEX_URL", settings.package_index_url.expose_secret().to_owned()),
             ("WORKER_SLOTS", settings.worker_slots.to_string()),
             ("SECRET_KEY", self.secret_key.clone()),
             ("SECRETS_MASTER_KEY", self.secrets_master_key.clone()),
@@ -195,6 +200,12 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The program that builds environments: what `UV` names, else that of `scripts/python-tools`.
+#[must_use]
+pub fn uv() -> PathBuf {
+    std::env::var_os("UV").map_or_else(|| repository().join(".bifrost/venv/bin/uv"), PathBuf::from)
 }
 
 /// The root of the repository.

@@ -78,11 +78,23 @@ def _is_installed(name: str, own: set[str]) -> bool:
         return False
 
 
+def add_packages(folder: str) -> None:
+    """Let runs import what is in this folder: before what the interpreter has, after the standard library.
+
+    Nothing of it is imported here: it came from a package index, and what it does on import it does in a run,
+    with the rights of a run.
+    """
+    places = ("site-packages", "dist-packages")
+    at = next((at for at, path in enumerate(sys.path) if path.rstrip(os.sep).endswith(places)), len(sys.path))
+    sys.path.insert(at, folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bifrost._host.template")
     parser.add_argument("--socket", required=True)
     parser.add_argument("--workspace", required=True)
     parser.add_argument("--preload", default="")
+    parser.add_argument("--packages", default="", help="folder of the packages of the workspace")
     parser.add_argument("--sandbox", choices=("auto", "off"), default="auto")
     parser.add_argument("--run-as", type=owner, metavar="UID:GID", help="who the runs are; needs root")
     options = parser.parse_args()
@@ -97,12 +109,18 @@ def main() -> None:
     workspace = os.path.realpath(options.workspace)
     preload([*COMMON, *SDK, *filter(None, options.preload.split(","))])
     paths = list(python_files(workspace, hidden=True))
-    preload(scan(paths, workspace))
+    wanted = scan(paths, workspace)
+    if options.packages:
+        # A module of the interpreter that is loaded here would hide another version of it in the folder.
+        wanted = [name for name in wanted if name.partition(".")[0] in sys.stdlib_module_names]
+    preload(wanted)
     memory.give_back()
     memory.use_huge_pages()
     # Last, so that what every run touches lies close together: each page of it is copied in each run.
     from . import logs, server
 
+    if options.packages:
+        add_packages(options.packages)
     logs.prepare()
     sandbox = options.sandbox == "auto"
     loop = server.Server(options.socket, workspace, control=control, sandbox=sandbox, owner=options.run_as)

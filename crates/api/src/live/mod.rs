@@ -156,7 +156,12 @@ impl Follow {
                     self.phase = Phase::Live(until.min(Instant::now() + GAP));
                 }
             }
-            Event::Answered(_) | Event::Cancel { .. } | Event::Submitted | Event::WorkspaceChanged => {}
+            Event::Answered(_)
+            | Event::Cancel { .. }
+            | Event::Submitted
+            | Event::WorkspaceChanged
+            | Event::PackagesSwitched
+            | Event::Progress(_) => {}
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod executions;
 pub(crate) mod forms;
 pub(crate) mod health;
 pub(crate) mod organizations;
+pub(crate) mod packages;
 pub(crate) mod roles;
 pub(crate) mod schedules;
 pub(crate) mod sdk;

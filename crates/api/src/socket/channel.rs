@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use domain::Permission;
-use domain::events::Update;
+use domain::events::{Progress, Topic, Update};
 use domain::id::{ExecutionId, OrgId, UserId};
 use domain::sessions::Principal;
 
@@ -14,6 +14,10 @@ pub(super) enum Channel {
     Execution(ExecutionId),
     /// What concerns one user.
     User(UserId),
+    /// How far the package builds are that a user asked for.
+    Package(UserId),
+    /// How far the git jobs are that a user asked for.
+    Git(UserId),
     /// Changes of state of an organization's executions; `None`: of the global ones.
     History(Option<OrgId>),
     /// What concerns everybody.
@@ -28,6 +32,8 @@ impl FromStr for Channel {
         match kind {
             "execution" => id.parse().map(Self::Execution).map_err(drop),
             "user" => id.parse().map(Self::User).map_err(drop),
+            "package" => id.parse().map(Self::Package).map_err(drop),
+            "git" => id.parse().map(Self::Git).map_err(drop),
             "history" if id == "GLOBAL" => Ok(Self::History(None)),
             "history" => id.parse().map(|org| Self::History(Some(org))).map_err(drop),
             "system" if id.is_empty() => Ok(Self::System),
@@ -41,6 +47,8 @@ impl std::fmt::Display for Channel {
         match self {
             Self::Execution(id) => write!(f, "execution:{id}"),
             Self::User(id) => write!(f, "user:{id}"),
+            Self::Package(id) => write!(f, "package:{id}"),
+            Self::Git(id) => write!(f, "git:{id}"),
             Self::History(Some(org)) => write!(f, "history:{org}"),
             Self::History(None) => f.write_str("history:GLOBAL"),
             Self::System => f.write_str("system"),
@@ -49,11 +57,19 @@ impl std::fmt::Display for Channel {
 }
 
 impl Channel {
+    /// The channel of a background job.
+    pub(super) fn of_job(progress: &Progress) -> Self {
+        match progress.topic {
+            Topic::Package => Self::Package(progress.user_id),
+            Topic::Git => Self::Git(progress.user_id),
+        }
+    }
+
     /// Whether this principal may listen, as far as the name says; an execution's row has the last word.
     pub(super) fn is_open_to(self, principal: &Principal) -> bool {
         match self {
             Self::Execution(_) | Self::System => true,
-            Self::User(id) => id == principal.user_id,
+            Self::User(id) | Self::Package(id) | Self::Git(id) => id == principal.user_id,
             Self::History(None) => principal.is_superuser,
             Self::History(org) => principal.is_superuser || org == principal.organization_id,
         }
@@ -95,6 +111,8 @@ mod tests {
         let all = [
             Channel::Execution(ExecutionId::generate()),
             Channel::User(UserId::generate()),
+            Channel::Package(UserId::generate()),
+            Channel::Git(UserId::generate()),
             Channel::History(Some(OrgId::generate())),
             Channel::History(None),
             Channel::System,
@@ -114,6 +132,10 @@ mod tests {
         assert!(Channel::User(user.user_id).is_open_to(&user));
         assert!(Channel::History(Some(own)).is_open_to(&user));
         assert!(!Channel::User(UserId::generate()).is_open_to(&user));
+        assert!(Channel::Git(user.user_id).is_open_to(&user));
+        for foreign in [Channel::Package(UserId::generate()), Channel::Git(UserId::generate())] {
+            assert!(!foreign.is_open_to(&user));
+        }
         assert!(!Channel::History(Some(other)).is_open_to(&user));
         assert!(!Channel::History(None).is_open_to(&user));
         let nowhere = Principal { organization_id: None, ..user };

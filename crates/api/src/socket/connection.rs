@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use domain::Result;
-use domain::events::Event;
+use domain::events::{Event, News, Progress};
 use domain::id::ExecutionId;
 use futures::StreamExt as _;
 use serde::Deserialize;
@@ -216,7 +216,11 @@ impl Connection {
                         .map_err(|error| if error.is_unavailable() { "try again later" } else { REFUSED })?,
                 ))
             }
-            Channel::User(_) | Channel::History(_) | Channel::System => None,
+            Channel::User(_)
+            | Channel::Package(_)
+            | Channel::Git(_)
+            | Channel::History(_)
+            | Channel::System => None,
         };
         self.channels.insert(channel);
         self.listen();
@@ -253,7 +257,7 @@ impl Connection {
     /// Begins or ends to hear what happens everywhere, as the channels need it.
     fn listen(&mut self) {
         let wanted =
-            self.channels.iter().any(|channel| matches!(channel, Channel::History(_) | Channel::System));
+            self.channels.iter().any(|channel| !matches!(channel, Channel::Execution(_) | Channel::User(_)));
         if !wanted {
             self.events = None;
         } else if self.events.is_none() {
@@ -271,16 +275,42 @@ impl Connection {
                     self.outbox.send(&frame).await;
                 }
             }
+            Event::Progress(progress) => {
+                let channel = Channel::of_job(progress);
+                if self.channels.contains(&channel) {
+                    self.outbox.send(&job_frame(channel, progress)).await;
+                }
+            }
             Event::Submitted | Event::WorkspaceChanged if self.channels.contains(&Channel::System) => {
                 self.outbox.send(&json!({"type": "system_event", "eventType": "workspace_changed"})).await;
             }
             Event::Submitted
             | Event::WorkspaceChanged
+            | Event::PackagesSwitched
             | Event::Answered(_)
             | Event::Lines(_)
             | Event::Cancel { .. } => {}
         }
     }
+}
+
+/// What a background job tells, as it goes over the wire.
+fn job_frame(channel: Channel, progress: &Progress) -> Value {
+    let mut frame = match &progress.news {
+        News::Log { level, message } => json!({"type": "log", "level": level, "message": message}),
+        News::Complete { status, message, result } => {
+            let mut frame = result.as_object().cloned().unwrap_or_default();
+            frame.extend([
+                ("type".to_owned(), json!("complete")),
+                ("status".to_owned(), json!(status)),
+                ("message".to_owned(), json!(message)),
+            ]);
+            Value::Object(frame)
+        }
+    };
+    frame["channel"] = json!(channel.to_string());
+    frame["jobId"] = json!(progress.job_id);
+    frame
 }
 
 /// The next event of the installation, if anybody listens to it.

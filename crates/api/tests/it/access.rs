@@ -21,6 +21,7 @@ mod endpoints;
 mod executions;
 mod forms;
 mod organizations;
+mod packages;
 mod permissions;
 mod platform;
 mod roles;
@@ -44,6 +45,7 @@ const AREAS: &[&[Row]] = &[
     users::ROWS,
     forms::ROWS,
     editor::ROWS,
+    packages::ROWS,
     workflows::ROWS,
     endpoints::ROWS,
     schedules::ROWS,
@@ -158,6 +160,7 @@ impl Stage {
         let names = vec![
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
+            Named::new("package_name", "requests", "nothing"),
             Named::new("token", "forged", "missing"),
             Named::new("session_id", session, Uuid::now_v7()),
             Named::new("connection_name", "matrix", "nothing"),

@@ -5,6 +5,7 @@ mod connections;
 mod editor;
 mod endpoints;
 mod logins;
+pub(crate) mod packages;
 mod people;
 mod queue;
 mod schedules;
@@ -127,6 +128,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(schedules::all(&world));
     cases.extend(sdk::all(&world));
     cases.extend(editor::all(&world));
+    cases.extend(packages::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();

@@ -20,6 +20,7 @@ mod live;
 mod logins;
 mod mfa;
 mod outages;
+mod packages;
 mod people;
 mod proof;
 mod providers;

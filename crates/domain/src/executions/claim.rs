@@ -57,6 +57,8 @@ pub struct Claimed {
     pub last_user_sequence: i64,
     /// Whether its end gives a slot back that others may wait for.
     pub is_limited: bool,
+    /// The environment of packages in use when it was claimed, or a later one, is what it runs with.
+    pub environment_version: i64,
     /// Whether something limited was next in turn when it was claimed.
     comes_before_limited: bool,
 }
@@ -108,7 +110,8 @@ macro_rules! claim {
                        (SELECT max(l.sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_sequence!",
                    CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
                        (SELECT max(l.user_sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_user_sequence!",
-                   w.concurrency_limit IS NOT NULL OR o.concurrency_limit IS NOT NULL AS "is_limited!", "#
+                   w.concurrency_limit IS NOT NULL OR o.concurrency_limit IS NOT NULL AS "is_limited!",
+                   COALESCE((SELECT s.id FROM package_switches s ORDER BY s.id DESC LIMIT 1), 0) AS "environment_version!", "#
                 + $comes_before_limited
                 + r#" AS "comes_before_limited!"
                FROM claimed e

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::rabbit::Rabbit;
 use super::topology::DELIVERY_LIMIT;
-use super::{Wakeup, Wakeups, away};
+use super::{JobWakeup, Message, Wakeup, Wakeups, away};
 use crate::Result;
 
 /// Letters that one call looks at.
@@ -92,9 +92,7 @@ impl Queue {
     fn fault(self, payload: &[u8]) -> Option<String> {
         match self {
             Self::Executions => Wakeup::decode(payload).err(),
-            Self::GitSync | Self::PackagesInstall => {
-                serde_json::from_slice::<serde_json::Value>(payload).err().map(|error| error.to_string())
-            }
+            Self::GitSync | Self::PackagesInstall => JobWakeup::decode(payload).err(),
         }
     }
 }
@@ -161,10 +159,9 @@ impl Wakeups {
     /// how much; what is left is dead still, and for the next call.
     pub async fn replay_dead_letters(&self, queue: Queue, ids: Option<&[String]>) -> Result<Moved> {
         match self {
-            Self::InProcess(own) => Ok(Moved {
-                moved: own.replay_dead(|letter| letter.queue == queue && letter.is_among(ids)),
-                failed: 0,
-            }),
+            Self::InProcess(own) => {
+                Ok(Moved { moved: own.replay_dead(queue, |letter| letter.is_among(ids)), failed: 0 })
+            }
             Self::Rabbit(rabbit) => {
                 with_channel(rabbit, async |channel| decide(rabbit, channel, queue, ids, Fate::Replay).await)
                     .await
@@ -178,10 +175,9 @@ impl Wakeups {
     /// As [`Self::replay_dead_letters`].
     pub async fn drop_dead_letters(&self, queue: Queue, ids: Option<&[String]>) -> Result<Moved> {
         match self {
-            Self::InProcess(own) => Ok(Moved {
-                moved: own.drop_dead(|letter| letter.queue == queue && letter.is_among(ids)),
-                failed: 0,
-            }),
+            Self::InProcess(own) => {
+                Ok(Moved { moved: own.drop_dead(queue, |letter| letter.is_among(ids)), failed: 0 })
+            }
             Self::Rabbit(rabbit) => {
                 with_channel(rabbit, async |channel| decide(rabbit, channel, queue, ids, Fate::Drop).await)
                     .await

@@ -1,21 +1,24 @@
-//! Wake-ups within one process: a bounded queue with acknowledgements, as the broker's.
+//! Wake-ups within one process: bounded queues with acknowledgements, as the broker's.
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::Wakeup;
+use super::Message;
 use super::dead_letters::{DeadLetter, Queue as Name};
 
 /// More is dropped: the rows are the truth, and the sweeper repeats a lost wake-up.
 const CAPACITY: usize = 100_000;
 const DEAD_CAPACITY: usize = 1_000;
 
-/// The queue. Cheap to clone.
+/// The queues. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct InProcess {
-    shared: Arc<Shared>,
+    executions: Arc<Shared>,
+    git_sync: Arc<Shared>,
+    packages_install: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
@@ -32,63 +35,74 @@ struct Queue {
 
 /// Takes deliveries.
 #[derive(Debug)]
-pub struct Consumer {
+pub struct Consumer<M> {
+    name: Name,
     shared: Arc<Shared>,
+    message: PhantomData<fn() -> M>,
 }
 
 /// A wake-up; dropped without [`Delivery::ack`] it goes back to the front.
 #[derive(Debug)]
-pub struct Delivery {
-    wakeup: Wakeup,
+pub struct Delivery<M: Message> {
+    wakeup: M,
     shared: Option<Arc<Shared>>,
 }
 
 impl InProcess {
-    pub(super) fn publish(&self, batch: impl Iterator<Item = Vec<u8>>) {
-        self.shared.with(|queue| {
+    pub(super) fn publish(&self, name: Name, batch: impl Iterator<Item = Vec<u8>>) {
+        let shared = self.of(name);
+        shared.with(|queue| {
             let room = CAPACITY.saturating_sub(queue.waiting.len());
             queue.waiting.extend(batch.take(room));
         });
-        self.shared.arrived.notify_one();
+        shared.arrived.notify_one();
     }
 
-    pub(super) fn depth(&self) -> usize {
-        self.shared.with(|queue| queue.waiting.len())
+    pub(super) fn depth(&self, name: Name) -> usize {
+        self.of(name).with(|queue| queue.waiting.len())
     }
 
     pub(super) fn dead_letters(&self, name: Name, limit: usize) -> Vec<DeadLetter> {
-        let of_queue = |letter: &&DeadLetter| letter.queue == name;
-        self.shared.with(|queue| queue.dead.iter().filter(of_queue).take(limit).cloned().collect())
+        self.of(name).with(|queue| queue.dead.iter().take(limit).cloned().collect())
     }
 
     /// Puts these back to be delivered again; says how many there were.
-    pub(super) fn replay_dead(&self, chosen: impl Fn(&DeadLetter) -> bool) -> usize {
-        let count = self.shared.with(|queue| {
+    pub(super) fn replay_dead(&self, name: Name, chosen: impl Fn(&DeadLetter) -> bool) -> usize {
+        let shared = self.of(name);
+        let count = shared.with(|queue| {
             let (back, dead): (Vec<_>, Vec<_>) = queue.dead.drain(..).partition(chosen);
             queue.dead = dead.into();
             queue.waiting.extend(back.iter().map(|letter| letter.payload.clone()));
             back.len()
         });
-        self.shared.arrived.notify_one();
+        shared.arrived.notify_one();
         count
     }
 
     /// Forgets these; says how many there were.
-    pub(super) fn drop_dead(&self, chosen: impl Fn(&DeadLetter) -> bool) -> usize {
-        self.shared.with(|queue| {
+    pub(super) fn drop_dead(&self, name: Name, chosen: impl Fn(&DeadLetter) -> bool) -> usize {
+        self.of(name).with(|queue| {
             let before = queue.dead.len();
             queue.dead.retain(|letter| !chosen(letter));
             before - queue.dead.len()
         })
     }
 
-    pub(super) fn consume(&self) -> Consumer {
-        Consumer { shared: self.shared.clone() }
+    pub(super) fn consume<M: Message>(&self, name: Name) -> Consumer<M> {
+        Consumer { name, shared: self.of(name).clone(), message: PhantomData }
+    }
+
+    fn of(&self, name: Name) -> &Arc<Shared> {
+        match name {
+            Name::Executions => &self.executions,
+            Name::GitSync => &self.git_sync,
+            Name::PackagesInstall => &self.packages_install,
+        }
     }
 }
 
-impl Consumer {
-    pub(super) async fn next(&mut self, limit: usize) -> Vec<Delivery> {
+impl<M: Message> Consumer<M> {
+    pub(super) async fn next(&mut self, limit: usize) -> Vec<Delivery<M>> {
         loop {
             let arrived = self.shared.arrived.notified();
             let taken = self.take(limit);
@@ -99,25 +113,19 @@ impl Consumer {
         }
     }
 
-    fn take(&self, limit: usize) -> Vec<Delivery> {
+    fn take(&self, limit: usize) -> Vec<Delivery<M>> {
         self.shared.with(|queue| {
             let mut taken = Vec::new();
             while taken.len() < limit
                 && let Some(payload) = queue.waiting.pop_front()
             {
-                match Wakeup::decode(&payload) {
+                match M::decode(&payload) {
                     Ok(wakeup) => taken.push(Delivery { wakeup, shared: Some(self.shared.clone()) }),
                     Err(reason) => {
                         tracing::warn!(%reason, "a message is no wake-up, moved to the dead letters");
                         queue.dead.truncate(DEAD_CAPACITY - 1);
                         let died_at = Some(chrono::Utc::now());
-                        queue.dead.push_back(DeadLetter::new(
-                            Name::Executions,
-                            "rejected",
-                            1,
-                            died_at,
-                            payload,
-                        ));
+                        queue.dead.push_back(DeadLetter::new(self.name, "rejected", 1, died_at, payload));
                     }
                 }
             }
@@ -126,8 +134,8 @@ impl Consumer {
     }
 }
 
-impl Delivery {
-    pub(super) fn wakeup(&self) -> &Wakeup {
+impl<M: Message> Delivery<M> {
+    pub(super) fn wakeup(&self) -> &M {
         &self.wakeup
     }
 
@@ -136,7 +144,7 @@ impl Delivery {
     }
 }
 
-impl Drop for Delivery {
+impl<M: Message> Drop for Delivery<M> {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
             shared.with(|queue| queue.waiting.push_front(self.wakeup.encode()));

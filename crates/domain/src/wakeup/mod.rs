@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ExecutionId, OrgId};
+use crate::id::{ExecutionId, JobId, OrgId};
 use crate::{Error, Result};
 
 pub mod dead_letters;
@@ -15,6 +15,7 @@ mod in_process;
 mod rabbit;
 pub mod topology;
 
+use dead_letters::Queue;
 use in_process::InProcess;
 use rabbit::Rabbit;
 
@@ -39,6 +40,32 @@ pub struct Wakeup {
     pub created_at: DateTime<Utc>,
 }
 
+/// The message on `git.sync` and `packages.install`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobWakeup {
+    v: u8,
+    /// The job that was submitted.
+    pub job_id: JobId,
+    /// Its organization.
+    pub org_id: Option<OrgId>,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+    /// When it was published.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What travels on a queue. Bytes that are none of it are poison.
+pub trait Message: Send + Sized + 'static {
+    /// The bytes on the wire.
+    fn encode(&self) -> Vec<u8>;
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Why they are no such message, in words.
+    fn decode(bytes: &[u8]) -> Result<Self, String>;
+}
+
 /// Where wake-ups go and come from. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Wakeups {
@@ -50,20 +77,20 @@ pub enum Wakeups {
 
 /// A stream of deliveries.
 #[derive(Debug)]
-pub enum Consumer {
+pub enum Consumer<M: Message = Wakeup> {
     /// Within one process.
-    InProcess(in_process::Consumer),
+    InProcess(in_process::Consumer<M>),
     /// Through RabbitMQ.
-    Rabbit(rabbit::Consumer),
+    Rabbit(rabbit::Consumer<M>),
 }
 
 /// A wake-up that must be acknowledged; dropped without, it is delivered again.
 #[derive(Debug)]
-pub enum Delivery {
+pub enum Delivery<M: Message = Wakeup> {
     /// Within one process.
-    InProcess(in_process::Delivery),
+    InProcess(in_process::Delivery<M>),
     /// Through RabbitMQ.
-    Rabbit(rabbit::Delivery),
+    Rabbit(rabbit::Delivery<M>),
 }
 
 impl Wakeup {
@@ -76,17 +103,44 @@ impl Wakeup {
     ) -> Self {
         Self { v: VERSION, execution_id, org_id, priority, traceparent, created_at: Utc::now() }
     }
+}
 
+impl Message for Wakeup {
     fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a wake-up is always JSON")
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
-        if bytes.len() > MAX_BYTES {
-            return Err(format!("{} bytes are more than {MAX_BYTES}", bytes.len()));
-        }
-        let wakeup: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if wakeup.v != VERSION { Err(format!("version {} is not {VERSION}", wakeup.v)) } else { Ok(wakeup) }
+        read(bytes, |wakeup: &Self| wakeup.v)
+    }
+}
+
+impl JobWakeup {
+    /// A wake-up for a background job.
+    pub fn new(job_id: JobId, org_id: Option<OrgId>, traceparent: Option<String>) -> Self {
+        Self { v: VERSION, job_id, org_id, traceparent, created_at: Utc::now() }
+    }
+}
+
+impl Message for JobWakeup {
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a wake-up is always JSON")
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        read(bytes, |wakeup: &Self| wakeup.v)
+    }
+}
+
+/// Reads a message of bounded size and of this version.
+fn read<M: serde::de::DeserializeOwned>(bytes: &[u8], version: fn(&M) -> u8) -> Result<M, String> {
+    if bytes.len() > MAX_BYTES {
+        return Err(format!("{} bytes are more than {MAX_BYTES}", bytes.len()));
+    }
+    let message: M = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    match version(&message) {
+        VERSION => Ok(message),
+        other => Err(format!("version {other} is not {VERSION}")),
     }
 }
 
@@ -113,8 +167,18 @@ impl Wakeups {
     /// left to the sweeper.
     pub fn publish(&self, batch: Vec<Wakeup>) {
         match self {
-            Self::InProcess(own) => own.publish(batch.iter().map(Wakeup::encode)),
-            Self::Rabbit(rabbit) => rabbit.publish(batch),
+            Self::InProcess(own) => own.publish(Queue::Executions, batch.iter().map(Wakeup::encode)),
+            Self::Rabbit(rabbit) => {
+                rabbit.publish(Queue::Executions, batch.iter().map(Wakeup::encode).collect());
+            }
+        }
+    }
+
+    /// Publishes a wake-up for a background job as [`Self::publish`] does.
+    pub fn publish_job(&self, queue: Queue, wakeup: &JobWakeup) {
+        match self {
+            Self::InProcess(own) => own.publish(queue, std::iter::once(wakeup.encode())),
+            Self::Rabbit(rabbit) => rabbit.publish(queue, vec![wakeup.encode()]),
         }
     }
 
@@ -125,26 +189,35 @@ impl Wakeups {
     pub async fn publish_confirmed(&self, batch: Vec<Wakeup>) -> Result<()> {
         match self {
             Self::InProcess(own) => {
-                own.publish(batch.iter().map(Wakeup::encode));
+                own.publish(Queue::Executions, batch.iter().map(Wakeup::encode));
                 Ok(())
             }
             Self::Rabbit(rabbit) => {
-                rabbit.publish_confirmed(batch.iter().map(Wakeup::encode).collect()).await
+                let payloads = batch.iter().map(Wakeup::encode).collect();
+                rabbit.publish_confirmed(Queue::Executions, payloads).await
             }
         }
     }
 
-    /// Publishes bytes that are no wake-up, as a broken peer would.
+    /// Publishes bytes that are no wake-up of an execution, as a broken peer would.
     ///
     /// # Errors
     /// As [`Self::publish_confirmed`].
     pub async fn publish_raw(&self, payload: Vec<u8>) -> Result<()> {
+        self.publish_raw_to(Queue::Executions, payload).await
+    }
+
+    /// The same to any queue.
+    ///
+    /// # Errors
+    /// As [`Self::publish_confirmed`].
+    pub async fn publish_raw_to(&self, queue: Queue, payload: Vec<u8>) -> Result<()> {
         match self {
             Self::InProcess(own) => {
-                own.publish(std::iter::once(payload));
+                own.publish(queue, std::iter::once(payload));
                 Ok(())
             }
-            Self::Rabbit(rabbit) => rabbit.publish_confirmed(vec![payload]).await,
+            Self::Rabbit(rabbit) => rabbit.publish_confirmed(queue, vec![payload]).await,
         }
     }
 
@@ -154,8 +227,8 @@ impl Wakeups {
     /// [`Error::Unavailable`] when the broker is away.
     pub async fn depth(&self) -> Result<usize> {
         match self {
-            Self::InProcess(own) => Ok(own.depth()),
-            Self::Rabbit(rabbit) => rabbit.depth().await,
+            Self::InProcess(own) => Ok(own.depth(Queue::Executions)),
+            Self::Rabbit(rabbit) => rabbit.depth(Queue::Executions).await,
         }
     }
 
@@ -169,9 +242,18 @@ impl Wakeups {
 
     /// Begins to consume, holding at most `prefetch` deliveries; reconnects by itself.
     pub fn consume(&self, prefetch: u16) -> Consumer {
+        self.consume_from(Queue::Executions, prefetch)
+    }
+
+    /// The same for wake-ups of background jobs.
+    pub fn consume_jobs(&self, queue: Queue, prefetch: u16) -> Consumer<JobWakeup> {
+        self.consume_from(queue, prefetch)
+    }
+
+    fn consume_from<M: Message>(&self, queue: Queue, prefetch: u16) -> Consumer<M> {
         match self {
-            Self::InProcess(own) => Consumer::InProcess(own.consume()),
-            Self::Rabbit(rabbit) => Consumer::Rabbit(rabbit.consume(prefetch)),
+            Self::InProcess(own) => Consumer::InProcess(own.consume(queue)),
+            Self::Rabbit(rabbit) => Consumer::Rabbit(rabbit.consume(queue, prefetch)),
         }
     }
 
@@ -187,10 +269,10 @@ impl Wakeups {
     }
 }
 
-impl Consumer {
+impl<M: Message> Consumer<M> {
     /// Waits for a delivery, then takes what else is there, up to `limit`. Poison messages never get here:
     /// they go to the dead letters with their reason. Safe to cancel.
-    pub async fn next(&mut self, limit: usize) -> Vec<Delivery> {
+    pub async fn next(&mut self, limit: usize) -> Vec<Delivery<M>> {
         match self {
             Self::InProcess(own) => own.next(limit).await.into_iter().map(Delivery::InProcess).collect(),
             Self::Rabbit(rabbit) => rabbit.next(limit).await.into_iter().map(Delivery::Rabbit).collect(),
@@ -198,7 +280,7 @@ impl Consumer {
     }
 
     /// Acknowledges deliveries that were taken in this order, in as few messages as possible.
-    pub async fn ack(&mut self, deliveries: Vec<Delivery>) {
+    pub async fn ack(&mut self, deliveries: Vec<Delivery<M>>) {
         let mut amqp = Vec::new();
         for delivery in deliveries {
             match delivery {
@@ -210,9 +292,9 @@ impl Consumer {
     }
 }
 
-impl Delivery {
+impl<M: Message> Delivery<M> {
     /// The message.
-    pub fn wakeup(&self) -> &Wakeup {
+    pub fn wakeup(&self) -> &M {
         match self {
             Self::InProcess(own) => own.wakeup(),
             Self::Rabbit(rabbit) => rabbit.wakeup(),
@@ -237,5 +319,6 @@ mod tests {
         assert!(Wakeup::decode(&other_version).expect_err("refused").contains("version 2"));
         assert!(Wakeup::decode(b"{\"v\": 1").is_err());
         assert!(Wakeup::decode(&vec![b' '; MAX_BYTES + 1]).expect_err("refused").contains("bytes"));
+        assert!(JobWakeup::decode(&other_version).is_err(), "a wake-up of another queue");
     }
 }

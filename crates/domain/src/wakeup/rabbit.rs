@@ -20,8 +20,9 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::dead_letters::Queue;
 use super::topology::Topology;
-use super::{Wakeup, away};
+use super::{Message, away};
 use crate::{Error, Result};
 
 /// Publishes without a confirm, at most.
@@ -45,23 +46,23 @@ pub struct Rabbit {
 
 #[derive(Debug)]
 enum Order {
-    Publish(Vec<Vec<u8>>, Option<oneshot::Sender<Result<()>>>),
-    Depth(oneshot::Sender<Result<usize>>),
+    Publish(Queue, Vec<Vec<u8>>, Option<oneshot::Sender<Result<()>>>),
+    Depth(Queue, oneshot::Sender<Result<usize>>),
     RemoveTopology(oneshot::Sender<Result<()>>),
 }
 
 /// A stream of deliveries over whatever connection there is.
 #[derive(Debug)]
-pub struct Consumer {
-    deliveries: mpsc::Receiver<Delivery>,
+pub struct Consumer<M> {
+    deliveries: mpsc::Receiver<Delivery<M>>,
     _stop: DropGuard,
 }
 
 /// A delivery of one connection; an acknowledgement after that connection broke has no effect, and the
 /// message comes again.
 #[derive(Debug)]
-pub struct Delivery {
-    wakeup: Wakeup,
+pub struct Delivery<M> {
+    wakeup: M,
     acker: Acker,
     channel: u64,
 }
@@ -76,28 +77,22 @@ impl Rabbit {
         Ok(rabbit)
     }
 
-    pub(super) fn publish(&self, batch: Vec<Wakeup>) {
-        if batch.is_empty() {
-            return;
-        }
-        let payloads = batch.iter().map(Wakeup::encode).collect();
-        if self.orders.try_send(Order::Publish(payloads, None)).is_err() {
-            tracing::debug!(
-                count = batch.len(),
-                "the publisher is behind, the sweeper will repeat these wake-ups"
-            );
+    pub(super) fn publish(&self, queue: Queue, payloads: Vec<Vec<u8>>) {
+        let count = payloads.len();
+        if count > 0 && self.orders.try_send(Order::Publish(queue, payloads, None)).is_err() {
+            tracing::debug!(count, "the publisher is behind, the sweeper will repeat these wake-ups");
         }
     }
 
-    pub(super) async fn publish_confirmed(&self, payloads: Vec<Vec<u8>>) -> Result<()> {
+    pub(super) async fn publish_confirmed(&self, queue: Queue, payloads: Vec<Vec<u8>>) -> Result<()> {
         if payloads.is_empty() {
             return Ok(());
         }
-        self.ask(|answer| Order::Publish(payloads, Some(answer)), CONFIRM_TIMEOUT).await
+        self.ask(|answer| Order::Publish(queue, payloads, Some(answer)), CONFIRM_TIMEOUT).await
     }
 
-    pub(super) async fn depth(&self) -> Result<usize> {
-        self.ask(Order::Depth, ANSWER_TIMEOUT).await
+    pub(super) async fn depth(&self, queue: Queue) -> Result<usize> {
+        self.ask(|answer| Order::Depth(queue, answer), ANSWER_TIMEOUT).await
     }
 
     /// A connection of its own, with the topology declared.
@@ -113,12 +108,13 @@ impl Rabbit {
         self.ask(Order::RemoveTopology, ANSWER_TIMEOUT).await
     }
 
-    pub(super) fn consume(&self, prefetch: u16) -> Consumer {
+    pub(super) fn consume<M: Message>(&self, queue: Queue, prefetch: u16) -> Consumer<M> {
         let (sender, deliveries) = mpsc::channel(usize::from(prefetch.max(1)));
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(consume_forever(
             self.uri.clone(),
             self.topology.clone(),
+            queue,
             prefetch,
             sender,
         )));
@@ -136,22 +132,22 @@ impl Rabbit {
     }
 }
 
-impl Consumer {
-    pub(super) async fn next(&mut self, limit: usize) -> Vec<Delivery> {
+impl<M> Consumer<M> {
+    pub(super) async fn next(&mut self, limit: usize) -> Vec<Delivery<M>> {
         let mut taken = Vec::new();
         self.deliveries.recv_many(&mut taken, limit).await;
         taken
     }
 }
 
-impl Delivery {
-    pub(super) fn wakeup(&self) -> &Wakeup {
+impl<M> Delivery<M> {
+    pub(super) fn wakeup(&self) -> &M {
         &self.wakeup
     }
 }
 
 /// Acknowledges deliveries in order: one frame per connection they came over.
-pub(super) async fn ack(deliveries: Vec<Delivery>) {
+pub(super) async fn ack<M>(deliveries: Vec<Delivery<M>>) {
     let multiple = BasicAckOptions { multiple: true };
     for same_channel in deliveries.chunk_by(|a, b| a.channel == b.channel) {
         let last = same_channel.last().expect("a chunk is never empty");
@@ -215,11 +211,13 @@ async fn carry_out(
     order: Order,
 ) -> lapin::Result<()> {
     match order {
-        Order::Publish(payloads, answer) => publish(channel, topology, window, payloads, answer).await,
-        Order::Depth(answer) => {
+        Order::Publish(queue, payloads, answer) => {
+            publish(channel, topology, window, queue, payloads, answer).await
+        }
+        Order::Depth(queue, answer) => {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let declared =
-                channel.queue_declare(topology.executions().into(), passive, FieldTable::default()).await;
+                channel.queue_declare(topology.queue(queue).into(), passive, FieldTable::default()).await;
             give(answer, declared.map(|queue| queue.message_count() as usize))
         }
         Order::RemoveTopology(answer) => give(answer, topology.remove(channel).await),
@@ -241,6 +239,7 @@ async fn publish(
     channel: &Channel,
     topology: &Topology,
     window: &Arc<Semaphore>,
+    queue: Queue,
     payloads: Vec<Vec<u8>>,
     answer: Option<oneshot::Sender<Result<()>>>,
 ) -> lapin::Result<()> {
@@ -254,7 +253,7 @@ async fn publish(
         let sent = channel
             .basic_publish(
                 topology.direct().into(),
-                topology.execute_key().into(),
+                topology.key_of(queue).into(),
                 mandatory,
                 payload,
                 persistent.clone(),
@@ -292,17 +291,18 @@ async fn publish(
     Ok(())
 }
 
-async fn consume_forever(
+async fn consume_forever<M: Message>(
     uri: Arc<AMQPUri>,
     topology: Topology,
+    queue: Queue,
     prefetch: u16,
-    deliveries: mpsc::Sender<Delivery>,
+    deliveries: mpsc::Sender<Delivery<M>>,
 ) {
     let mut epoch = 0;
     loop {
         epoch += 1;
         let (connection, channel) = connect(&uri, &topology).await;
-        match consume(&channel, &topology, prefetch, epoch, &deliveries).await {
+        match consume(&channel, &topology.queue(queue), prefetch, epoch, &deliveries).await {
             Ok(()) => tracing::warn!("RabbitMQ ended the consumer, connecting again"),
             Err(error) => tracing::warn!(%error, "the consuming connection broke, connecting again"),
         }
@@ -314,26 +314,21 @@ async fn consume_forever(
     }
 }
 
-async fn consume(
+async fn consume<M: Message>(
     channel: &Channel,
-    topology: &Topology,
+    queue: &str,
     prefetch: u16,
     epoch: u64,
-    deliveries: &mpsc::Sender<Delivery>,
+    deliveries: &mpsc::Sender<Delivery<M>>,
 ) -> lapin::Result<()> {
     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let mut stream = channel
-        .basic_consume(
-            topology.executions().into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
+        .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
         .await?;
     tracing::info!("consuming from RabbitMQ");
     while let Some(message) = stream.next().await {
         let message = message?;
-        match Wakeup::decode(&message.data) {
+        match M::decode(&message.data) {
             Ok(wakeup) => {
                 let delivery = Delivery { wakeup, acker: message.acker, channel: epoch };
                 if deliveries.send(delivery).await.is_err() {

@@ -38,14 +38,9 @@ impl Topology {
         format!("{}bifrost.direct", self.prefix)
     }
 
-    /// The queue that workers consume.
-    pub fn executions(&self) -> String {
-        format!("{}workflow.executions", self.prefix)
-    }
-
-    /// The routing key of a wake-up.
-    pub fn execute_key(&self) -> &'static str {
-        QUEUES[0].1
+    /// A queue of work.
+    pub(super) fn queue(&self, queue: Queue) -> String {
+        format!("{}{}", self.prefix, queue.as_str())
     }
 
     /// The queue of a queue's dead letters.
@@ -55,13 +50,13 @@ impl Topology {
 
     /// The queue of the dead letters of a queue of work.
     pub(super) fn dead_of(&self, queue: Queue) -> String {
-        self.dead(&format!("{}{}", self.prefix, queue.as_str()))
+        self.dead(&self.queue(queue))
     }
 
     /// The routing key of a queue of work.
     pub(super) fn key_of(&self, queue: Queue) -> &'static str {
         match queue {
-            Queue::Executions => self.execute_key(),
+            Queue::Executions => QUEUES[0].1,
             Queue::GitSync | Queue::PackagesInstall => queue.as_str(),
         }
     }

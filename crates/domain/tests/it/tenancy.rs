@@ -6,12 +6,14 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::support::{Fixture, actor, scope_of};
 
 /// Tables that the application's role may not see at all.
-const CLOSED: [&str; 11] = [
+const CLOSED: [&str; 13] = [
     "account_links",
     "job_runs",
     "provider_logins",
     "audit_heads",
     "mfa_methods",
+    "package_environments",
+    "package_switches",
     "recovery_codes",
     "spent_refresh_tokens",
     "trusted_devices",

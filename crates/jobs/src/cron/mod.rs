@@ -2,15 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use domain::background_jobs::upkeep;
 use domain::connections;
 use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
 use domain::executions::{Status, housekeep, sweep};
+use domain::packages;
 use domain::schedules::fire;
 use domain::wakeup::Wakeup;
 use domain::{Platform, Result};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::background;
 
 const REAP_PERIOD: Duration = Duration::from_secs(2);
 /// Also how late a run may start that was given a time.
@@ -31,9 +35,12 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
         tokio::join!(
             reap_forever(&platform),
             every(SWEEP_PERIOD, "sweep", || sweep_once(&platform)),
+            every(SWEEP_PERIOD, "sweep of jobs", || sweep_jobs(&platform)),
             every(SCHEDULE_PERIOD, "schedules", || fire_schedules(&platform)),
             every(TOKENS_PERIOD, "token refresh", || refresh_tokens(&platform)),
             every(HOUSEKEEPING_PERIOD, "housekeeping", || housekeep::housekeep(&platform.db)),
+            every(HOUSEKEEPING_PERIOD, "housekeeping of jobs", || upkeep::housekeep(&platform.db)),
+            every(HOUSEKEEPING_PERIOD, "housekeeping of packages", || packages::housekeep(&platform.db)),
         );
     };
     tokio::spawn({
@@ -59,6 +66,14 @@ async fn sweep_once(platform: &Platform) -> Result<()> {
     let published = sweep::sweep(&platform.db, &platform.wakeups, SWEEP_GRACE_SECONDS).await?;
     if published > 0 {
         tracing::info!(published, "woke executions that nobody had woken");
+    }
+    Ok(())
+}
+
+async fn sweep_jobs(platform: &Platform) -> Result<()> {
+    let published = upkeep::sweep(&platform.db, &platform.wakeups).await?;
+    if published > 0 {
+        tracing::info!(published, "woke background jobs that nobody had woken");
     }
     Ok(())
 }
@@ -98,6 +113,13 @@ async fn reap_forever(platform: &Platform) {
         } else {
             reap::reap(&platform.db).await
         };
+        // What is away is told of once, below.
+        if reachable_since.elapsed() >= REAP_GRACE
+            && reaped.is_ok()
+            && let Err(error) = background::reap(platform).await
+        {
+            tracing::warn!(%error, "cannot look for lost background jobs");
+        }
         match reaped {
             Ok(reaped) => announce(platform, reaped),
             Err(error) => {

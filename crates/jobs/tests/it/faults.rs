@@ -49,6 +49,8 @@ impl Worker {
             .env("WORKSPACE_PATH", &settings.workspace_path)
             .env("PLATFORM_PATH", &settings.platform_path)
             .env("TEMP_PATH", temp)
+            .env("UV", &settings.uv)
+            .env("PACKAGE_INDEX_URL", settings.package_index_url.expose_secret())
             .env("WORKER_SLOTS", "4")
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())

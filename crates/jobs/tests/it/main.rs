@@ -5,6 +5,7 @@ mod endings;
 mod examples;
 mod faults;
 mod oauth;
+mod packages;
 mod providers;
 mod queue;
 mod schedules;

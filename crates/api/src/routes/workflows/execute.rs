@@ -344,10 +344,9 @@ impl Run {
         idempotency: Option<Idempotency>,
         headers: &HeaderMap,
     ) -> NewExecution {
-        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
         NewExecution {
             id,
-            traceparent: traceparent.filter(|text| is_traceparent(text)).map(str::to_owned),
+            traceparent: traceparent(headers),
             idempotency,
             priority: self.priority,
             form_id: self.form_id,
@@ -452,6 +451,12 @@ fn source(code: &str) -> String {
 }
 
 /// Whether this is a W3C trace context: `version-trace-parent-flags` in lower-case hexadecimal.
+/// The trace context of a request, if it is one.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    is_traceparent(text).then(|| text.to_owned())
+}
+
 fn is_traceparent(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let is_hex = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

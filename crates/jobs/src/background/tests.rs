@@ -1,0 +1,250 @@
+//! Jobs of real rows and queues, with handlers made for the test.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use domain::background_jobs::{self, Job, NewJob};
+use domain::wakeup::dead_letters::Queue;
+use domain::{Actor, OrgScope};
+use serde_json::{Value, json};
+use testkit::{TestEnv, eventually};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// How many handlers of a test are at work, and how many ever were at once.
+static AT_WORK: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+static BEGUN: Mutex<Vec<JobId>> = Mutex::new(Vec::new());
+
+/// Does what its payload says.
+fn obey(running: Arc<Running>) -> Work {
+    Box::pin(async move {
+        running.log("info", "begun");
+        match running.job.payload["do"].as_str() {
+            Some("count") => {
+                let now = AT_WORK.fetch_add(1, Ordering::SeqCst) + 1;
+                MOST.fetch_max(now, Ordering::SeqCst);
+                BEGUN.lock().expect("no panic").push(running.job.id);
+                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                AT_WORK.fetch_sub(1, Ordering::SeqCst);
+                Ok(Outcome::success("counted", json!({"number": running.job.payload["number"]})))
+            }
+            Some("panic") => panic!("as asked"),
+            Some("fail") => anyhow::bail!("a path that nobody may see: /etc/secret"),
+            Some("refuse") => Ok(Outcome::failure("no such thing")),
+            Some("hang-once") if running.job.attempt == 1 => std::future::pending().await,
+            Some("hang") => std::future::pending().await,
+            _ => Ok(Outcome::conflict("decide", json!({"files": ["a"]}))),
+        }
+    })
+}
+
+const OBEY: &[(Kind, Handler)] = &[(Kind::GitSync, obey), (Kind::PackagesInstall, obey)];
+
+struct Fixture {
+    test: TestEnv,
+    platform: Platform,
+    scope: OrgScope,
+}
+
+impl Fixture {
+    async fn start(test: TestEnv, distributed: bool) -> Self {
+        let mut settings = if distributed { test.settings() } else { test.settings_in_process() };
+        settings.shutdown_grace_seconds = 1;
+        let platform = Platform::open(settings).expect("opens");
+        let actor = Actor {
+            id: UserId::generate(),
+            name: "ada".into(),
+            email: "ada@example.com".into(),
+            is_platform_admin: true,
+        };
+        Self { test, platform, scope: OrgScope::for_run(None, actor) }
+    }
+
+    async fn submit(&self, kind: Kind, payload: Value) -> JobId {
+        self.submit_within(Duration::from_secs(60), kind, payload).await
+    }
+
+    async fn submit_within(&self, timeout: Duration, kind: Kind, payload: Value) -> JobId {
+        let mut tx = self.platform.db.begin(&self.scope).await.expect("begins");
+        let new = NewJob { kind, payload, notification_id: None, timeout, traceparent: None };
+        let submitted = background_jobs::submit(&mut tx, new).await.expect("submits");
+        tx.commit().await.expect("commits");
+        submitted.wake(&self.platform.wakeups);
+        submitted.id
+    }
+
+    async fn get(&self, id: JobId) -> Job {
+        let mut tx = self.platform.db.begin(&self.scope).await.expect("begins");
+        background_jobs::get(&mut tx, id).await.expect("is there")
+    }
+
+    async fn ended(&self, id: JobId) -> Job {
+        let ask = || async {
+            let job = self.get(id).await;
+            job.status.is_terminal().then_some(job)
+        };
+        eventually("the end of a job", ask).await
+    }
+
+    fn work(&self, stop: &CancellationToken) -> JoinHandle<()> {
+        tokio::spawn(run(self.platform.clone(), OBEY, stop.clone()))
+    }
+
+    async fn close(self) {
+        self.platform.close().await;
+        self.test.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_both_queues_run_one_at_a_time_on_two_workers_in_order() {
+    let fixture = Fixture::start(TestEnv::with_files(&[]).await, true).await;
+    let stop = CancellationToken::new();
+    let workers = [fixture.work(&stop), fixture.work(&stop)];
+    let mut ids = Vec::new();
+    for number in 0..20 {
+        let kind = if number % 2 == 0 { Kind::GitSync } else { Kind::PackagesInstall };
+        ids.push(fixture.submit(kind, json!({"do": "count", "number": number})).await);
+    }
+    for (number, id) in ids.iter().enumerate() {
+        let job = fixture.ended(*id).await;
+        assert_eq!((job.status, job.attempt), (Status::Success, 1));
+        assert_eq!(job.result, Some(json!({"number": number})));
+    }
+    let (most, begun) = (MOST.load(Ordering::SeqCst), BEGUN.lock().expect("no panic").clone());
+    println!("background jobs: 20 of two queues on two workers, most at once {most}");
+    assert_eq!(most, 1);
+    assert_eq!(begun, ids, "the oldest first");
+    stop.cancel();
+    for worker in workers {
+        worker.await.expect("ends");
+    }
+    fixture.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_end_is_told_and_no_fault_of_ours_shows_its_words() {
+    let fixture = Fixture::start(TestEnv::with_files(&[]).await, false).await;
+    let stop = CancellationToken::new();
+    let worker = fixture.work(&stop);
+    for (wish, status, told, message) in [
+        ("panic", Status::Failed, "error", BROKEN),
+        ("fail", Status::Failed, "error", BROKEN),
+        ("refuse", Status::Failed, "error", "no such thing"),
+        ("conflict", Status::Conflict, "conflict", "decide"),
+    ] {
+        let mut events = fixture.platform.events.everything();
+        let id = fixture.submit(Kind::GitSync, json!({"do": wish})).await;
+        let mut news = Vec::new();
+        while news.len() < 2 {
+            if let Event::Progress(progress) = &*events.recv().await.expect("is told")
+                && progress.job_id == id
+            {
+                assert_eq!(progress.user_id, fixture.scope.actor().id);
+                news.push(progress.news.clone());
+            }
+        }
+        assert!(matches!(&news[0], News::Log { message, .. } if message == "begun"));
+        let News::Complete { status: said, message: words, .. } = &news[1] else { panic!("{news:?}") };
+        assert_eq!((said.as_str(), words.as_str()), (told, message), "{wish}");
+        assert_eq!(fixture.get(id).await.status, status, "{wish}");
+    }
+    let endless = fixture.submit_within(Duration::from_secs(1), Kind::GitSync, json!({"do": "hang"})).await;
+    let job = fixture.ended(endless).await;
+    assert_eq!(job.status, Status::Failed);
+    assert!(job.message.expect("says why").contains("did not end within 1 s"));
+    stop.cancel();
+    worker.await.expect("ends");
+    fixture.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_lost_worker_is_taken_back_and_the_late_end_does_not_count() {
+    let fixture = Fixture::start(TestEnv::with_files(&[]).await, false).await;
+    let db = &fixture.platform.db;
+    let id = fixture.submit(Kind::GitSync, json!({"do": "count"})).await;
+    let lost = work::claim(db, WorkerId::generate(), &[Kind::GitSync]).await.expect("asks").expect("waits");
+    assert!(work::claim(db, WorkerId::generate(), &[Kind::GitSync]).await.expect("asks").is_none());
+    let mut conn = fixture.test.db.connect().await;
+    let expire = "UPDATE background_jobs SET lease_expires_at = now() - interval '1 second'";
+    sqlx::query(expire).execute(&mut conn).await.expect("writes");
+    reap(&fixture.platform).await.expect("reaps");
+    assert_eq!(fixture.get(id).await.status, Status::Pending);
+
+    assert!(!work::heartbeat(db, &lost).await.expect("asks"));
+    let late = Outcome::success("late", Value::Null);
+    assert!(!work::finish(db, &lost, &late).await.expect("asks"), "fenced");
+    for attempt in 2..=3 {
+        let again =
+            work::claim(db, WorkerId::generate(), &[Kind::GitSync]).await.expect("asks").expect("waits");
+        assert_eq!((again.id, again.attempt), (id, attempt));
+        sqlx::query(expire).execute(&mut conn).await.expect("writes");
+        reap(&fixture.platform).await.expect("reaps");
+    }
+    let job = fixture.get(id).await;
+    assert_eq!((job.status, job.attempt), (Status::Failed, 3));
+    assert!(job.message.expect("says why").contains("3 times"));
+    fixture.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_worker_hands_back_what_the_next_one_ends() {
+    let fixture = Fixture::start(TestEnv::with_files(&[]).await, true).await;
+    let id = fixture.submit(Kind::PackagesInstall, json!({"do": "hang-once"})).await;
+    let first = CancellationToken::new();
+    let worker = fixture.work(&first);
+    let runs = || async { (fixture.get(id).await.status == Status::Running).then_some(()) };
+    eventually("the job to begin", runs).await;
+    first.cancel();
+    worker.await.expect("ends");
+    assert_eq!(fixture.get(id).await.status, Status::Pending, "handed back");
+
+    let second = CancellationToken::new();
+    let worker = fixture.work(&second);
+    let job = fixture.ended(id).await;
+    assert_eq!((job.status, job.attempt), (Status::Conflict, 2));
+    second.cancel();
+    worker.await.expect("ends");
+    fixture.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_wakeup_is_repeated_and_poison_goes_to_the_dead_letters() {
+    let fixture = Fixture::start(TestEnv::with_files(&[]).await, true).await;
+    let wakeups = &fixture.platform.wakeups;
+    let poison: &[u8] = br#"{"v": 7, "job_id": "x"}"#;
+    wakeups.publish_raw_to(Queue::PackagesInstall, poison.to_vec()).await.expect("confirmed");
+    let mut tx = fixture.platform.db.begin(&fixture.scope).await.expect("begins");
+    let new = NewJob {
+        kind: Kind::PackagesInstall,
+        payload: json!({}),
+        notification_id: None,
+        timeout: Duration::from_secs(60),
+        traceparent: None,
+    };
+    let forgotten = background_jobs::submit(&mut tx, new).await.expect("submits");
+    tx.commit().await.expect("commits");
+    assert_eq!(upkeep::sweep(&fixture.platform.db, wakeups).await.expect("sweeps"), 0, "still fresh");
+    let mut conn = fixture.test.db.connect().await;
+    let age = "UPDATE background_jobs SET woken_at = now() - interval '6 seconds'";
+    sqlx::query(age).execute(&mut conn).await.expect("writes");
+    assert_eq!(upkeep::sweep(&fixture.platform.db, wakeups).await.expect("sweeps"), 1);
+    assert_eq!(upkeep::sweep(&fixture.platform.db, wakeups).await.expect("sweeps"), 0, "woken a moment ago");
+
+    let stop = CancellationToken::new();
+    let worker = fixture.work(&stop);
+    assert_eq!(fixture.ended(forgotten.id).await.status, Status::Conflict);
+    let ask = || async {
+        let letters = wakeups.dead_letters(&[Queue::PackagesInstall], 10).await.expect("reads");
+        letters.into_iter().next()
+    };
+    let letter = eventually("the dead letter", ask).await;
+    assert_eq!(letter.payload, poison);
+    assert!(letter.reason.starts_with("rejected: "), "{}", letter.reason);
+    stop.cancel();
+    worker.await.expect("ends");
+    fixture.close().await;
+}

@@ -1,0 +1,1 @@
+DROP TABLE package_switches, package_environments;
