@@ -1,10 +1,12 @@
 //! Python as a tool: reads files without executing them, in a process of its own that has no credentials.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use domain::Error;
 use domain::settings::Settings;
+use domain::workspace_trees;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -18,10 +20,10 @@ pub(crate) async fn ask(
     question: Option<String>,
     patience: Duration,
 ) -> Result<Vec<u8>, Error> {
-    let absolute = |path| std::path::absolute(path).map_err(Error::internal);
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::internal);
     let mut child = Command::new(&settings.python)
         .args(["-s", "-P", "-m", module])
-        .arg(absolute(&settings.workspace_path)?)
+        .arg(absolute(&workspace_trees::current(&settings.workspace_path))?)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("LANG", "C.UTF-8")

@@ -34,7 +34,7 @@ pub(crate) type Handler = fn(Arc<Running>) -> Work;
 pub(crate) type Work = Pin<Box<dyn Future<Output = anyhow::Result<Outcome>> + Send>>;
 
 /// Who does what. The jobs of a kind without a row are left to processes that have one.
-pub(crate) const HANDLERS: &[(Kind, Handler)] = &[];
+pub(crate) const HANDLERS: &[(Kind, Handler)] = &[(Kind::GitSync, crate::git::carry_out)];
 
 /// A job under way, as its handler sees it.
 #[derive(Debug)]
@@ -45,7 +45,6 @@ pub(crate) struct Running {
 
 impl Running {
     /// Tells who asked for the job.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no kind has a handler yet"))]
     pub(crate) fn log(&self, level: &str, message: impl Into<String>) {
         let news = News::Log { level: level.into(), message: message.into() };
         tell(&self.platform, self.job.id, self.job.kind, self.job.requested_by, news);
