@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use domain::Error;
 use domain::settings::Settings;
+use domain::workspace_trees;
 use tokio::io::AsyncWriteExt;
 
 /// What a module of the platform's package says of the workspace; `question` is what it reads.
@@ -17,7 +18,8 @@ pub(crate) async fn ask(
     question: Option<String>,
     patience: Duration,
 ) -> Result<Vec<u8>, Error> {
-    let mut child = domain::python::reader(settings, module)?
+    let root = workspace_trees::current(&settings.workspace_path);
+    let mut child = domain::python::reader(settings, module, &root)?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -90,6 +90,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
             report.broker_and_cache(&settings).await;
             report.python(&settings).await;
             report.packages(&settings).await;
+            report.git().await;
             report.workspace(&settings).await;
             report.space(&settings, &state);
         }
@@ -326,6 +327,17 @@ impl Report {
         }
     }
 
+    async fn git(&mut self) {
+        match domain::git::version().await {
+            Some(version) => self.ok("git", version),
+            None => self.warning(
+                "git",
+                "there is no git, so that no repository can be connected",
+                "install git if you want to keep the workspace in a repository",
+            ),
+        }
+    }
+
     async fn workspace(&mut self, settings: &Settings) {
         const PART: &str = "workspace";
         let folder = settings.workspace_path.display();
@@ -337,7 +349,9 @@ impl Report {
             );
         }
         let mut index = python(settings);
-        index.args(["-m", "bifrost._host.index"]).arg(&settings.workspace_path);
+        index
+            .args(["-m", "bifrost._host.index"])
+            .arg(domain::workspace_trees::current(&settings.workspace_path));
         let index: domain::workflows::Index = match said(index).await {
             Ok(index) => index,
             Err(fault) => {

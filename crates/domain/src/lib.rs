@@ -19,6 +19,7 @@ pub mod events;
 pub mod executions;
 pub mod forms;
 pub mod gather;
+pub mod git;
 pub mod id;
 pub mod json;
 pub mod logins;
@@ -51,6 +52,7 @@ pub mod workers;
 pub mod workflow_keys;
 pub mod workflows;
 pub mod workspace_files;
+pub mod workspace_trees;
 
 pub use db::{Db, MIGRATOR, OrgTx, SystemTx};
 pub use error::{Error, FieldError, Result};

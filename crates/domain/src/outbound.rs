@@ -124,6 +124,21 @@ impl Outbound {
         Ok(response)
     }
 
+    /// The addresses at which `url` may be called now, for a program that connects by itself and is told to use no
+    /// other. Empty when the host is an address already.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`], and [`Failure::Unreachable`] when the name is unknown.
+    pub async fn resolve(&self, url: &Url) -> Result<Vec<IpAddr>, Failure> {
+        self.guard.check(url)?;
+        let Some(Host::Domain(name)) = url.host() else { return Ok(Vec::new()) };
+        let looked_up = tokio::time::timeout(CONNECT_TIMEOUT, self.guard.look_up(name)).await;
+        let found =
+            looked_up.map_err(|_| Failure::TimedOut)?.map_err(|error| Failure::Unreachable(error.into()))?;
+        let addresses: Vec<IpAddr> = self.guard.allowed(name, &found).map(|address| address.ip()).collect();
+        if addresses.is_empty() { Err(Refused::NotPublic.into()) } else { Ok(addresses) }
+    }
+
     /// Whether this address may be called, as far as it can be told without resolving its name.
     ///
     /// # Errors
@@ -173,6 +188,12 @@ impl Guard {
         self.admitted.iter().any(|(admitted, _)| admitted == name)
     }
 
+    /// Those of the addresses of a name that may be called.
+    fn allowed(&self, name: &str, found: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> {
+        let is_admitted = self.admits_name(name);
+        found.iter().copied().filter(move |address| is_admitted || is_public(address.ip()))
+    }
+
     async fn look_up(&self, name: &str) -> std::io::Result<Vec<SocketAddr>> {
         match &self.names {
             Names::System => Ok(tokio::net::lookup_host((name, 0)).await?.collect()),
@@ -193,9 +214,7 @@ impl Resolve for Guarded {
         let guard = self.0.clone();
         Box::pin(async move {
             let found = guard.look_up(name.as_str()).await?;
-            let is_admitted = guard.admits_name(name.as_str());
-            let allowed: Vec<SocketAddr> =
-                found.into_iter().filter(|address| is_admitted || is_public(address.ip())).collect();
+            let allowed: Vec<SocketAddr> = guard.allowed(name.as_str(), &found).collect();
             if allowed.is_empty() {
                 return Err(Refused::NotPublic.into());
             }

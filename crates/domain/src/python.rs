@@ -54,16 +54,16 @@ impl Interpreter {
     }
 }
 
-/// A module of the platform's package that reads the workspace, in a process with no credentials.
+/// A module of the platform's package that reads the workspace at `root`, in a process with no credentials.
 ///
 /// # Errors
 /// [`Error::Internal`] when there is no current folder to take paths from.
-pub fn reader(settings: &Settings, module: &str) -> Result<Command> {
-    let absolute = |path| std::path::absolute(path).map_err(Error::internal);
+pub fn reader(settings: &Settings, module: &str, root: &Path) -> Result<Command> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::internal);
     let mut command = Command::new(Interpreter::look(settings).0.path);
     command
         .args(["-s", "-P", "-m", module])
-        .arg(absolute(&settings.workspace_path)?)
+        .arg(absolute(root)?)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("LANG", "C.UTF-8")

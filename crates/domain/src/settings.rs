@@ -136,6 +136,8 @@ pub struct Settings {
     /// `OUTBOUND_ADMIT`: `host:port`, separated by commas, of servers in private networks that may be called, without
     /// TLS too. None by default.
     pub outbound_admit: String,
+    /// `GIT_LOCAL_REMOTES`: lets repositories be folders of this machine, for development and tests.
+    pub git_local_remotes: bool,
     /// `SYNC_WAIT_SECONDS`: how long a synchronous request waits before it answers 202.
     pub sync_wait_seconds: u64,
     /// `SHUTDOWN_GRACE_SECONDS`: how long a stopping process lets runs end.
@@ -211,6 +213,7 @@ impl Default for Settings {
             oidc_discovery_url: None,
             oauth_require_mfa: false,
             outbound_admit: String::new(),
+            git_local_remotes: false,
             sync_wait_seconds: 60,
             shutdown_grace_seconds: 30,
             cors_origins: String::new(),
@@ -286,6 +289,9 @@ impl Settings {
         }
         if let Err(fault) = self.proxies() {
             faults.push(fault);
+        }
+        if self.git_local_remotes && self.is_production() {
+            faults.push("GIT_LOCAL_REMOTES is for development and tests; unset it in production".into());
         }
         if self.max_upload_mb == 0 {
             faults.push("MAX_UPLOAD_MB must be at least 1".into());
@@ -390,5 +396,7 @@ mod tests {
         }
         assert_eq!(production(strong, other).check(), Ok(()));
         assert_eq!(Settings::default().environment, Environment::Production, "unset means production");
+        let local = Settings { git_local_remotes: true, ..production(strong, other) };
+        assert!(local.check().expect_err("for development").contains("GIT_LOCAL_REMOTES"));
     }
 }

@@ -16,10 +16,11 @@ use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
+use crate::workspace_trees::{self, TREES, Tree};
 use crate::{Error, Result};
 
 /// Folders of the root that are not files of the workspace: what belongs to single organizations, and what git keeps.
-pub const RESERVED: [&str; 3] = [OVERLAYS, ".uploads", ".git"];
+pub const RESERVED: [&str; 4] = [OVERLAYS, ".uploads", ".git", TREES];
 /// Where each organization's own files are.
 pub const OVERLAYS: &str = ".overlays";
 /// Name of a file that is being written; nothing shows it.
@@ -62,6 +63,8 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Files {
     root: Dir,
+    /// Held by those who may write into a tree that is exchanged.
+    _lock: Option<std::fs::File>,
 }
 
 impl FilePath {
@@ -146,7 +149,7 @@ impl std::fmt::Display for FilePath {
     }
 }
 
-/// Works with the files below `root` on a thread that may wait for the disk.
+/// Works with the files of the workspace at `root` on a thread that may wait for the disk.
 ///
 /// # Errors
 /// Those of `work`, and [`Error::Unavailable`] when there is no such folder.
@@ -155,18 +158,35 @@ pub async fn on_disk<T: Send + 'static>(
     work: impl FnOnce(&Files) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let root = root.to_owned();
-    tokio::task::spawn_blocking(move || work(&Files::open(&root)?)).await.map_err(Error::internal)?
+    tokio::task::spawn_blocking(move || work(&Files::open_workspace(&root)?))
+        .await
+        .map_err(Error::internal)?
 }
 
 impl Files {
-    /// Opens the workspace.
+    /// Opens the tree of the workspace that is in use, which is not exchanged as long as this is held.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it is not there.
+    pub fn open_workspace(root: &Path) -> Result<Self> {
+        let away = |source: io::Error| Error::Unavailable { service: "the workspace", source: source.into() };
+        let lock = workspace_trees::lock_shared(root).map_err(away)?;
+        let base = Dir::open_ambient_dir(root, ambient_authority()).map_err(away)?;
+        let root = match Tree::current(root).inside() {
+            Some(inside) => base.open_dir(inside).map_err(away)?,
+            None => base,
+        };
+        Ok(Self { root, _lock: Some(lock) })
+    }
+
+    /// Opens a folder that is never exchanged, such as an overlay.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when it is not there.
     pub fn open(root: &Path) -> Result<Self> {
         let root = Dir::open_ambient_dir(root, ambient_authority())
             .map_err(|source| Error::Unavailable { service: "the workspace", source: source.into() })?;
-        Ok(Self { root })
+        Ok(Self { root, _lock: None })
     }
 
     /// Reads a file of at most `most` bytes.

@@ -36,7 +36,8 @@ pub(crate) type Handler = fn(Arc<Running>) -> Work;
 pub(crate) type Work = Pin<Box<dyn Future<Output = anyhow::Result<Outcome>> + Send>>;
 
 /// Who does what. The jobs of a kind without a row are left to processes that have one.
-pub(crate) const HANDLERS: &[(Kind, Handler)] = &[(Kind::PackagesInstall, packages::carry_out)];
+pub(crate) const HANDLERS: &[(Kind, Handler)] =
+    &[(Kind::PackagesInstall, packages::carry_out), (Kind::GitSync, crate::git::carry_out)];
 
 /// A job under way, as its handler sees it.
 #[derive(Debug)]

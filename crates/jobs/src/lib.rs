@@ -15,6 +15,7 @@ mod background;
 mod calls;
 mod cron;
 mod execute;
+mod git;
 mod mask;
 mod packages;
 mod record;

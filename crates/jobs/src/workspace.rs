@@ -14,6 +14,7 @@ use domain::packages::{self, Environment};
 use domain::python::{self, Interpreter};
 use domain::settings::Settings;
 use domain::workflows::{self, Index};
+use domain::workspace_trees;
 use notify::{RecursiveMode, Watcher};
 use runner::Template;
 use sha2::{Digest, Sha256};
@@ -74,9 +75,16 @@ impl Indexer {
     }
 
     async fn run(mut self, told: mpsc::Sender<()>, mut changes: mpsc::Receiver<()>) {
-        let _watcher = watch_files(&self.platform.settings.workspace_path, told);
+        let workspace = self.platform.settings.workspace_path.clone();
+        let mut watched = None;
         let mut failures = 0;
         loop {
+            // Another tree is watched anew; what is left of the ones before it changes for nobody.
+            let root = workspace_trees::current(&workspace);
+            if watched.as_ref().is_none_or(|(watched, _)| *watched != root) {
+                let watcher = watch_files(&workspace, &root, told.clone());
+                watched = Some((root, watcher));
+            }
             if let Err(error) = self.refresh_forms().await {
                 tracing::warn!(%error, "forms and their files differ, trying again");
             }
@@ -102,7 +110,8 @@ impl Indexer {
 
     /// Makes forms and their files equal, if the files changed or a form waits for its own.
     async fn refresh_forms(&mut self) -> anyhow::Result<()> {
-        let fingerprint = fingerprint(&self.platform.settings.workspace_path, is_form_file)?;
+        let fingerprint =
+            fingerprint(&workspace_trees::current(&self.platform.settings.workspace_path), is_form_file)?;
         if self.seen_forms.as_ref() == Some(&fingerprint) && !files::is_any_due(&self.platform.db).await? {
             return Ok(());
         }
@@ -122,7 +131,9 @@ impl Indexer {
     /// Brings the template and then the rows up to date, if the files or the packages changed.
     async fn refresh(&mut self) -> anyhow::Result<()> {
         let environment = packages::current(&self.platform.db).await?;
-        let fingerprint = fingerprint(&self.platform.settings.workspace_path, is_python)?;
+        // One tree for all of this: another one may take its place meanwhile.
+        let root = workspace_trees::current(&self.platform.settings.workspace_path);
+        let fingerprint = fingerprint(&root, is_python)?;
         if self.seen.as_ref() == Some(&fingerprint)
             && self.synced.is_some()
             && !self.template_is_gone()
@@ -130,13 +141,13 @@ impl Indexer {
         {
             return Ok(());
         }
-        let index = index(&self.platform.settings).await?;
-        let generation = generation(&index);
+        let index = index(&self.platform.settings, &root).await?;
+        let generation = generation(&index, &root);
         if self.template_is_gone()
             || !self.has_packages(&environment)
             || self.templates.borrow().as_ref().is_none_or(|t| t.generation() != generation)
         {
-            let template = self.start_template(generation.clone(), &environment).await?;
+            let template = self.start_template(generation.clone(), &root, &environment).await?;
             self.templates.send_replace(Some(template));
             self.collect(&environment).await?;
         }
@@ -176,6 +187,7 @@ impl Indexer {
     async fn start_template(
         &mut self,
         generation: String,
+        root: &Path,
         environment: &Environment,
     ) -> anyhow::Result<Arc<Template>> {
         let settings = &self.platform.settings;
@@ -189,7 +201,7 @@ impl Indexer {
         let template = Template::start(runner::Config {
             python: interpreter.path,
             platform: std::path::absolute(&settings.platform_path)?,
-            workspace: std::path::absolute(&settings.workspace_path)?,
+            workspace: std::path::absolute(root)?,
             socket_dir: settings.temp_path.join(format!("runner-{}-{}", std::process::id(), self.started)),
             sandbox: settings.sandbox.clone(),
             generation,
@@ -232,13 +244,14 @@ async fn hear_switches(platform: Platform, look_again: LookAgain) {
 /// # Errors
 /// When the interpreter cannot be started or PostgreSQL is away.
 pub async fn index_once(platform: &Platform) -> anyhow::Result<workflows::Synced> {
-    let index = index(&platform.settings).await?;
+    let root = workspace_trees::current(&platform.settings.workspace_path);
+    let index = index(&platform.settings, &root).await?;
     Ok(workflows::sync(&platform.db, &index).await?)
 }
 
 /// Reads the workspace in a process of its own, by the parser of the interpreter that will run it.
-async fn index(settings: &Settings) -> anyhow::Result<Index> {
-    let mut command = python::reader(settings, "bifrost._host.index")?;
+async fn index(settings: &Settings, root: &Path) -> anyhow::Result<Index> {
+    let mut command = python::reader(settings, "bifrost._host.index", root)?;
     command.stdin(Stdio::null());
     let output = tokio::time::timeout(INDEX_TIMEOUT, command.output()).await??;
     if !output.status.success() {
@@ -248,12 +261,15 @@ async fn index(settings: &Settings) -> anyhow::Result<Index> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Names the state of the workspace: its Python files and their content.
-fn generation(index: &Index) -> String {
+/// Names the state of the workspace: its Python files and their content, and the tree they are in. Runs of a template see
+/// the tree that it was started in, and no other (ADR 43).
+fn generation(index: &Index, root: &Path) -> String {
     let mut files: Vec<_> = index.files.iter().map(|file| (&file.path, &file.sha256)).collect();
     files.sort();
     let mut digest = Sha256::new();
+    digest.update(root.as_os_str().as_encoded_bytes());
     for (path, content) in files {
+        digest.update([0]);
         digest.update(path);
         digest.update([0]);
         digest.update(content);
@@ -289,7 +305,7 @@ fn fingerprint(root: &Path, wanted: fn(&str) -> bool) -> std::io::Result<String>
     Ok(hex::encode(digest.finalize()))
 }
 
-fn watch_files(root: &Path, told: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+fn watch_files(workspace: &Path, root: &Path, told: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
     let tell = move |change: notify::Result<notify::Event>| {
         if change.is_ok_and(|event| !event.kind.is_access()) {
             // One pending change says all.
@@ -298,6 +314,10 @@ fn watch_files(root: &Path, told: mpsc::Sender<()>) -> Option<notify::Recommende
     };
     let watcher = notify::recommended_watcher(tell).and_then(|mut watcher| {
         watcher.watch(root, RecursiveMode::Recursive)?;
+        if root != workspace {
+            // The link that names the tree in use, without the trees.
+            watcher.watch(&workspace.join(workspace_trees::TREES), RecursiveMode::NonRecursive)?;
+        }
         Ok(watcher)
     });
     watcher.inspect_err(|error| tracing::warn!(%error, every = ?LOOK_AGAIN, "changes are not told, looking at the files instead")).ok()

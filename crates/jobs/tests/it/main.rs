@@ -4,6 +4,7 @@ mod calls;
 mod endings;
 mod examples;
 mod faults;
+mod git;
 mod oauth;
 mod packages;
 mod providers;

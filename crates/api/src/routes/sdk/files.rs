@@ -224,13 +224,20 @@ impl Roots {
                 source: error.into(),
             })?;
         }
-        Files::open(root)
+        self.open(root)
+    }
+
+    /// Opens one of the roots; the shared workspace is the last one there.
+    fn open(&self, root: &std::path::Path) -> Result<Files, Error> {
+        let is_shared =
+            self.location == Location::Workspace && self.roots.last().is_some_and(|last| last == root);
+        if is_shared { Files::open_workspace(root) } else { Files::open(root) }
     }
 
     /// Whether there is such a file where the caller may write.
     fn check_removable(&self, path: &FilePath) -> Result<(), Error> {
         let root = self.roots.first().filter(|root| root.is_dir()).ok_or(Error::NotFound("file"))?;
-        match Files::open(root)?.entry(path)?.is_folder {
+        match self.open(root)?.entry(path)?.is_folder {
             true => Err(Error::Impossible(format!("{path} is a folder"))),
             false => Ok(()),
         }
@@ -239,7 +246,7 @@ impl Roots {
     /// What the first root that has it gives.
     fn first<T>(&self, ask: impl Fn(&Files) -> Result<T, Error>) -> Result<T, Error> {
         for root in self.existing() {
-            match ask(&Files::open(root)?) {
+            match ask(&self.open(root)?) {
                 Err(Error::NotFound(_)) => {}
                 other => return other,
             }
@@ -251,7 +258,7 @@ impl Roots {
         let mut names = std::collections::BTreeSet::new();
         let mut found = folder.is_root();
         for root in self.existing() {
-            match Files::open(root)?.list(folder) {
+            match self.open(root)?.list(folder) {
                 Err(Error::NotFound(_)) => continue,
                 Err(error) => return Err(error),
                 Ok(entries) => {

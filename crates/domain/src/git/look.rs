@@ -1,0 +1,385 @@
+//! What the repository looks like: branch, changed files, conflicts, history. Nothing here changes anything.
+
+use std::collections::{BTreeMap, HashSet};
+
+use chrono::{DateTime, Utc};
+
+use super::names::Branch;
+use super::program::{Git, fields};
+use super::store::{self, Connection};
+use super::{Commit, Conflict, Failed, Outcome};
+use crate::workspace_trees::Tree;
+use crate::{OrgScope, Platform};
+
+/// Commits that the status shows.
+const RECENT: i64 = 20;
+/// Changed files that one look gives.
+const MAX_CHANGES: usize = 2_000;
+/// Conflicts that are shown with their contents.
+const MAX_CONFLICTS: usize = 200;
+/// Longest content of a conflict.
+const MAX_CONTENT: u64 = 1024 * 1024;
+
+/// How a file differs from the last commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Its content.
+    Modified,
+    /// It is new and will be committed.
+    Added,
+    /// It is gone.
+    Deleted,
+    /// git does not know it yet.
+    Untracked,
+    /// A merge in progress could not decide.
+    Conflicted,
+}
+
+/// A changed file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Where it is.
+    pub path: String,
+    /// How.
+    pub change: Change,
+    /// Lines that are new, in text that git knows.
+    pub additions: Option<i64>,
+    /// Lines that are gone.
+    pub deletions: Option<i64>,
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// Whether the workspace has the repository.
+    pub is_initialized: bool,
+    /// What is connected.
+    pub connection: Connection,
+    /// The branch.
+    pub branch: Option<String>,
+    /// Changed files.
+    pub changes: Vec<Changed>,
+    /// Conflicts of a merge in progress.
+    pub conflicts: Vec<Conflict>,
+    /// Whether a merge is in progress.
+    pub is_merging: bool,
+    /// Commits that the server does not have.
+    pub ahead: i64,
+    /// Commits of the server that are not here.
+    pub behind: i64,
+    /// The latest commits.
+    pub history: Vec<Commit>,
+}
+
+/// A part of the history.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    /// Commits, the newest first.
+    pub commits: Vec<Commit>,
+    /// How many there are.
+    pub total: i64,
+}
+
+/// A merge, tried out.
+#[derive(Debug, Clone)]
+pub(super) struct Merge {
+    /// The files of both; with marks where both have changed the same.
+    pub(super) result: String,
+    /// Paths of the conflicts, each with the blobs of base, ours and theirs.
+    pub(super) conflicts: BTreeMap<String, [Option<String>; 3]>,
+}
+
+/// The repository as it is now, as far as this machine knows.
+///
+/// # Errors
+/// [`Failed`].
+pub async fn status(platform: &Platform, scope: &OrgScope) -> Outcome<Status> {
+    let (connection, found) = open(platform, scope).await?;
+    let Some((git, branch)) = found else { return Ok(Status { connection, ..Status::default() }) };
+    let merging = git.commit("MERGE_HEAD").await?;
+    let head = git.commit("HEAD").await?;
+    let mut conflicts = Vec::new();
+    let mut paths = HashSet::new();
+    if let (Some(head), Some(merging)) = (&head, &merging) {
+        let merge = try_merge(&git, head, merging).await?;
+        paths = merge.conflicts.keys().cloned().collect();
+        conflicts = contents(&git, &merge).await?;
+    }
+    let mut changes = changes(&git, head.is_some()).await?;
+    for change in &mut changes {
+        if paths.remove(&change.path) {
+            change.change = Change::Conflicted;
+        }
+    }
+    let unsaved = paths.into_iter().map(|path| Changed {
+        path,
+        change: Change::Conflicted,
+        additions: None,
+        deletions: None,
+    });
+    changes.extend(unsaved);
+    changes.sort_by(|a, b| a.path.cmp(&b.path));
+    let (ahead, behind) = distance(&git, &branch).await?;
+    Ok(Status {
+        is_initialized: true,
+        branch: Some(branch.as_str().to_owned()),
+        is_merging: merging.is_some(),
+        history: log(&git, &branch, "HEAD", RECENT, 0).await?,
+        connection,
+        changes,
+        conflicts,
+        ahead,
+        behind,
+    })
+}
+
+/// Commits of the branch, the newest first; nothing when there is no repository.
+///
+/// # Errors
+/// [`Failed`].
+pub async fn history(platform: &Platform, scope: &OrgScope, limit: i64, offset: i64) -> Outcome<History> {
+    let (_, found) = open(platform, scope).await?;
+    let Some((git, branch)) = found else { return Ok(History::default()) };
+    if git.commit("HEAD").await?.is_none() {
+        return Ok(History::default());
+    }
+    let total = git.ask(["rev-list", "--count", "HEAD"]).await?.parse().unwrap_or_default();
+    Ok(History { commits: log(&git, &branch, "HEAD", limit, offset).await?, total })
+}
+
+/// The conflicts of a merge in progress.
+///
+/// # Errors
+/// [`Failed`].
+pub async fn conflicts(platform: &Platform, scope: &OrgScope) -> Outcome<Vec<Conflict>> {
+    let (_, found) = open(platform, scope).await?;
+    let Some((git, _)) = found else { return Ok(Vec::new()) };
+    match (git.commit("HEAD").await?, git.commit("MERGE_HEAD").await?) {
+        (Some(head), Some(merging)) => contents(&git, &try_merge(&git, &head, &merging).await?).await,
+        _ => Ok(Vec::new()),
+    }
+}
+
+type Found = Option<(Git, Branch)>;
+
+async fn open(platform: &Platform, scope: &OrgScope) -> Outcome<(Connection, Found)> {
+    let mut tx = platform.db.begin(&scope.clone().widened()).await?;
+    let connection = store::find(&mut tx).await?;
+    drop(tx);
+    let tree = Tree::current(&platform.settings.workspace_path);
+    let Some(branch) = connection.branch.clone().filter(|_| tree.has_repository()) else {
+        return Ok((connection, None));
+    };
+    let git = Git::open(&tree, false).await?;
+    let branch = Branch::parse("/branch", &branch)?;
+    Ok((connection, Some((git, branch))))
+}
+
+/// Files that differ from the last commit. Folders that are repositories themselves are passed by.
+async fn changes(git: &Git, has_commits: bool) -> Outcome<Vec<Changed>> {
+    let output = git
+        .list([
+            "status",
+            "--porcelain=v1",
+            "-z",
+            "--untracked-files=all",
+            "--ignore-submodules=all",
+            "--no-renames",
+        ])
+        .await?;
+    let mut lines = BTreeMap::new();
+    if has_commits {
+        let options = ["--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=all"];
+        let arguments = ["diff", "--numstat", "-z"].into_iter().chain(options).chain(["HEAD", "--"]);
+        for line in git.list(arguments).await? {
+            let mut parts = line.splitn(3, '\t');
+            if let (Some(added), Some(deleted), Some(path)) = (parts.next(), parts.next(), parts.next()) {
+                lines.insert(path.to_owned(), (added.parse::<i64>().ok(), deleted.parse::<i64>().ok()));
+            }
+        }
+    }
+    let parse = |line: String| {
+        let (state, path) = line.split_at_checked(3)?;
+        if path.ends_with('/') {
+            return None;
+        }
+        let change = match state.trim() {
+            "??" => Change::Untracked,
+            state if state.contains('D') => Change::Deleted,
+            state if state.contains('A') => Change::Added,
+            _ => Change::Modified,
+        };
+        let (additions, deletions) = lines.get(path).copied().unwrap_or_default();
+        Some(Changed { path: path.to_owned(), change, additions, deletions })
+    };
+    Ok(output.into_iter().filter_map(parse).take(MAX_CHANGES).collect())
+}
+
+/// Paths of all that differs from the last commit, without bound.
+pub(super) async fn dirty(git: &Git) -> Outcome<Vec<String>> {
+    let output = git
+        .list([
+            "status",
+            "--porcelain=v1",
+            "-z",
+            "--untracked-files=all",
+            "--ignore-submodules=all",
+            "--no-renames",
+        ])
+        .await?;
+    let paths = output.into_iter().filter_map(|line| line.get(3..).map(ToOwned::to_owned));
+    Ok(paths.filter(|path| !path.ends_with('/')).collect())
+}
+
+/// How many commits only we have, and only the server has.
+async fn distance(git: &Git, branch: &Branch) -> Outcome<(i64, i64)> {
+    let number = |text: String| text.parse::<i64>().unwrap_or_default();
+    match (git.commit("HEAD").await?, git.commit(&branch.tracking()).await?) {
+        (Some(ours), Some(theirs)) => {
+            let range = format!("{ours}...{theirs}");
+            let both = git.ask(["rev-list", "--left-right", "--count", &range]).await?;
+            let mut both = both.split_whitespace().map(|text| text.parse::<i64>().unwrap_or_default());
+            Ok((both.next().unwrap_or_default(), both.next().unwrap_or_default()))
+        }
+        (Some(ours), None) => Ok((number(git.ask(["rev-list", "--count", &ours]).await?), 0)),
+        (None, Some(theirs)) => Ok((0, number(git.ask(["rev-list", "--count", &theirs]).await?))),
+        (None, None) => Ok((0, 0)),
+    }
+}
+
+/// Commits of `range`, the newest first.
+pub(super) async fn log(
+    git: &Git,
+    branch: &Branch,
+    range: &str,
+    limit: i64,
+    offset: i64,
+) -> Outcome<Vec<Commit>> {
+    if git.commit("HEAD").await?.is_none() {
+        return Ok(Vec::new());
+    }
+    let unpushed: HashSet<String> = match git.commit(&branch.tracking()).await? {
+        Some(theirs) => {
+            let range = format!("{theirs}..HEAD");
+            git.ask(["rev-list", "--max-count=100000", &range])
+                .await?
+                .lines()
+                .map(ToOwned::to_owned)
+                .collect()
+        }
+        None => git
+            .ask(["rev-list", "--max-count=100000", "HEAD"])
+            .await?
+            .lines()
+            .map(ToOwned::to_owned)
+            .collect(),
+    };
+    let (limit, skip) = (format!("--max-count={limit}"), format!("--skip={offset}"));
+    let output = git
+        .call([
+            "log",
+            "-z",
+            "--no-show-signature",
+            "--format=%H%x1f%at%x1f%an%x1f%B",
+            &limit,
+            &skip,
+            range,
+            "--",
+        ])
+        .done()
+        .await?;
+    let parse = |record: String| {
+        let mut parts = record.splitn(4, '\u{1f}');
+        let sha = parts.next()?.to_owned();
+        let seconds = parts.next()?.parse().unwrap_or_default();
+        Some(Commit {
+            is_pushed: !unpushed.contains(&sha),
+            timestamp: DateTime::<Utc>::from_timestamp(seconds, 0).unwrap_or_default(),
+            author: parts.next()?.to_owned(),
+            message: parts.next().unwrap_or_default().trim_end().to_owned(),
+            sha,
+        })
+    };
+    Ok(fields(&output.output).into_iter().filter_map(parse).collect())
+}
+
+/// What a merge of two commits would give. No file changes.
+pub(super) async fn try_merge(git: &Git, ours: &str, theirs: &str) -> Outcome<Merge> {
+    let answer = git.call(["merge-tree", "--write-tree", "-z", "--no-messages", ours, theirs]).run().await?;
+    if !matches!(answer.code, 0 | 1) {
+        return Err(answer.failed(git, None));
+    }
+    let mut parts = fields(&answer.output).into_iter();
+    let result = parts.next().ok_or_else(|| Failed::said("git gave no result of the merge"))?;
+    let mut conflicts = BTreeMap::<_, [Option<String>; 3]>::new();
+    for part in parts {
+        let Some((stage, path)) = part.split_once('\t') else { continue };
+        let mut words = stage.split(' ').skip(1);
+        let (Some(blob), Some(stage)) = (words.next(), words.next().and_then(|n| n.parse::<usize>().ok()))
+        else {
+            continue;
+        };
+        if let Some(place) = conflicts.entry(path.to_owned()).or_default().get_mut(stage.wrapping_sub(1)) {
+            *place = Some(blob.to_owned());
+        }
+    }
+    Ok(Merge { result, conflicts })
+}
+
+/// Both sides and the base of each conflict.
+pub(super) async fn contents(git: &Git, merge: &Merge) -> Outcome<Vec<Conflict>> {
+    let mut found = Vec::new();
+    let shown = merge.conflicts.iter().take(MAX_CONFLICTS);
+    let blobs: Vec<&String> = shown.clone().flat_map(|(_, blobs)| blobs.iter().flatten()).collect();
+    let texts = texts(git, &blobs).await?;
+    for (path, [base, current, incoming]) in shown {
+        let text = |blob: &Option<String>| blob.as_ref().and_then(|blob| texts.get(blob).cloned());
+        found.push(Conflict {
+            path: path.clone(),
+            current: text(current).unwrap_or_default(),
+            incoming: text(incoming).unwrap_or_default(),
+            base: text(base),
+        });
+    }
+    Ok(found)
+}
+
+/// The contents of blobs, in two calls for all of them.
+async fn texts(git: &Git, blobs: &[&String]) -> Outcome<BTreeMap<String, String>> {
+    let mut texts = BTreeMap::new();
+    if blobs.is_empty() {
+        return Ok(texts);
+    }
+    let ask = |blobs: &[String]| blobs.iter().fold(String::new(), |all, blob| all + blob + "\n");
+    let all: Vec<String> = blobs.iter().map(|blob| (*blob).clone()).collect();
+    let sizes = git
+        .call(["cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)"])
+        .input(ask(&all))
+        .text()
+        .await?;
+    let mut small = Vec::new();
+    for line in sizes.lines() {
+        let mut words = line.split(' ');
+        let (blob, kind, size) =
+            (words.next(), words.next(), words.next().and_then(|n| n.parse::<u64>().ok()));
+        match (blob, kind, size) {
+            (Some(blob), Some("blob"), Some(size)) if size <= MAX_CONTENT => small.push(blob.to_owned()),
+            (Some(blob), ..) => drop(texts.insert(blob.to_owned(), "(too large to show)".to_owned())),
+            _ => {}
+        }
+    }
+    let answer = git.call(["cat-file", "--batch"]).input(ask(&small)).done().await?;
+    let mut rest = answer.output.as_slice();
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let header = String::from_utf8_lossy(&rest[..end]).into_owned();
+        let mut words = header.split(' ');
+        let (Some(blob), Some(size)) = (words.next(), words.nth(1).and_then(|n| n.parse::<usize>().ok()))
+        else {
+            break;
+        };
+        let content = rest.get(end + 1..end + 1 + size).unwrap_or_default();
+        texts.insert(blob.to_owned(), String::from_utf8_lossy(content).into_owned());
+        rest = rest.get(end + 2 + size..).unwrap_or_default();
+    }
+    Ok(texts)
+}
