@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Frame, Template
+from conftest import Files, Frame, Template
 
 import bifrost
 from bifrost import UserError, WorkflowError, context, param
@@ -144,46 +144,56 @@ def test_calls_from_threads_are_matched(template: Template, flow: Flow) -> None:
     assert result["result"] == list(range(8))
 
 
-def test_files_use_the_overlay_of_the_organization(template: Template, flow: Flow, workspace: Path) -> None:
-    (workspace / "data").mkdir()
-    (workspace / "data" / "a.txt").write_text("shared")
+def test_files_of_the_workspace_are_asked_of_the_worker(template: Template, flow: Flow) -> None:
     path = flow(
         "from bifrost import files\n"
         "async def run():\n"
         "    first = files.read('data/a.txt')\n"
         "    await files.write('data/a.txt', 'private')\n"
-        "    files.write_bytes('data/b.bin', b'\\x00')\n"
+        "    files.write_bytes('/workspace/data/b.bin', b'\\x00')\n"
         "    listed = await files.list('data')\n"
         "    seen = [first + '!', await files.read('data/a.txt'), listed, files.exists('data/none.txt')]\n"
         "    files.delete('data/a.txt')\n"
-        "    return [*seen, files.read('data/a.txt')]\n"
+        "    return [*seen, files.exists('data/a.txt')]\n"
     )
-    result = template.run(path=path, organization=ORGANIZATION).result
-    assert result["result"] == ["shared!", "private", ["a.txt", "b.bin"], False, "shared"]
-    assert (workspace / "data" / "a.txt").read_text() == "shared"
-    assert (workspace / ".overlays" / str(ORGANIZATION["id"]) / "data" / "b.bin").read_bytes() == b"\0"
+    worker = Files({"data/a.txt": b"shared"})
+    result = template.run(path=path, answer=worker.answer, organization=ORGANIZATION).result
+    assert result["result"] == ["shared!", "private", ["a.txt", "b.bin"], False, False]
+    assert worker.held == {"data/b.bin": b"\0"}
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_anew(template: Template, flow: Flow) -> None:
+    path = flow("from bifrost import files\ndef run(name): return files.read(name)\n")
+    worker = Files({"a.txt": b"old " * 4}, piece=6, then={"a.txt": b"new!" * 4})
+    result = template.run(path=path, answer=worker.answer, parameters={"name": "a.txt"}).result
+    assert result["result"] == "new!" * 4
+    restless = Files({"a.txt": b"x" * 9}, piece=2, restless=True)
+    error = template.run(path=path, answer=restless.answer, parameters={"name": "a.txt"}).result["error"]
+    assert "changes faster than it can be read" in error["message"]
 
 
 @pytest.mark.parametrize(
     ("expression", "error"),
     [
-        ("files.read('../etc/passwd')", "ValueError"),
         ("files.read('/etc/passwd')", "ValueError"),
-        ("files.read('.overlays/x/a.txt')", "ValueError"),
-        ("files.read('link/passwd')", "ValueError"),
-        ("files.read('absent.txt')", "FileNotFoundError"),
-        ("files.write('new.py', '')", "PermissionError"),
+        ("files.read('a\\0b')", "ValueError"),
+        ("files.read('/etc/passwd', 'temp')", "ValueError"),
+        ("files.read('../../etc/passwd', 'temp')", "ValueError"),
+        (
+            "os.symlink('/etc', tempfile.gettempdir() + '/link') or files.read('link/passwd', 'temp')",
+            "ValueError",
+        ),
+        ("files.read('absent.txt', 'temp')", "FileNotFoundError"),
+        ("files.list('absent', 'temp')", "FileNotFoundError"),
         ("files.write('a.txt', '', 'uploads')", "PermissionError"),
         ("files.read('a.txt', 'elsewhere')", "ValueError"),
     ],
 )
 def test_files_stay_inside(
-    template: Template, flow: Flow, workspace: Path, expression: str, error: str
+    template: Template, flow: Flow, tmp_path: Path, expression: str, error: str
 ) -> None:
-    if not (workspace / "link").is_symlink():
-        (workspace / "link").symlink_to("/etc")
-    path = flow(f"from bifrost import files\ndef run(): return {expression}\n")
-    assert template.run(path=path).result["error"]["type"] == error
+    path = flow(f"import os, tempfile\nfrom bifrost import files\ndef run(): return {expression}\n")
+    assert template.run(path=path, temp_dir=str(tmp_path / "t")).result["error"]["type"] == error
 
 
 def test_temporary_files_land_in_the_folder_of_the_execution(

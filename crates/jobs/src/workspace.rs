@@ -2,7 +2,7 @@
 //!
 //! A change starts the next template while the old one finishes its runs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::interpreter::Interpreter;
 use crate::worker::Templates;
 
 /// Editors write in bursts; what changes within this is one change.
@@ -28,8 +29,6 @@ const SETTLE: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_secs(8);
 const INDEX_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
-/// Who runs are when we are root.
-const NOBODY: (u32, u32) = (65_534, 65_534);
 
 /// Keeps rows and template equal to the files.
 pub struct Indexer {
@@ -129,21 +128,22 @@ impl Indexer {
         self.started += 1;
         let interpreter = Interpreter::choose(settings);
         let template = Template::start(runner::Config {
-            python: interpreter.path,
+            python: interpreter.path.clone(),
             platform: std::path::absolute(&settings.platform_path)?,
             workspace: std::path::absolute(&settings.workspace_path)?,
             socket_dir: settings.temp_path.join(format!("runner-{}-{}", std::process::id(), self.started)),
-            sandbox: settings.sandbox.clone(),
+            temp_dir: settings.temp_path.clone(),
+            enclosure: interpreter.enclosure(settings),
             generation,
             standby: settings.worker_slots.min(4),
             warm: settings.worker_slots,
-            run_as: interpreter.run_as,
         })
         .await?;
         let ready = template.ready();
         tracing::info!(
             python = ready.python,
             isolation = ready.isolation,
+            pieces = ready.pieces.join(", "),
             modules = ready.modules,
             startup_ms = ready.startup_ms,
             "the Python template is ready"
@@ -236,52 +236,4 @@ fn watch_files(root: &Path, told: mpsc::Sender<()>) -> Option<notify::Recommende
         Ok(watcher)
     });
     watcher.inspect_err(|error| tracing::warn!(%error, every = ?LOOK_AGAIN, "changes are not told, looking at the files instead")).ok()
-}
-
-/// The interpreter of runs, and the user they are when we are root.
-struct Interpreter {
-    path: PathBuf,
-    run_as: Option<(u32, u32)>,
-}
-
-impl Interpreter {
-    /// When we are root, runs are somebody else: the first interpreter on the PATH that everybody can use is
-    /// taken. Where that user could not read the files it needs, runs keep our user, and the log says why.
-    fn choose(settings: &Settings) -> Self {
-        let candidates = candidates(&settings.python);
-        let first = Self { path: candidates.first().unwrap_or(&settings.python).clone(), run_as: None };
-        if !rustix::process::geteuid().is_root() {
-            return first;
-        }
-        let needed = [&settings.workspace_path, &settings.platform_path, &settings.temp_path];
-        if let Some(path) = needed.into_iter().find(|path| !open_to_all(path)) {
-            tracing::warn!(path = %path.display(), "runs keep our user, since another could not read this folder");
-            return first;
-        }
-        match candidates.into_iter().find(|path| open_to_all(path)) {
-            Some(path) => Self { path, run_as: Some(NOBODY) },
-            None => {
-                tracing::warn!(python = %first.path.display(), "runs keep our user, since another could not use this interpreter");
-                first
-            }
-        }
-    }
-}
-
-/// The interpreter as set, or everything of that name on the PATH.
-fn candidates(python: &Path) -> Vec<PathBuf> {
-    if python.components().count() > 1 {
-        return vec![python.to_owned()];
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join(python)).filter(|file| file.is_file()).collect()
-}
-
-/// Whether every folder up to the root lets everybody pass.
-fn open_to_all(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-
-    let Ok(path): Result<PathBuf, _> = path.canonicalize() else { return false };
-    path.ancestors()
-        .all(|folder| folder.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
 }
