@@ -248,6 +248,15 @@ def test_ordinary_work_goes_on(enclosed: Template) -> None:
     assert found == [*expected, "wsgiref.util"]
 
 
+def test_a_run_that_keeps_the_user_root_has_none_of_its_rights(template: Template) -> None:
+    source = (
+        "def run():\n"
+        "    with open('/proc/self/status') as f: status = dict(line.split(':', 1) for line in f)\n"
+        "    return [int(status[name], 16) for name in ('CapEff', 'CapPrm', 'CapInh')]\n"
+    )
+    assert run(template, source) == [0, 0, 0]
+
+
 def test_files_of_the_workspace_can_be_read_and_not_written(enclosed: Template) -> None:
     shared = enclosed.workspace / "data"
     shared.mkdir(exist_ok=True)

@@ -218,6 +218,55 @@ def test_outside_an_execution_there_is_no_context(monkeypatch: pytest.MonkeyPatc
         bifrost.files.read("a.txt")
 
 
+def test_outside_an_execution_files_speak_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"data/a.txt": "grüezi"}
+
+    class Api(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            code, answer = 200, ""
+            match self.path.rpartition("/")[2]:
+                case "read":
+                    answer = json.dumps(held[body["path"]])
+                case "write":
+                    held[body["path"]] = body["content"]
+                case "list" if body["directory"] in ("", "data"):
+                    answer = json.dumps(["a.txt", "deep/"] if body["directory"] else ["data/"])
+                case _:
+                    code, answer = 404, '{"detail": "no such folder"}'
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("BIFROST_URL", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setenv("BIFROST_TOKEN", "bfsk_x")
+        files = bifrost.files
+        assert files.read_bytes("data/a.txt") == "grüezi".encode()
+        files.write_bytes("data/b.txt", b"bytes")
+        assert held["data/b.txt"] == "bytes"
+        with pytest.raises(ValueError, match="UTF-8"):
+            files.write_bytes("data/c.bin", b"\xff")
+        paths = ("data/a.txt", "data/deep", "data/none", "data", "none", "none/a.txt")
+        assert [bool(files.exists(path)) for path in paths] == [True, True, False, True, False, False]
+        server.shutdown()
+
+
+@pytest.mark.parametrize("module", ["secrets", "oauth", "organizations", "roles", "forms", "executions"])
+def test_outside_an_execution_other_modules_have_nobody_to_ask(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIFROST_URL", "http://127.0.0.1:1/")
+    monkeypatch.setenv("BIFROST_TOKEN", "bfsk_x")
+    functions = getattr(bifrost, module)
+    listing = functions.list_providers if module == "oauth" else functions.list
+    with pytest.raises(RuntimeError, match="only available inside a Bifrost execution"):
+        listing().send(None)
+
+
 def test_outside_an_execution_config_speaks_http(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, str | None, Any]] = []
 

@@ -131,14 +131,19 @@ class Child:
             self.pooled_runs += 1
             path = f"{path}/{self.pooled_runs}"
         if path != self.temp_dir:
-            self.temp_dir = path
-            if path:
+            if path is not None:
                 os.makedirs(path, 0o700, exist_ok=True)
-                os.environ["TMPDIR"] = os.environ["HOME"] = path
-            else:
-                os.environ.pop("TMPDIR", None)
-            tempfile.tempdir = None
+            self.enter(path)
         return path
+
+    def enter(self, folder: str | None) -> None:
+        """Have temporary files, and what belongs to a home, made in `folder`."""
+        self.temp_dir = folder
+        if folder is not None:
+            os.environ["TMPDIR"] = os.environ["HOME"] = folder
+        else:
+            os.environ.pop("TMPDIR", None)
+        tempfile.tempdir = None
 
     def use_generation(self, generation: str | None) -> None:
         """Modules of another state of the workspace are not reused; without a hash none are."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from .tree import LIBC, Tree
 MODES = ("required", "best-effort", "off")
 _CLONE_NEWNET = 0x40000000
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_CAPABILITIES, _NONE = struct.pack("Ii", 0x20080522, 0), bytes(24)
 
 Owner = tuple[int, int]
 """User id and group id."""
@@ -83,7 +85,10 @@ class Isolation:
         missing = [piece for piece in self.pieces if piece.needed and not piece.available]
         if wanted.mode == "required" and missing:
             raise Refused("; ".join(f"{piece.name}: {piece.detail}" for piece in missing))
-        self._landlock = landlock.version() if self._uses("file system") else 0
+        self._reach: landlock.Reach | None = None
+        if self._uses("file system"):
+            self._reach = landlock.Reach(landlock.version(), wanted.ports, wanted.workspace)
+            self._reach.readable, self._reach.writable = wanted.readable, wanted.writable
         self._rules: landlock.Rules | None = None
         # Two templates of one host begin at different users.
         self._serial = int.from_bytes(os.urandom(2)) if wanted.owners > 1 else 0
@@ -111,9 +116,15 @@ class Isolation:
         return self._serial
 
     def before_fork(self) -> None:
+        # Here, where nothing has to be copied for it, and not in the new process.
+        if self._reach is not None:
+            self._rules = self._reach.rules()
         self.tree.before_fork()
 
     def after_fork(self) -> None:
+        if self._rules is not None:
+            os.close(self._rules.handle)
+            self._rules = None
         self.tree.after_fork()
 
     def in_child(self) -> None:
@@ -127,20 +138,29 @@ class Isolation:
                 os.chown(self.folder, *owner)
         if owner is not None:
             _become(*owner)
+        elif self.wanted.mode != "off" and os.geteuid() == 0:
+            LIBC.capset(_CAPABILITIES, _NONE)  # root by name, for what it owns, and nothing else
         self.tree.end_with_parent()
+
+    def keep(self, first: int) -> int:
+        """Move what the process needs of us to descriptors from `first` on; gives the one after them."""
+        if self._rules is None:
+            return first
+        os.dup2(self._rules.handle, first, inheritable=False)
+        self._rules.handle = first
+        return first + 1
 
     def stand_ready(self) -> None:
         """Do what takes time before a run is waiting; no descriptor of the template is open any more."""
-        if self._landlock:
-            self._rules = landlock.Rules(self._landlock, self.wanted.ports)
-            self._rules.prepare(self.wanted.readable)
-            for path in (*self.wanted.writable, *filter(None, [self.folder])):
-                self._rules.use(path)
+        if self._rules is not None and self._reach is not None:
+            self._reach.forget()
+            if self.folder is not None:
+                self._rules.use(self.folder)
 
     def enclose(self) -> None:
         """Before the first line of user code; a pooled process stays enclosed."""
-        if self._rules is not None:
-            self._rules.share(self.wanted.workspace)
+        if self._rules is not None and self._reach is not None:
+            self._reach.share_again(self._rules)
             self._rules.keep_to()
             self._rules = None
 
@@ -177,7 +197,7 @@ def _tree_piece(kind: str, is_on: bool) -> Piece:
         "reaper": "PID namespaces are refused (they need root); what a run leaves behind is found and killed",
         "session": "switched off: a session per run and no more",
     }
-    return Piece("process tree", is_on, is_on, True, details[kind])
+    return Piece("process tree", True, is_on, True, details[kind])
 
 
 def _user_piece(wanted: Wanted) -> Piece:

@@ -11,15 +11,20 @@ import contextlib
 import ctypes
 import errno
 import os
+import stat
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 
 from .tree import LIBC
 
+_syscall = LIBC.syscall
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _PATH, _PORT = 1, 2
 _VERSION = 1
+_LOOK_AGAIN = 5.0
+"""Seconds after which files of the system that were exchanged, such as /etc/resolv.conf, are found again."""
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_FILE, MAKE_REG, REFER, TRUNCATE = 1 << 5, 1 << 8, 1 << 13, 1 << 14
@@ -54,12 +59,12 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 
 def version() -> int:
     """The kernel's version of Landlock; 0 without one."""
-    return max(0, int(LIBC.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION)))
+    return max(0, int(_syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION)))
 
 
 def why_not() -> str:
     """Why `version` is 0."""
-    LIBC.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION)
+    _syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION)
     number = ctypes.get_errno()
     if number == errno.ENOSYS:
         return "the kernel, or the filter of the container, does not know Landlock (Linux 5.13 has it)"
@@ -72,74 +77,121 @@ class Rules:
     """Rules that are collected, and then kept to for good by this process and its children."""
 
     def __init__(self, known: int, ports: tuple[int, ...] | None) -> None:
-        self._files = _FIRST_FILES | (REFER if known >= 2 else 0) | (TRUNCATE if known >= 3 else 0)
+        self.rights = _FIRST_FILES | (REFER if known >= 2 else 0) | (TRUNCATE if known >= 3 else 0)
         network = _CONNECT_TCP if ports is not None and known >= TCP_SINCE else 0
-        parts = [self._files]
+        parts = [self.rights]
         if known >= TCP_SINCE:
             parts.append(network)
         if known >= _SCOPES_SINCE:
             parts.append(_SCOPES)
         attributes = struct.pack(f"{len(parts)}Q", *parts)
-        self._handle = int(LIBC.syscall(_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0))
-        if self._handle < 0:
+        self.handle = int(_syscall(_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0))
+        if self.handle < 0:
             raise _error("landlock_create_ruleset")
         if network:
             for port in ports or ():
-                self._add(_PORT, struct.pack("QQ", _CONNECT_TCP, port))
-
-    def read(self, path: str, *, follow: bool = True) -> None:
-        """Let a file, or a folder with all it holds, be read and executed."""
-        self._allow(path, READ, follow=follow)
+                self.add(_PORT, struct.pack("QQ", _CONNECT_TCP, port))
 
     def use(self, path: str) -> None:
         """Let a folder be used in any way."""
-        self._allow(path, self._files)
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                self.add(_PATH, struct.pack("=Qi", self.rights, handle))
+            finally:
+                os.close(handle)
 
-    def prepare(self, more: Iterable[str]) -> None:
-        """What every run may reach."""
-        for path in (*_SYSTEM, *interpreter(), *more):
-            self.read(path)
-        self._allow("/proc", READ_FILE | READ_DIR)
-        for path in _DEVICES:
-            self._allow(path, READ_FILE | WRITE_FILE)
-        # Locks and shared memory of `multiprocessing`, by names that nobody can list.
-        self._allow("/dev/shm", READ_FILE | WRITE_FILE | MAKE_REG | REMOVE_FILE | TRUNCATE)
-
-    def share(self, workspace: str) -> None:
-        """The files of the workspace, without what belongs to single organizations."""
-        try:
-            entries = os.scandir(workspace)
-        except OSError:
-            return
-        with entries:
-            for entry in entries:
-                # A link may lead anywhere; what it leads to within the workspace is listed itself.
-                if entry.name.lower() not in RESERVED and not entry.is_symlink():
-                    self.read(entry.path, follow=False)
+    def add(self, kind: int, attributes: bytes) -> None:
+        if _syscall(_ADD, self.handle, kind, attributes, 0) != 0:
+            raise _error("landlock_add_rule")
 
     def keep_to(self) -> None:
         """From now on nothing else can be reached."""
         try:
-            if LIBC.syscall(_RESTRICT, self._handle, 0) != 0:
+            if _syscall(_RESTRICT, self.handle, 0) != 0:
                 raise _error("landlock_restrict_self")
         finally:
-            os.close(self._handle)
+            os.close(self.handle)
 
-    def _allow(self, path: str, rights: int, *, follow: bool = True) -> None:
+
+class Reach:
+    """What every run may reach, held open by the template, so that the rules of a process are made fast."""
+
+    def __init__(self, known: int, ports: tuple[int, ...] | None, workspace: str) -> None:
+        self._known, self._ports, self._workspace = known, ports, workspace
+        self._rights = Rules(known, ports)
+        os.close(self._rights.handle)
+        self.readable: tuple[str, ...] = ()
+        self.writable: tuple[str, ...] = ()
+        self._attributes: list[bytes] = []
+        self._handles: list[int] = []
+        self._looked = float("-inf")
+        self._changed = -1
+
+    def rules(self) -> Rules:
+        """Rules for one more process; it adds its own directory."""
+        changed = self.workspace_changed()
+        if changed != self._changed or time.monotonic() - self._looked > _LOOK_AGAIN:
+            self._look(changed)
+        rules = Rules(self._known, self._ports)
+        for attributes in self._attributes:
+            rules.add(_PATH, attributes)
+        return rules
+
+    def share_again(self, rules: Rules) -> None:
+        """Add what has come into the workspace since the rules were made."""
+        changed = self.workspace_changed()
+        if changed != self._changed:
+            self._look(changed)
+            for attributes in self._attributes:
+                rules.add(_PATH, attributes)
+            self._close()
+
+    def workspace_changed(self) -> int:
+        """When a file or folder came into the workspace's root, or left it, for the last time."""
         try:
-            handle = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+            return os.stat(self._workspace).st_mtime_ns
+        except OSError:
+            return -1
+
+    def _look(self, changed: int) -> None:
+        self._close()
+        self._changed, self._looked = changed, time.monotonic()
+        for path in (*_SYSTEM, *interpreter(), *self.readable):
+            self._hold(path, READ)
+        self._hold("/proc", READ_FILE | READ_DIR)
+        for path in _DEVICES:
+            self._hold(path, READ_FILE | WRITE_FILE)
+        # Locks and shared memory of `multiprocessing`, by names that nobody can list.
+        self._hold("/dev/shm", READ_FILE | WRITE_FILE | MAKE_REG | REMOVE_FILE | TRUNCATE)
+        for path in self.writable:
+            self._hold(path, self._rights.rights)
+        with contextlib.suppress(OSError), os.scandir(self._workspace) as entries:
+            for entry in entries:
+                # A link may lead anywhere; what it leads to within the workspace is listed itself.
+                if entry.name.lower() not in RESERVED and not entry.is_symlink():
+                    self._hold(entry.path, READ, os.O_NOFOLLOW)
+
+    def _hold(self, path: str, rights: int, more: int = 0) -> None:
+        try:
+            handle = os.open(path, os.O_PATH | os.O_CLOEXEC | more)
         except OSError:
             return  # what is not there needs no rule
-        try:
-            is_folder = (os.fstat(handle).st_mode & 0o170000) == 0o040000
-            rights &= self._files if is_folder else self._files & _OF_FILES
-            self._add(_PATH, struct.pack("=Qi", rights, handle))
-        finally:
-            os.close(handle)
+        self._handles.append(handle)
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        rights &= self._rights.rights if is_folder else self._rights.rights & _OF_FILES
+        self._attributes.append(struct.pack("=Qi", rights, handle))
 
-    def _add(self, kind: int, attributes: bytes) -> None:
-        if LIBC.syscall(_ADD, self._handle, kind, attributes, 0) != 0:
-            raise _error("landlock_add_rule")
+    def _close(self) -> None:
+        for handle in self._handles:
+            os.close(handle)
+        self._handles.clear()
+        self._attributes.clear()
+
+    def forget(self) -> None:
+        """In a run, which has closed what the template holds."""
+        self._handles = []
+        self._attributes = []
 
 
 def interpreter() -> Iterator[str]:

@@ -130,8 +130,8 @@ class Server:
         output, captured = os.pipe2(os.O_CLOEXEC)
         try:
             number = self.isolation.next_run(captured)
-            self.isolation.before_fork()
             try:
+                self.isolation.before_fork()
                 pid = forks.fork_run()
                 if pid == 0:
                     self._become_child(connection.fileno(), captured)
@@ -165,9 +165,11 @@ class Server:
             os.dup2(captured, 1)
             os.dup2(captured, 2)
             os.dup2(connection, _PROTOCOL_FD, inheritable=False)
+            free = self.isolation.keep(_PROTOCOL_FD + 1)
             os.closerange(3, _PROTOCOL_FD)
-            os.closerange(_PROTOCOL_FD + 1, _LAST_FD)
+            os.closerange(free, _LAST_FD)
             self.isolation.stand_ready()
+            self.child.enter(self.isolation.folder)
             self.child.serve(_PROTOCOL_FD)
         except BaseException as problem:
             os.write(2, f"the run could not be set up: {problem!r}\n".encode())
