@@ -6,7 +6,7 @@ Inside an execution the modules talk to the worker over the run's private socket
 platform is ever in this process.
 """
 
-from . import config, errors, executions, files, oauth, organizations, secrets, workflows
+from . import config, errors, executions, files, forms, oauth, organizations, roles, secrets, workflows
 from ._context import Caller, ExecutionContext, Organization, OrganizationContext, context
 from ._decorators import data_provider, param, workflow
 from .enums import ConfigType, ExecutionStatus, FormFieldType, IntegrationType
@@ -48,9 +48,11 @@ __all__ = [
     "errors",
     "executions",
     "files",
+    "forms",
     "oauth",
     "organizations",
     "param",
+    "roles",
     "secrets",
     "workflow",
     "workflows",

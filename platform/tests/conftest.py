@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import base64
 import json
 import os
 import signal
@@ -122,16 +123,17 @@ class Template:
         workspace: Path,
         folder: Path,
         *,
-        sandbox: str = "auto",
+        isolation: str = "best-effort",
         extra_path: str = "",
         options: tuple[str, ...] = (),
+        python: str = sys.executable,
     ) -> None:
         self.workspace = workspace
         self.path = str(folder / "t.sock")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-s", "-P", "-m", "bifrost._host.template"),
-                *("--socket", self.path, "--workspace", str(workspace), "--sandbox", sandbox, *options),
+                *(python, "-s", "-P", "-m", "bifrost._host.template"),
+                *("--socket", self.path, "--workspace", str(workspace), "--isolation", isolation, *options),
             ],
             cwd="/",
             env={
@@ -217,6 +219,46 @@ class Template:
         self.process.stdout.close()
 
 
+class Files:
+    """A worker that holds files in memory and gives them in pieces."""
+
+    def __init__(
+        self,
+        held: dict[str, bytes],
+        *,
+        piece: int = 4096,
+        then: dict[str, bytes] | None = None,
+        restless: bool = False,
+    ) -> None:
+        self.held = held
+        self.piece = piece
+        self.then = then
+        self.restless = restless
+        self.reads = 0
+
+    def answer(self, call: Frame) -> Frame:
+        arguments = call["args"]
+        path = arguments.get("path", "")
+        match call["method"]:
+            case "files.read":
+                self.reads += 1
+                content, offset = self.held[path], arguments["offset"]
+                state = f"{content!r}{self.reads if self.restless else ''}"
+                data = base64.b64encode(content[offset : offset + self.piece]).decode()
+                if self.then is not None:
+                    self.held, self.then = self.then, None
+                return {"ok": {"data": data, "size": len(content), "state": state}}
+            case "files.write":
+                self.held[path] = base64.b64decode(arguments["data"])
+            case "files.delete":
+                del self.held[path]
+            case "files.exists":
+                return {"ok": path in self.held}
+            case "files.list":
+                return {"ok": sorted(name.rpartition("/")[2] for name in self.held)}
+        return {"ok": None}
+
+
 def daemon_dies(template: Template, flow: Callable[..., str], fifo: Path, answered: bool) -> None:
     """A run detaches a daemon, which holds `fifo` open; it must be gone when the run's end is told."""
     os.mkfifo(fifo)
@@ -260,7 +302,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def template(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
     """One template for the whole suite; files written later are compiled by the run."""
-    running = Template(workspace, tmp_path_factory.mktemp("template"))
+    # Tests look at what runs write into their folders.
+    reach = ("--writable", str(tmp_path_factory.getbasetemp()))
+    running = Template(workspace, tmp_path_factory.mktemp("template"), options=reach)
     yield running
     running.stop()
 

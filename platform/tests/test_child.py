@@ -271,17 +271,13 @@ def test_a_data_provider_gives_options(template: Template, flow: Flow) -> None:
     assert (refused["outcome"], refused["error"]["type"]) == ("failed", "TypeError")
 
 
-def test_memory_and_files_are_limited(template: Template, flow: Flow) -> None:
+def test_memory_and_files_are_limited(template: Template, flow: Flow, tmp_path: Path) -> None:
     path = flow("def run(): return len(bytearray(400_000_000))\n")
     error = template.run(path=path, limits={"memory_bytes": 100_000_000}).result["error"]
     assert error["type"] == "ResourceLimit"
-    path = flow(
-        "import os\ndef run():\n    with open('/tmp/bifrost-test-limit', 'wb') as f: f.write(bytes(9000))\n"
-    )
-    try:
-        error = template.run(path=path, limits={"file_size_bytes": 4096}).result["error"]
-    finally:
-        Path("/tmp/bifrost-test-limit").unlink(missing_ok=True)
+    path = flow("def run(path):\n    with open(path, 'wb') as f: f.write(bytes(9000))\n")
+    parameters = {"path": str(tmp_path / "large")}
+    error = template.run(path=path, limits={"file_size_bytes": 4096}, parameters=parameters).result["error"]
     assert error["type"] == "ResourceLimit"
 
 
@@ -353,7 +349,7 @@ def test_a_daemon_dies_with_the_run_where_namespaces_are_refused(
         "    return real(path, *a, **k)\n"
         "os.open = refuse\n"
     )
-    template = Template(workspace, tmp_path, extra_path=str(refusing))
+    template = Template(workspace, tmp_path, extra_path=str(refusing), options=("--writable", str(tmp_path)))
     try:
         assert template.ready["isolation"] == "reaper"
         daemon_dies(template, flow, tmp_path / "alive", answered)
@@ -389,7 +385,7 @@ def test_a_pooled_process_serves_runs_in_turn_and_keeps_its_modules(template: Te
 
 
 def test_the_template_ends_with_its_worker(workspace: Path, flow: Flow, tmp_path: Path) -> None:
-    template = Template(workspace, tmp_path, sandbox="off")
+    template = Template(workspace, tmp_path, isolation="off")
     assert template.ready["isolation"] == "session"
     connection = template.connect()
     connection.send(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import PLATFORM, Frame, Template
+from conftest import PLATFORM, Files, Frame, Template
 
 from bifrost._host.index import index_source
 
@@ -24,6 +24,11 @@ ANSWERS: dict[str, Any] = {
     "oauth.list_providers": ["microsoft-graph"],
     "executions.list": [{"status": "Success"}],
     "organizations.list": [{"id": "1", "name": "Acme"}],
+    "roles.create": lambda args: {"id": "7", **args},
+    "roles.assign_users": None,
+    "roles.list_users": ["42"],
+    "forms.list": [{"id": "9", "name": "New employee"}],
+    "forms.get": lambda args: {"id": args["form_id"], "name": "New employee", "linked_workflow": "welcome"},
 }
 
 
@@ -54,7 +59,11 @@ def test_the_example_does_what_it_says(template: Template, flow: Callable[..., s
         more |= {"path": flow(source, f"documented/{name}.py")}
         more |= {"kind": "data_provider"} if kind == "options" else {}
 
+    held = Files({})
+
     def answer(call: Frame) -> Frame:
+        if call["method"].startswith("files."):
+            return held.answer(call)
         found = ANSWERS[call["method"]]
         return {"ok": found(call["args"]) if callable(found) else found}
 

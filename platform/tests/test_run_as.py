@@ -35,7 +35,8 @@ def as_nobody(open_workspace: Path, tmp_path_factory: pytest.TempPathFactory) ->
         assert "--run-as needs root" in refusal(*RUN_AS)
         yield None
         return
-    running = Template(open_workspace, tmp_path_factory.mktemp("as_nobody"), options=RUN_AS)
+    options = (*RUN_AS, "--writable", str(open_workspace))
+    running = Template(open_workspace, tmp_path_factory.mktemp("as_nobody"), options=options)
     yield running
     running.stop()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Frame, Template
+from conftest import Files, Frame, Template
 
 import bifrost
 from bifrost import UserError, WorkflowError, context, param
@@ -144,46 +144,56 @@ def test_calls_from_threads_are_matched(template: Template, flow: Flow) -> None:
     assert result["result"] == list(range(8))
 
 
-def test_files_use_the_overlay_of_the_organization(template: Template, flow: Flow, workspace: Path) -> None:
-    (workspace / "data").mkdir()
-    (workspace / "data" / "a.txt").write_text("shared")
+def test_files_of_the_workspace_are_asked_of_the_worker(template: Template, flow: Flow) -> None:
     path = flow(
         "from bifrost import files\n"
         "async def run():\n"
         "    first = files.read('data/a.txt')\n"
         "    await files.write('data/a.txt', 'private')\n"
-        "    files.write_bytes('data/b.bin', b'\\x00')\n"
+        "    files.write_bytes('/workspace/data/b.bin', b'\\x00')\n"
         "    listed = await files.list('data')\n"
         "    seen = [first + '!', await files.read('data/a.txt'), listed, files.exists('data/none.txt')]\n"
         "    files.delete('data/a.txt')\n"
-        "    return [*seen, files.read('data/a.txt')]\n"
+        "    return [*seen, files.exists('data/a.txt')]\n"
     )
-    result = template.run(path=path, organization=ORGANIZATION).result
-    assert result["result"] == ["shared!", "private", ["a.txt", "b.bin"], False, "shared"]
-    assert (workspace / "data" / "a.txt").read_text() == "shared"
-    assert (workspace / ".overlays" / str(ORGANIZATION["id"]) / "data" / "b.bin").read_bytes() == b"\0"
+    worker = Files({"data/a.txt": b"shared"})
+    result = template.run(path=path, answer=worker.answer, organization=ORGANIZATION).result
+    assert result["result"] == ["shared!", "private", ["a.txt", "b.bin"], False, False]
+    assert worker.held == {"data/b.bin": b"\0"}
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_anew(template: Template, flow: Flow) -> None:
+    path = flow("from bifrost import files\ndef run(name): return files.read(name)\n")
+    worker = Files({"a.txt": b"old " * 4}, piece=6, then={"a.txt": b"new!" * 4})
+    result = template.run(path=path, answer=worker.answer, parameters={"name": "a.txt"}).result
+    assert result["result"] == "new!" * 4
+    restless = Files({"a.txt": b"x" * 9}, piece=2, restless=True)
+    error = template.run(path=path, answer=restless.answer, parameters={"name": "a.txt"}).result["error"]
+    assert "changes faster than it can be read" in error["message"]
 
 
 @pytest.mark.parametrize(
     ("expression", "error"),
     [
-        ("files.read('../etc/passwd')", "ValueError"),
         ("files.read('/etc/passwd')", "ValueError"),
-        ("files.read('.overlays/x/a.txt')", "ValueError"),
-        ("files.read('link/passwd')", "ValueError"),
-        ("files.read('absent.txt')", "FileNotFoundError"),
-        ("files.write('new.py', '')", "PermissionError"),
+        ("files.read('a\\0b')", "ValueError"),
+        ("files.read('/etc/passwd', 'temp')", "ValueError"),
+        ("files.read('../../etc/passwd', 'temp')", "ValueError"),
+        (
+            "os.symlink('/etc', tempfile.gettempdir() + '/link') or files.read('link/passwd', 'temp')",
+            "ValueError",
+        ),
+        ("files.read('absent.txt', 'temp')", "FileNotFoundError"),
+        ("files.list('absent', 'temp')", "FileNotFoundError"),
         ("files.write('a.txt', '', 'uploads')", "PermissionError"),
         ("files.read('a.txt', 'elsewhere')", "ValueError"),
     ],
 )
 def test_files_stay_inside(
-    template: Template, flow: Flow, workspace: Path, expression: str, error: str
+    template: Template, flow: Flow, tmp_path: Path, expression: str, error: str
 ) -> None:
-    if not (workspace / "link").is_symlink():
-        (workspace / "link").symlink_to("/etc")
-    path = flow(f"from bifrost import files\ndef run(): return {expression}\n")
-    assert template.run(path=path).result["error"]["type"] == error
+    path = flow(f"import os, tempfile\nfrom bifrost import files\ndef run(): return {expression}\n")
+    assert template.run(path=path, temp_dir=str(tmp_path / "t")).result["error"]["type"] == error
 
 
 def test_temporary_files_land_in_the_folder_of_the_execution(
@@ -206,6 +216,55 @@ def test_outside_an_execution_there_is_no_context(monkeypatch: pytest.MonkeyPatc
         _ = context.org_id
     with pytest.raises(RuntimeError, match="BIFROST_URL"):
         bifrost.files.read("a.txt")
+
+
+def test_outside_an_execution_files_speak_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"data/a.txt": "grüezi"}
+
+    class Api(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            code, answer = 200, ""
+            match self.path.rpartition("/")[2]:
+                case "read":
+                    answer = json.dumps(held[body["path"]])
+                case "write":
+                    held[body["path"]] = body["content"]
+                case "list" if body["directory"] in ("", "data"):
+                    answer = json.dumps(["a.txt", "deep/"] if body["directory"] else ["data/"])
+                case _:
+                    code, answer = 404, '{"detail": "no such folder"}'
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("BIFROST_URL", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setenv("BIFROST_TOKEN", "bfsk_x")
+        files = bifrost.files
+        assert files.read_bytes("data/a.txt") == "grüezi".encode()
+        files.write_bytes("data/b.txt", b"bytes")
+        assert held["data/b.txt"] == "bytes"
+        with pytest.raises(ValueError, match="UTF-8"):
+            files.write_bytes("data/c.bin", b"\xff")
+        paths = ("data/a.txt", "data/deep", "data/none", "data", "none", "none/a.txt")
+        assert [bool(files.exists(path)) for path in paths] == [True, True, False, True, False, False]
+        server.shutdown()
+
+
+@pytest.mark.parametrize("module", ["secrets", "oauth", "organizations", "roles", "forms", "executions"])
+def test_outside_an_execution_other_modules_have_nobody_to_ask(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIFROST_URL", "http://127.0.0.1:1/")
+    monkeypatch.setenv("BIFROST_TOKEN", "bfsk_x")
+    functions = getattr(bifrost, module)
+    listing = functions.list_providers if module == "oauth" else functions.list
+    with pytest.raises(RuntimeError, match="only available inside a Bifrost execution"):
+        listing().send(None)
 
 
 def test_outside_an_execution_config_speaks_http(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,19 +61,16 @@ struct Report {
 struct Python {
     version: (u32, u32, u32),
     sdk: Option<String>,
-    isolation: Option<String>,
     fault: Option<String>,
 }
 
-/// Asks for version, SDK and isolation in one start of the interpreter.
+/// Asks for version and SDK in one start of the interpreter.
 const PROBE: &str = r#"
 import json, sys
-said = {"version": sys.version_info[:3], "sdk": None, "isolation": None, "fault": None}
+said = {"version": sys.version_info[:3], "sdk": None, "fault": None}
 try:
     import bifrost
     said["sdk"] = bifrost.__file__
-    from bifrost._host.isolation import Isolation
-    said["isolation"] = Isolation(sandbox=sys.argv[1] != "off").kind
 except Exception as error:
     said["fault"] = f"{type(error).__name__}: {error}"
 print(json.dumps(said))
@@ -89,6 +86,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
             report.database(&settings, &state).await;
             report.broker_and_cache(&settings).await;
             report.python(&settings).await;
+            report.isolation(&settings).await;
             report.packages(&settings).await;
             report.git().await;
             report.workspace(&settings).await;
@@ -269,7 +267,7 @@ impl Report {
     async fn python(&mut self, settings: &Settings) {
         let interpreter = settings.python.display();
         let mut probe = python(settings);
-        probe.args(["-c", PROBE, &settings.sandbox]);
+        probe.args(["-c", PROBE]);
         let said: Python = match said(probe).await {
             Ok(said) => said,
             Err(fault) => {
@@ -296,17 +294,35 @@ impl Report {
         } else {
             self.ok("SDK", said.sdk.unwrap_or_default());
         }
-        match said.isolation.as_deref() {
-            Some("pid_namespace") => self.ok("isolation", "each run in a PID namespace of its own"),
-            Some("reaper") => {
-                self.ok("isolation", "the kernel refuses PID namespaces; what a run leaves behind is reaped")
+    }
+
+    async fn isolation(&mut self, settings: &Settings) {
+        const PART: &str = "isolation";
+        let pieces = match jobs::isolation(settings).await {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                return self.error(PART, harmless(&error.to_string()), "repair Python and the SDK first");
             }
-            Some(_) => self.warning(
-                "isolation",
-                "a session per run and no more",
-                "unset SANDBOX, unless it is off on purpose",
-            ),
-            None => {}
+        };
+        for piece in pieces {
+            let found = format!("{}: {}", piece.name, piece.detail);
+            if piece.available && !piece.used && piece.needed {
+                self.warning(
+                    PART,
+                    format!("{found}, and not used"),
+                    "unset ISOLATION, unless it is off on purpose",
+                );
+            } else if piece.available || !piece.needed {
+                self.ok(PART, found);
+            } else if settings.isolation == "required" {
+                self.error(
+                    PART,
+                    found,
+                    "see \"Isolation\" in docs/operations.md; no worker starts without it",
+                );
+            } else {
+                self.warning(PART, found, "see \"Isolation\" in docs/operations.md");
+            }
         }
     }
 

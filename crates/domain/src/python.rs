@@ -10,16 +10,13 @@ use tokio::process::Command;
 use crate::settings::Settings;
 use crate::{Error, Result};
 
-/// Who runs are when we are root.
-const NOBODY: (u32, u32) = (65_534, 65_534);
-
-/// The interpreter of runs, and the user they are when we are root.
+/// The interpreter of runs, and who they are.
 #[derive(Debug, Clone)]
 pub struct Interpreter {
     /// Where it is.
     pub path: PathBuf,
-    /// User and group; `None`: ours.
-    pub run_as: Option<(u32, u32)>,
+    /// Whether runs are another user than we are.
+    pub as_another: bool,
 }
 
 impl Interpreter {
@@ -36,7 +33,7 @@ impl Interpreter {
     /// The choice, and what stood in the way of another user.
     fn look(settings: &Settings) -> (Self, Option<PathBuf>) {
         let candidates = candidates(&settings.python);
-        let first = Self { path: candidates.first().unwrap_or(&settings.python).clone(), run_as: None };
+        let first = Self { path: candidates.first().unwrap_or(&settings.python).clone(), as_another: false };
         if !rustix::process::geteuid().is_root() {
             return (first, None);
         }
@@ -45,7 +42,7 @@ impl Interpreter {
             return (first, Some(path.clone()));
         }
         match candidates.into_iter().find(|path| open_to_all(path)) {
-            Some(path) => (Self { path, run_as: Some(NOBODY) }, None),
+            Some(path) => (Self { path, as_another: true }, None),
             None => {
                 let obstacle = first.path.clone();
                 (first, Some(obstacle))

@@ -87,8 +87,14 @@ pub struct Settings {
     /// `ENVIRONMENTS_PATH`: the environments of packages of this machine; unset a folder in `TEMP_PATH`. Runs must be able
     /// to read it.
     pub environments_path: Option<PathBuf>,
-    /// `SANDBOX`: `auto` (the best the kernel allows) or `off`.
-    pub sandbox: String,
+    /// `ISOLATION`: `required` (no worker starts without all of it), `best-effort` (what the kernel allows) or `off`.
+    pub isolation: String,
+    /// `ALLOW_ISOLATION_OFF`: lets production run with `ISOLATION` off.
+    pub allow_isolation_off: bool,
+    /// `RUN_NETWORK`: `open`, `none`, or the TCP ports that runs may connect to, separated by commas.
+    pub run_network: String,
+    /// `RUN_READABLE_PATHS`: what runs may read besides the system's libraries and the workspace, separated by commas.
+    pub run_readable_paths: String,
     /// `WORKER_SLOTS`: executions a jobs process runs at once.
     pub worker_slots: usize,
     /// `RUN_MEMORY_MB`: memory limit of one run.
@@ -189,7 +195,10 @@ impl Default for Settings {
             uv: "uv".into(),
             package_index_url: "https://pypi.org/simple".into(),
             environments_path: None,
-            sandbox: "auto".into(),
+            isolation: "best-effort".into(),
+            allow_isolation_off: false,
+            run_network: "open".into(),
+            run_readable_paths: String::new(),
             worker_slots: 16,
             run_memory_mb: 1024,
             secret_key: None,
@@ -275,9 +284,7 @@ impl Settings {
         {
             faults.push("SECRET_KEY and SECRETS_MASTER_KEY are the same; they must be independent".into());
         }
-        if !matches!(self.sandbox.as_str(), "auto" | "off") {
-            faults.push("SANDBOX must be `auto` or `off`".into());
-        }
+        self.check_isolation(&mut faults);
         if !updates::is_address(self.package_index_url.expose_secret(), self.is_production()) {
             faults.push("PACKAGE_INDEX_URL must be an address that begins with https://".into());
         }
@@ -300,6 +307,33 @@ impl Settings {
             faults.push("WORKER_SLOTS must be at least 1".into());
         }
         if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+    }
+
+    fn check_isolation(&self, faults: &mut Vec<String>) {
+        if !matches!(self.isolation.as_str(), "required" | "best-effort" | "off") {
+            faults.push("ISOLATION must be `required`, `best-effort` or `off`".into());
+        }
+        if self.isolation == "off" && self.is_production() && !self.allow_isolation_off {
+            faults.push(
+                "ISOLATION is off: runs could read each other and this server; unset it, or set ALLOW_ISOLATION_OFF=true"
+                    .into(),
+            );
+        }
+        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+        if !matches!(self.run_network.as_str(), "open" | "none") && !self.run_network.split(',').all(is_port)
+        {
+            faults.push("RUN_NETWORK must be `open`, `none`, or TCP ports such as 80,443".into());
+        }
+    }
+
+    /// The paths of `RUN_READABLE_PATHS`.
+    pub fn readable_paths(&self) -> Vec<PathBuf> {
+        self.run_readable_paths
+            .split(',')
+            .map(str::trim)
+            .filter(|path| !path.is_empty())
+            .map(Into::into)
+            .collect()
     }
 
     /// Checks what separate processes need beyond that: a broker and a cache that all of them share.
@@ -398,5 +432,34 @@ mod tests {
         assert_eq!(Settings::default().environment, Environment::Production, "unset means production");
         let local = Settings { git_local_remotes: true, ..production(strong, other) };
         assert!(local.check().expect_err("for development").contains("GIT_LOCAL_REMOTES"));
+    }
+
+    #[test]
+    fn production_refuses_to_run_code_that_nothing_encloses() {
+        let strong =
+            production("k3RrN0yZ4vQx7pLw9sTd2uHf6jBm1cGa8eXo", "Zp8Yw2Qn5Rt7Ls1Kd4Jf9Hg3Mb6Vc0Xa_Te");
+        let off = Settings { isolation: "off".into(), ..strong.clone() };
+        let told = Settings { allow_isolation_off: true, ..off.clone() };
+        let development = Settings { environment: Environment::Development, ..off.clone() };
+        assert!(off.check().expect_err("refused").contains("ALLOW_ISOLATION_OFF"));
+        assert_eq!([told.check(), development.check()], [Ok(()), Ok(())]);
+        for mode in ["required", "best-effort"] {
+            assert_eq!(Settings { isolation: mode.into(), ..strong.clone() }.check(), Ok(()));
+        }
+        assert!(Settings { isolation: "auto".into(), ..strong.clone() }.check().is_err());
+        for (network, is_fine) in [
+            ("open", true),
+            ("none", true),
+            ("443", true),
+            ("80,443", true),
+            ("", false),
+            ("443,", false),
+            ("all", false),
+            ("0", false),
+            ("70000", false),
+        ] {
+            let settings = Settings { run_network: network.into(), ..strong.clone() };
+            assert_eq!(settings.check().is_ok(), is_fine, "{network:?}");
+        }
     }
 }

@@ -25,8 +25,11 @@ use serde_json::{Map, Value, json};
 use crate::mask::Mask;
 use crate::slots::Slot;
 
+mod files;
+mod forms;
 mod oauth;
 mod organizations;
+mod roles;
 mod uploads;
 
 /// How often a waiting parent looks at the row of its child, should an event be lost.
@@ -97,6 +100,15 @@ impl Caller {
         let scope = self.scope(org_id)?;
         Ok(self.platform.db.begin(&scope).await?)
     }
+
+    /// Over all organizations; for what only platform administrators may do.
+    async fn begin_as_admin(&self, what: &str) -> Result<OrgTx, Refusal> {
+        if !self.scope.actor().is_platform_admin {
+            let message = format!("only a platform admin may {what}");
+            return Err(Refusal { kind: "PermissionError", message });
+        }
+        Ok(self.platform.db.begin(&self.scope.clone().widened()).await?)
+    }
 }
 
 /// Answers a call; a run that is gone by then needs no answer.
@@ -130,6 +142,22 @@ async fn dispatch(caller: &Caller, call: &Call) -> Answer {
         "oauth.set_token" => oauth::set_token(caller, read(args)?).await,
         "oauth.list_providers" => oauth::list_providers(caller, read(args)?).await,
         "oauth.delete_token" => oauth::delete_token(caller, read(args)?).await,
+        "files.read" => files::read(caller, read(args)?).await,
+        "files.write" => files::write(caller, read(args)?).await,
+        "files.list" => files::list(caller, read(args)?).await,
+        "files.exists" => files::exists(caller, read(args)?).await,
+        "files.delete" => files::delete(caller, read(args)?).await,
+        "forms.list" => forms::list(caller).await,
+        "forms.get" => forms::get(caller, read(args)?).await,
+        "roles.list" => roles::list(caller).await,
+        "roles.get" => roles::get(caller, read(args)?).await,
+        "roles.create" => roles::create(caller, read(args)?).await,
+        "roles.update" => roles::update(caller, read(args)?).await,
+        "roles.delete" => roles::delete(caller, read(args)?).await,
+        "roles.list_users" => roles::list_users(caller, read(args)?).await,
+        "roles.list_forms" => roles::list_forms(caller, read(args)?).await,
+        "roles.assign_users" => roles::assign_users(caller, read(args)?).await,
+        "roles.assign_forms" => roles::assign_forms(caller, read(args)?).await,
         "uploads.read" => uploads::read(caller, read(args)?).await,
         "uploads.exists" => uploads::exists(caller, read(args)?).await,
         "uploads.list" => uploads::list(caller).await,

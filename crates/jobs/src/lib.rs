@@ -16,6 +16,7 @@ mod calls;
 mod cron;
 mod execute;
 mod git;
+mod enclosure;
 mod mask;
 mod packages;
 mod record;
@@ -25,6 +26,7 @@ mod transcript;
 mod worker;
 mod workspace;
 
+pub use enclosure::isolation;
 pub use workspace::{Indexer, index_once};
 
 /// Name of the file in `TEMP_PATH` that a living jobs process touches.
@@ -47,9 +49,16 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
 /// within `SHUTDOWN_GRACE_SECONDS` or are ended and recorded.
 ///
 /// # Errors
-/// When the private directory cannot be made.
+/// When the private directory cannot be made, and where the isolation that is required cannot be had.
 pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<()> {
     std::fs::create_dir_all(&platform.settings.temp_path)?;
+    enclosure::require_isolation(&platform.settings).await?;
+    let root = platform.settings.temp_path.clone();
+    tokio::task::spawn_blocking(move || match runner::remove_left_over(&root) {
+        Ok(0) => {}
+        Ok(folders) => tracing::info!(folders, "removed what runs of a killed worker had left"),
+        Err(error) => tracing::warn!(%error, "cannot look for what a killed worker has left"),
+    });
     // A run that reads /proc/<ppid>/environ must find nothing.
     if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
     {

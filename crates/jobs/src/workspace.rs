@@ -22,6 +22,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::enclosure::enclosure;
 use crate::packages::environments::{Environments, Held};
 use crate::worker::Templates;
 
@@ -198,16 +199,18 @@ impl Indexer {
             None => None,
         };
         let (packages, held) = held.map(|Held { path, lock }| (path, lock)).unzip();
+        let mut enclosure = enclosure(&interpreter, settings);
+        enclosure.readable.extend(packages.clone());
         let template = Template::start(runner::Config {
             python: interpreter.path,
             platform: std::path::absolute(&settings.platform_path)?,
             workspace: std::path::absolute(root)?,
             socket_dir: settings.temp_path.join(format!("runner-{}-{}", std::process::id(), self.started)),
-            sandbox: settings.sandbox.clone(),
+            temp_dir: settings.temp_path.clone(),
+            enclosure,
             generation,
             standby: settings.worker_slots.min(4),
             warm: settings.worker_slots,
-            run_as: interpreter.run_as,
             packages,
             environment_version: environment.version,
             held,
@@ -217,6 +220,7 @@ impl Indexer {
         tracing::info!(
             python = ready.python,
             isolation = ready.isolation,
+            pieces = ready.pieces.join(", "),
             modules = ready.modules,
             startup_ms = ready.startup_ms,
             "the Python template is ready"

@@ -4,11 +4,15 @@
 //! believes about the process: its pid and its output descriptor come from the template, its end from the
 //! kernel.
 
+mod folders;
+mod isolation;
 mod process;
 mod protocol;
 mod run;
 mod template;
 
+pub use folders::remove_left_over;
+pub use isolation::{Enclosure, Piece, RunAs, probe};
 pub use protocol::{
     Call, Context, Failure, Frame, Kind, Limits, Log, Organization, Outcome, ResultFrame, Start, Usage,
     WorkflowRef,

@@ -3,7 +3,7 @@
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
+use crate::folders;
 use crate::protocol::{self, Exit, Forked};
 
 /// A process that waits for its start frame, or runs.
@@ -25,12 +26,15 @@ pub(crate) struct Process {
     handle: OwnedFd,
     /// Runs it has served.
     pub(crate) served: u32,
+    /// Its private directory.
+    folder: PathBuf,
 }
 
 impl Process {
     /// Connects to the template, which forks, and takes what the template says of the child.
     pub(crate) async fn fork(
         socket: &Path,
+        folders: &Path,
         expect_exit: impl FnOnce(i32) -> oneshot::Receiver<Exit>,
     ) -> io::Result<Self> {
         let stream = UnixStream::connect(socket).await?;
@@ -51,6 +55,7 @@ impl Process {
             exit,
             handle,
             served: 0,
+            folder: folders.join(forked.number.to_string()),
         })
     }
 
@@ -73,6 +78,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        let exit = std::mem::replace(&mut self.exit, oneshot::channel().1);
+        folders::remove_after(std::mem::take(&mut self.folder), exit);
     }
 }
 

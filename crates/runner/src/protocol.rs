@@ -207,6 +207,8 @@ pub(crate) struct Exit {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Forked {
     pub(crate) pid: i32,
+    /// Names its private directory.
+    pub(crate) number: u32,
 }
 
 /// Encodes a frame.

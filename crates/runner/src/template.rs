@@ -4,7 +4,7 @@
 //! that serve many runs are kept per organization and never serve two.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,8 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::folders::Folder;
+use crate::isolation::Enclosure;
 use crate::process::Process;
 use crate::protocol::{self, Control, Exit};
 use crate::{Error, Run};
@@ -36,17 +38,16 @@ pub struct Config {
     pub workspace: PathBuf,
     /// Private folder for the socket; made with mode 0700.
     pub socket_dir: PathBuf,
-    /// `auto` or `off`.
-    pub sandbox: String,
+    /// Where the private directories of processes are.
+    pub temp_dir: PathBuf,
+    /// What processes are enclosed in.
+    pub enclosure: Enclosure,
     /// Names the state of the workspace.
     pub generation: String,
     /// Processes that stand ready.
     pub standby: usize,
     /// Pooled processes kept warm, over all organizations.
     pub warm: usize,
-    /// User and group that processes become, when we are root. The template itself stays root, which lets it
-    /// make PID namespaces.
-    pub run_as: Option<(u32, u32)>,
     /// Folder of the packages that runs may import besides the interpreter's.
     pub packages: Option<PathBuf>,
     /// Rises with every change of these packages.
@@ -64,6 +65,8 @@ pub struct Ready {
     pub python: String,
     /// `pid_namespace`, `reaper` or `session`.
     pub isolation: String,
+    /// Names of the pieces that runs are enclosed in.
+    pub pieces: Vec<String>,
     /// Modules it has loaded.
     pub modules: u32,
     /// Time it took.
@@ -88,6 +91,7 @@ pub struct Template {
     standby: tokio::sync::Mutex<mpsc::Receiver<Process>>,
     warm: Mutex<Vec<(String, Process)>>,
     gone: CancellationToken,
+    _folder: Folder,
     /// Held open: the template ends when it closes.
     _lifeline: ChildStdin,
 }
@@ -112,7 +116,9 @@ impl Template {
     pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let socket = config.socket_dir.join("template.sock");
         prepare_folder(&config)?;
-        let mut child = command(&config, &socket)
+        let name = config.socket_dir.file_name().unwrap_or_default().to_string_lossy();
+        let folder = Folder::create(&config.temp_dir, &name)?;
+        let mut child = command(&config, &socket, folder.path())
             .spawn()
             .map_err(|source| Error::Spawn { python: config.python.display().to_string(), source })?;
         let lifeline =
@@ -135,7 +141,7 @@ impl Template {
             }
         });
         let (sender, standby) = mpsc::channel(config.standby.max(1));
-        tokio::spawn(keep_ready(socket, exits.clone(), sender));
+        tokio::spawn(keep_ready(socket, folder.path().to_owned(), exits.clone(), sender));
         Ok(Arc::new(Self {
             config,
             ready,
@@ -143,6 +149,7 @@ impl Template {
             standby: standby.into(),
             warm: Mutex::default(),
             gone,
+            _folder: folder,
             _lifeline: lifeline,
         }))
     }
@@ -258,14 +265,16 @@ fn prepare_folder(config: &Config) -> Result<(), Error> {
 }
 
 /// The interpreter with an environment of its own: nothing of ours is inherited.
-fn command(config: &Config, socket: &std::path::Path) -> Command {
+fn command(config: &Config, socket: &Path, folder: &Path) -> Command {
     let mut command = Command::new(&config.python);
     command
         .args(["-s", "-P", "-m", "bifrost._host.template", "--socket"])
         .arg(socket)
         .arg("--workspace")
         .arg(&config.workspace)
-        .args(["--sandbox", &config.sandbox])
+        .args(config.enclosure.options())
+        .arg("--folder")
+        .arg(folder)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()))
         .env("HOME", "/tmp")
@@ -283,9 +292,6 @@ fn command(config: &Config, socket: &std::path::Path) -> Command {
         .process_group(0);
     if let Some(packages) = &config.packages {
         command.arg("--packages").arg(packages);
-    }
-    if let Some((uid, gid)) = config.run_as {
-        command.arg("--run-as").arg(format!("{uid}:{gid}"));
     }
     command
 }
@@ -323,10 +329,10 @@ async fn follow(mut control: ChildStdout, mut buffer: BytesMut, exits: Arc<Exits
 }
 
 /// Forks ahead, until nobody takes the processes any more or the template is gone.
-async fn keep_ready(socket: PathBuf, exits: Arc<Exits>, ready: mpsc::Sender<Process>) {
+async fn keep_ready(socket: PathBuf, folders: PathBuf, exits: Arc<Exits>, ready: mpsc::Sender<Process>) {
     let mut failures = 0;
     while let Ok(place) = ready.reserve().await {
-        match Process::fork(&socket, |pid| exits.expect(pid)).await {
+        match Process::fork(&socket, &folders, |pid| exits.expect(pid)).await {
             Ok(process) => {
                 failures = 0;
                 place.send(process);

@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import resource
+import shutil
 import signal
 import tempfile
 import traceback
@@ -29,6 +30,7 @@ from .convert import ResultTooLarge, encode_result
 from .failures import NoResult, ResourceLimit, WorkflowLoadError, WorkflowNotFound
 from .frames import FrameTooLarge, pack, quote
 from .importer import WorkspaceFinder
+from .isolation import Isolation
 from .limits import Interrupted, Limits
 
 _DEFAULT_RESULT_BYTES = 16 * 1024 * 1024
@@ -57,13 +59,15 @@ class Child:
     Made in the template, before the fork: every object a run need not make itself is a page it need not copy.
     """
 
-    def __init__(self, finder: WorkspaceFinder, base_address_space: int) -> None:
+    def __init__(self, finder: WorkspaceFinder, base_address_space: int, isolation: Isolation) -> None:
+        self.isolation = isolation
         self.connection = Connection()
         self.finder = finder
         self.limits = Limits(base_address_space)
         self.loop: AbstractEventLoop | None = None
         self.generation: str | None = None
         self.temp_dir: str | None = None
+        self.pooled_runs = 0
         self.script_runs = 0
         self.handler = logs.WorkspaceHandler(self.connection, finder.root)
         self.out, self.err = logs.PrintStream(self.connection, 1), logs.PrintStream(self.connection, 2)
@@ -78,6 +82,7 @@ class Child:
         try:
             while True:
                 start = self.connection.next_start()
+                self.isolation.enclose()
                 frame = Execution(self, start).perform()
                 _running = False
                 if os.getpid() != owner:
@@ -117,15 +122,28 @@ class Child:
         self.connection.detach()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def use_temp_dir(self, path: str | None) -> None:
+    def use_temp_dir(self, start: dict[str, Any]) -> str | None:
+        """The run's directory for temporary files: that of the process, or a new one in it."""
+        path: str | None = start.get("temp_dir") or self.isolation.folder
+        if path is not None and start.get("pooled"):
+            if self.pooled_runs and self.temp_dir is not None:
+                shutil.rmtree(self.temp_dir, ignore_errors=True)  # what the run before has left
+            self.pooled_runs += 1
+            path = f"{path}/{self.pooled_runs}"
         if path != self.temp_dir:
-            self.temp_dir = path
-            if path:
+            if path is not None:
                 os.makedirs(path, 0o700, exist_ok=True)
-                os.environ["TMPDIR"] = path
-            else:
-                os.environ.pop("TMPDIR", None)
-            tempfile.tempdir = None
+            self.enter(path)
+        return path
+
+    def enter(self, folder: str | None) -> None:
+        """Have temporary files, and what belongs to a home, made in `folder`."""
+        self.temp_dir = folder
+        if folder is not None:
+            os.environ["TMPDIR"] = os.environ["HOME"] = folder
+        else:
+            os.environ.pop("TMPDIR", None)
+        tempfile.tempdir = None
 
     def use_generation(self, generation: str | None) -> None:
         """Modules of another state of the workspace are not reused; without a hash none are."""
@@ -191,10 +209,8 @@ class Execution:
             startup=start.get("startup"),
         )
         child.use_generation(start.get("generation"))
-        child.use_temp_dir(start.get("temp_dir"))
-        _runtime.current = _runtime.Run(
-            self.context, self.connection, child.finder.root, start.get("temp_dir")
-        )
+        temp_dir = child.use_temp_dir(start)
+        _runtime.current = _runtime.Run(self.context, self.connection, child.finder.root, temp_dir)
         if limits := start.get("limits"):
             self.limits.apply(limits)
         gc.enable()

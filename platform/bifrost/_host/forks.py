@@ -8,6 +8,8 @@ template forks a run, and take place where user code forks.
 from __future__ import annotations
 
 import os
+import signal
+from _thread import get_ident
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,8 @@ _in_child: list[Hook] = []
 _in_parent: list[Hook] = []
 _register = os.register_at_fork
 _starting_run = False
+_masks: dict[int, set[int | signal.Signals]] = {}
+"""Which signals the threads that are forking had blocked before."""
 
 
 def install() -> None:
@@ -61,6 +65,8 @@ def fork_run() -> int:
 
 def _run_before() -> None:
     if not _starting_run:
+        # A SIGTERM that reached a copy before our handler is gone from it would be lost: it waits until then.
+        _masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
         for hook in _before:
             hook()
 
@@ -69,9 +75,16 @@ def _run_in_child() -> None:
     if not _starting_run:
         for hook in _in_child:
             hook()
+        _unblock()
 
 
 def _run_in_parent() -> None:
     if not _starting_run:
         for hook in _in_parent:
             hook()
+        _unblock()
+
+
+def _unblock() -> None:
+    if (mask := _masks.pop(get_ident(), None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

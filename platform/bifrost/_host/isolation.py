@@ -1,9 +1,12 @@
-"""What a run is enclosed in, so that killing one process ends all it has started.
+"""What a run is enclosed in: the pieces, which of them this kernel grants, and putting them on.
 
-- `pid_namespace`: each run is process 1 of a PID namespace of its own, which the kernel kills with it.
-- `reaper`: where namespaces are refused. A run adopts its own orphans; when it ends the template, marked as
-  subreaper, inherits what is left and kills it until nothing is.
-- `session`: a session per run, and no more.
+- process tree: see `tree`.
+- user: where the template is root, each process has a user of its own, so that its files, its memory and its
+  count of processes are nobody else's.
+- system calls: see `seccomp`; file system, and the network where ports are named: see `landlock`.
+- memory: what a process has is bounded by `limits`, and neither the template nor a run can be read by others.
+
+A piece that cannot be had is left out and named; with `required` the template does not start without it.
 """
 
 from __future__ import annotations
@@ -11,174 +14,266 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import signal
-from collections.abc import Collection
+import struct
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-CLONE_NEWPID = 0x20000000
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
-_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+from . import landlock, seccomp
+from .tree import LIBC, Tree
+
+MODES = ("required", "best-effort", "off")
+_CLONE_NEWNET = 0x40000000
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_CAPABILITIES, _NONE = struct.pack("Ii", 0x20080522, 0), bytes(24)
 
 Owner = tuple[int, int]
 """User id and group id."""
 
-LIBC = ctypes.CDLL(None, use_errno=True)
-_prctl = LIBC.prctl
-_unshare = LIBC.unshare
-_setns = LIBC.setns
-_SIGKILL = int(signal.SIGKILL)
+
+class Refused(Exception):
+    """What is required cannot be had."""
+
+
+class Piece(NamedTuple):
+    """One part of the isolation."""
+
+    name: str
+    available: bool
+    used: bool
+    needed: bool
+    """Whether `required` insists on it."""
+    detail: str
+    """What it does, or why it cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the worker asks for."""
+
+    mode: str = "best-effort"
+    network: str = "open"
+    """`open`, `none`, or the TCP ports that may be connected to, separated by commas."""
+    owner: Owner | None = None
+    owners: int = 1
+    """How many users there are, counted from `owner`."""
+    folder: str | None = None
+    """Where each process has its private directory."""
+    workspace: str = ""
+    readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+
+    @property
+    def ports(self) -> tuple[int, ...] | None:
+        """The ports that may be connected to; None if it is not about ports."""
+        if self.network in ("open", "none"):
+            return None
+        return tuple(int(port) for port in self.network.split(","))
 
 
 class Isolation:
-    """How this template encloses its runs; found out once, at start."""
+    """How this template encloses its runs; found out once, at start, and then the same for all."""
 
-    def __init__(self, *, sandbox: bool, owner: Owner | None = None) -> None:
-        self._own_namespace = -1
-        self._owner = owner
-        self.kind = "session"
-        if sandbox:
-            self.kind = "pid_namespace" if self._namespaces_work() else "reaper"
-        if self.kind == "reaper":
-            _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        elif self.kind == "pid_namespace":
-            os.kill = _kill
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        is_on = wanted.mode != "off"
         # Every child inherits it: no setuid program gives a run more rights than it has.
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        self.tree = Tree(wanted=is_on)
+        self.kind = self.tree.kind
+        self.pieces = find_pieces(wanted, self.kind)
+        missing = [piece for piece in self.pieces if piece.needed and not piece.available]
+        if wanted.mode == "required" and missing:
+            raise Refused("; ".join(f"{piece.name}: {piece.detail}" for piece in missing))
+        self._reach: landlock.Reach | None = None
+        if self._uses("file system"):
+            self._reach = landlock.Reach(landlock.version(), wanted.ports, wanted.workspace)
+            self._reach.readable, self._reach.writable = wanted.readable, wanted.writable
+        self._rules: landlock.Rules | None = None
+        # Two templates of one host begin at different users.
+        self._serial = int.from_bytes(os.urandom(2)) if wanted.owners > 1 else 0
+        self.folder: str | None = None
+        """The private directory of this process, in a run."""
+        if is_on:
+            LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        if wanted.network == "none" and self._uses("network"):
+            LIBC.unshare(_CLONE_NEWNET)
+        here = seccomp.machine()
+        if here is not None and self._uses("system calls"):
+            seccomp.take_on(seccomp.program(here, makes_pid_namespaces=self.kind == "pid_namespace"))
 
-    def hand_over(self, pipe: int) -> None:
-        """Let the run open `/dev/stdout` and `/dev/stderr`, which asks for rights on what they lead to."""
-        if self._owner is not None:
-            os.fchown(pipe, *self._owner)
+    def _uses(self, name: str) -> bool:
+        return any(piece.used for piece in self.pieces if piece.name == name)
+
+    def next_run(self, pipe: int) -> int:
+        """Settle who the next process is, and give the number that names its directory.
+
+        `pipe` becomes its own, so that it may open `/dev/stdout`, which asks for rights on what it leads to.
+        """
+        self._serial += 1
+        if (owner := self._owner()) is not None:
+            os.fchown(pipe, *owner)
+        return self._serial
 
     def before_fork(self) -> None:
-        """Arrange for the next fork to be the first process of a namespace."""
-        if self.kind == "pid_namespace" and _unshare(CLONE_NEWPID) != 0:
-            raise _error("unshare")
+        # Here, where nothing has to be copied for it, and not in the new process.
+        if self._reach is not None:
+            self._rules = self._reach.rules()
+        self.tree.before_fork()
 
     def after_fork(self) -> None:
-        # The kernel refuses a second unshare until we are back in our own namespace.
-        if self.kind == "pid_namespace" and _setns(self._own_namespace, CLONE_NEWPID) != 0:
-            raise _error("setns")
+        if self._rules is not None:
+            os.close(self._rules.handle)
+            self._rules = None
+        self.tree.after_fork()
 
     def in_child(self) -> None:
-        """The first thing a run does, still with the rights of the template."""
-        os.setsid()
-        if self.kind == "pid_namespace":
-            os.close(self._own_namespace)
-        if self._owner is not None:
-            _become(*self._owner)
-        # Only now: the kernel forgets it when the user changes.
-        _prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-        if self.kind == "reaper":
-            _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        """What a process does first, still with the rights of the template."""
+        self.tree.begin_in_child()
+        owner = self._owner()
+        if self.wanted.folder is not None:
+            self.folder = f"{self.wanted.folder}/{self._serial}"
+            os.mkdir(self.folder, 0o700)
+            if owner is not None:
+                os.chown(self.folder, *owner)
+        if owner is not None:
+            _become(*owner)
+        elif self.wanted.mode != "off" and os.geteuid() == 0:
+            LIBC.capset(_CAPABILITIES, _NONE)  # root by name, for what it owns, and nothing else
+        self.tree.end_with_parent()
+
+    def keep(self, first: int) -> int:
+        """Move what the process needs of us to descriptors from `first` on; gives the one after them."""
+        if self._rules is None:
+            return first
+        os.dup2(self._rules.handle, first, inheritable=False)
+        self._rules.handle = first
+        return first + 1
+
+    def stand_ready(self) -> None:
+        """Do what takes time before a run is waiting; no descriptor of the template is open any more."""
+        if self._rules is not None and self._reach is not None:
+            self._reach.forget()
+            if self.folder is not None:
+                self._rules.use(self.folder)
+
+    def enclose(self) -> None:
+        """Before the first line of user code; a pooled process stays enclosed."""
+        if self._rules is not None and self._reach is not None:
+            self._reach.share_again(self._rules)
+            self._rules.keep_to()
+            self._rules = None
 
     def end_remains(self, pid: int, living: Collection[int]) -> None:
-        """Kill what a run that just ended left behind; `living` are the runs that go on."""
-        if self.kind == "session":
-            try:
-                os.killpg(pid, signal.SIGKILL)
-            except OSError:
-                return
-        elif self.kind == "reaper":
-            while strangers := _children().difference(living):
-                for stranger in strangers:
-                    os.kill(stranger, signal.SIGKILL)
-                    os.waitpid(stranger, 0)
+        self.tree.end_remains(pid, living)
 
-    def _namespaces_work(self) -> bool:
-        """Try it in a process of its own: one that cannot get back from a namespace can never fork again.
+    def _owner(self) -> Owner | None:
+        if self.wanted.owner is None:
+            return None
+        offset = self._serial % self.wanted.owners
+        return self.wanted.owner[0] + offset, self.wanted.owner[1] + offset
 
-        Only root in its namespace can: a user namespace of our own would let us make PID namespaces, but not
-        return to the one we are in, which somebody else owns.
-        """
-        try:
-            self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        pid = os.fork()
-        if pid == 0:
-            works = False
-            with contextlib.suppress(OSError):
-                works = self._forks_twice_into_namespaces()
-            os._exit(0 if works else 1)
-        if os.waitpid(pid, 0)[1] == 0:
-            return True
-        os.close(self._own_namespace)
+
+def find_pieces(wanted: Wanted, tree: str) -> list[Piece]:
+    """Try each piece, in processes of their own."""
+    is_on = wanted.mode != "off"
+    pieces = [_tree_piece(tree, is_on), _user_piece(wanted)]
+    calls = seccomp.machine() is not None and _works(_filter_works)
+    detail = f"{_count()} calls are refused, and new namespaces" if calls else _why_no_filter()
+    pieces.append(Piece("system calls", calls, calls and is_on, True, detail))
+    known = landlock.version()
+    files = known > 0 and _works(_rules_work)
+    detail = f"Landlock {known}: only what a run needs can be reached" if files else landlock.why_not()
+    pieces.append(Piece("file system", files, files and is_on, True, detail))
+    pieces.append(_network_piece(wanted, known, is_on))
+    detail = "each process of a run is limited, not all of them together"
+    pieces.append(Piece("memory", True, True, False, detail))
+    return pieces
+
+
+def _tree_piece(kind: str, is_on: bool) -> Piece:
+    details = {
+        "pid_namespace": "each run has a PID namespace of its own",
+        "reaper": "PID namespaces are refused (they need root); what a run leaves behind is found and killed",
+        "session": "switched off: a session per run and no more",
+    }
+    return Piece("process tree", True, is_on, True, details[kind])
+
+
+def _user_piece(wanted: Wanted) -> Piece:
+    if wanted.owner is None:
+        return Piece(
+            "user", False, False, False, "runs have the user of the worker, which only root can change"
+        )
+    if wanted.owners == 1:
+        return Piece("user", True, True, False, f"runs share the user {wanted.owner[0]}")
+    last = wanted.owner[0] + wanted.owners - 1
+    return Piece("user", True, True, False, f"each process has its own user, {wanted.owner[0]} to {last}")
+
+
+def _network_piece(wanted: Wanted, known: int, is_on: bool) -> Piece:
+    if wanted.network == "open":
+        return Piece("network", True, False, False, "runs may connect to anything (RUN_NETWORK is open)")
+    if wanted.network == "none":
+        works = _works(lambda: LIBC.unshare(_CLONE_NEWNET) == 0)
+        detail = "runs have no network" if works else "network namespaces are refused (they need root)"
+    else:
+        works = known >= landlock.TCP_SINCE
+        why = "naming ports needs Landlock 4 (Linux 6.7)"
+        detail = f"runs may connect to the TCP ports {wanted.network}" if works else why
+    return Piece("network", works, works and is_on, True, detail)
+
+
+def _works(trial: Callable[[], bool]) -> bool:
+    """Try it in a process that ends afterwards."""
+    pid = os.fork()
+    if pid == 0:
+        works = False
+        with contextlib.suppress(BaseException):
+            works = trial()
+        os._exit(0 if works else 1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _filter_works() -> bool:
+    here = seccomp.machine()
+    assert here is not None
+    LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if not seccomp.take_on(seccomp.program(here, makes_pid_namespaces=False)):
         return False
-
-    def _forks_twice_into_namespaces(self) -> bool:
-        for _ in range(2):
-            if _unshare(CLONE_NEWPID) != 0:
-                return False
-            pid = os.fork()
-            if pid == 0:
-                os._exit(0 if os.getpid() == 1 else 1)
-            if os.waitpid(pid, 0)[1] != 0 or _setns(self._own_namespace, CLONE_NEWPID) != 0:
-                return False
-        return True
+    # Asking for the serial number of no key: harmless, and answered with another error without the filter.
+    return LIBC.syscall(here.refused["keyctl"], 99, 0, 0, 0, 0) == -1 and ctypes.get_errno() == 1
 
 
-def _children() -> set[int]:
-    """Direct children of this process, adopted ones included."""
+def _rules_work() -> bool:
+    LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    landlock.Rules(landlock.version(), None).keep_to()
     try:
-        with open("/proc/thread-self/children") as file:
-            return {int(pid) for pid in file.read().split()}
-    except OSError:
-        pass
-    found = set()
-    own = os.getpid()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat") as file:
-                    parent = int(file.read().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent == own:
-                found.add(int(entry))
-    return found
+        os.close(os.open(__file__, os.O_RDONLY))
+    except PermissionError:
+        return True
+    return False
+
+
+def _count() -> int:
+    here = seccomp.machine()
+    return len(here.refused) + len(seccomp.EVERYWHERE) if here else 0
+
+
+def _why_no_filter() -> str:
+    if seccomp.machine() is None:
+        return f"the numbers of system calls of {os.uname().machine} are not known"
+    return "the kernel refuses filters (CONFIG_SECCOMP_FILTER)"
 
 
 def _become(uid: int, gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    # Runs share this user, so that alone would let one read the memory of another.
-    _prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # Runs may share a user, and that alone would let one read the memory of another.
+    LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-_os_kill = os.kill
-
-
-def _kill(pid: int, number: int, /) -> None:
-    """`os.kill` in runs: the kernel ignores fatal signals that process 1 of a namespace sends itself."""
-    _os_kill(pid, number)
-    # Still here: the signal was handled, or ignored only because of who we are.
-    if pid in (0, 1) and os.getpid() == 1 and _is_fatal(number):
-        _die()
-
-
-def _is_fatal(number: int) -> bool:
-    harmless = (
-        0,
-        signal.SIGCHLD,
-        signal.SIGCONT,
-        signal.SIGURG,
-        signal.SIGWINCH,
-        signal.SIGSTOP,
-        signal.SIGTSTP,
-    )
-    if number in harmless or number in (signal.SIGTTIN, signal.SIGTTOU):
-        return False
-    return number == signal.SIGKILL or signal.getsignal(number) == signal.SIG_DFL
-
-
-def _die() -> None:
-    """Be killed by SIGKILL: in strict seccomp mode any other system call than read or write is deadly."""
-    _prctl(_PR_SET_SECCOMP, 1, 0, 0, 0)
-    os.getppid()
-    os._exit(137)
-
-
-def _error(call: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, f"{call}: {os.strerror(number)}")
+def report(pieces: list[Piece]) -> list[dict[str, Any]]:
+    """As the worker and `bifrost doctor` read it."""
+    return [piece._asdict() for piece in pieces]

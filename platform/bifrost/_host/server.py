@@ -21,24 +21,23 @@ from typing import NoReturn
 from . import child, forks, logs
 from .frames import pack, pack_value
 from .importer import CodeCache, install
-from .isolation import Isolation, Owner
+from .isolation import Isolation, Wanted
 from .limits import address_space, catch_cpu_signal
 
 _PROTOCOL_FD, _LAST_FD = 200, 1 << 20
 _LISTEN_BACKLOG = 128
 _REHEARSALS = 40
-_DESCRIPTOR = struct.Struct("i")
+_DESCRIPTOR, _PEER = struct.Struct("i"), struct.Struct("3i")
 
 
 class Server:
     """Forks a run for each connection. It holds no connection and no thread of its own."""
 
-    def __init__(
-        self, path: str, workspace: str, *, control: int, sandbox: bool, owner: Owner | None
-    ) -> None:
-        self.isolation = Isolation(sandbox=sandbox, owner=owner)
+    def __init__(self, path: str, *, control: int, wanted: Wanted) -> None:
+        self.isolation = Isolation(wanted)
         self.cache = CodeCache()
-        self.child = child.Child(install(workspace, self.cache), address_space())
+        self.child = child.Child(install(wanted.workspace, self.cache), address_space(), self.isolation)
+        self.worker = os.getppid()
         self.runs: dict[int, int] = {}
         """Processes, by the descriptor that becomes readable when they end."""
         self.poll = select.poll()
@@ -86,6 +85,7 @@ class Server:
             "pid": os.getpid(),
             "python": ".".join(map(str, sys.version_info[:3])),
             "isolation": self.isolation.kind,
+            "pieces": [piece.name for piece in self.isolation.pieces if piece.used],
             "modules": modules,
             "startup_ms": round((time.monotonic() - began) * 1000),
         }
@@ -113,19 +113,25 @@ class Server:
             return
         connection = RawSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         try:
-            self._fork(connection)
+            if self._is_worker(connection):
+                self._fork(connection)
         except OSError as problem:
             # The worker sees the connection close without a pid and tries another time.
             complain(f"cannot start a run: {problem}")
         finally:
             connection.close()
 
+    def _is_worker(self, connection: RawSocket) -> bool:
+        """Whether our worker connected; a run that has its user, and so can open the socket, gets nothing."""
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        return bool(_PEER.unpack(peer)[0] == self.worker)
+
     def _fork(self, connection: RawSocket) -> None:
         output, captured = os.pipe2(os.O_CLOEXEC)
         try:
-            self.isolation.hand_over(captured)
-            self.isolation.before_fork()
+            number = self.isolation.next_run(captured)
             try:
+                self.isolation.before_fork()
                 pid = forks.fork_run()
                 if pid == 0:
                     self._become_child(connection.fileno(), captured)
@@ -134,7 +140,7 @@ class Server:
             self._watch(pid)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(output))]
             try:
-                connection.sendmsg([pack(f'{{"t":"pid","pid":{pid}}}')], rights)
+                connection.sendmsg([pack(f'{{"t":"pid","pid":{pid},"number":{number}}}')], rights)
             except OSError:
                 os.kill(pid, signal.SIGKILL)  # the worker hung up: nobody will start this run
         finally:
@@ -159,8 +165,11 @@ class Server:
             os.dup2(captured, 1)
             os.dup2(captured, 2)
             os.dup2(connection, _PROTOCOL_FD, inheritable=False)
+            free = self.isolation.keep(_PROTOCOL_FD + 1)
             os.closerange(3, _PROTOCOL_FD)
-            os.closerange(_PROTOCOL_FD + 1, _LAST_FD)
+            os.closerange(free, _LAST_FD)
+            self.isolation.stand_ready()
+            self.child.enter(self.isolation.folder)
             self.child.serve(_PROTOCOL_FD)
         except BaseException as problem:
             os.write(2, f"the run could not be set up: {problem!r}\n".encode())
@@ -174,7 +183,9 @@ class Server:
         self.isolation.end_remains(pid, self.runs.values())
         killed = os.WIFSIGNALED(status)
         code = "null" if killed else os.WEXITSTATUS(status)
-        name = os.WTERMSIG(status) if killed else "null"
+        name: int | str = os.WTERMSIG(status) if killed else "null"
+        if name == signal.SIGSYS and self.isolation.kind == "pid_namespace":
+            name = int(signal.SIGKILL)  # see `tree`: no run dies of it otherwise
         cpu = usage.ru_utime + usage.ru_stime
         frame = (
             f'{{"t":"exit","pid":{pid},"code":{code},"signal":{name},'

@@ -15,7 +15,8 @@ import os
 import sys
 import time
 
-from . import forks, memory
+from . import forks, isolation, memory
+from . import options as isolation_options
 from .index import python_files
 
 COMMON = (
@@ -95,25 +96,23 @@ def main() -> None:
     parser.add_argument("--workspace", required=True)
     parser.add_argument("--preload", default="")
     parser.add_argument("--packages", default="", help="folder of the packages of the workspace")
-    parser.add_argument("--sandbox", choices=("auto", "off"), default="auto")
-    parser.add_argument("--run-as", type=owner, metavar="UID:GID", help="who the runs are; needs root")
+    isolation_options.add(parser)
     options = parser.parse_args()
-    if options.run_as is not None and os.geteuid() != 0:
-        parser.error("--run-as needs root: only root can start runs as somebody else")
+    workspace = os.path.realpath(options.workspace)
+    wanted = isolation_options.wanted(parser, options, workspace)
 
     began = time.monotonic()
     # What an import prints must not end up between the control frames.
     control = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
     os.dup2(2, 1)
     forks.install()
-    workspace = os.path.realpath(options.workspace)
     preload([*COMMON, *SDK, *filter(None, options.preload.split(","))])
     paths = list(python_files(workspace, hidden=True))
-    wanted = scan(paths, workspace)
+    imported = scan(paths, workspace)
     if options.packages:
         # A module of the interpreter that is loaded here would hide another version of it in the folder.
-        wanted = [name for name in wanted if name.partition(".")[0] in sys.stdlib_module_names]
-    preload(wanted)
+        imported = [name for name in imported if name.partition(".")[0] in sys.stdlib_module_names]
+    preload(imported)
     memory.give_back()
     memory.use_huge_pages()
     # Last, so that what every run touches lies close together: each page of it is copied in each run.
@@ -122,8 +121,11 @@ def main() -> None:
     if options.packages:
         add_packages(options.packages)
     logs.prepare()
-    sandbox = options.sandbox == "auto"
-    loop = server.Server(options.socket, workspace, control=control, sandbox=sandbox, owner=options.run_as)
+    try:
+        loop = server.Server(options.socket, control=control, wanted=wanted)
+    except isolation.Refused as problem:
+        server.complain(f"ISOLATION is required, and cannot be had: {problem}")
+        raise SystemExit(1) from None
     loop.compile(paths)
     loop.rehearse()
     # The heap of the template is shared with its children: no collection may touch, and so copy, its pages.
@@ -132,15 +134,6 @@ def main() -> None:
     gc.disable()
     loop.announce(len(sys.modules), began)
     loop.serve()
-
-
-def owner(text: str) -> tuple[int, int]:
-    """`UID:GID`, neither of them root's."""
-    uid, _, gid = text.partition(":")
-    found = int(uid), int(gid)
-    if min(found) < 1:
-        raise ValueError(text)
-    return found
 
 
 if __name__ == "__main__":

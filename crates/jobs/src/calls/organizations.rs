@@ -3,13 +3,14 @@
 use domain::audit::{self, Action};
 use domain::id::OrgId;
 use domain::page::NameCursor;
-use domain::{Error, OrgTx, organizations};
+use domain::{Error, organizations};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Caller, Org, Refusal, yes};
+use super::{Answer, Caller, Org, yes};
 
 const MOST_ORGANIZATIONS: i64 = 10_000;
+const MANAGE: &str = "manage organizations";
 
 #[derive(Deserialize)]
 pub(super) struct NewOrganization {
@@ -47,7 +48,7 @@ pub(super) async fn get(caller: &Caller, args: Org) -> Answer {
 }
 
 pub(super) async fn list(caller: &Caller) -> Answer {
-    let mut tx = caller.begin_as_admin().await?;
+    let mut tx = caller.begin_as_admin(MANAGE).await?;
     let found = organizations::list(&mut tx, MOST_ORGANIZATIONS, &NameCursor::START).await?;
     tx.commit().await?;
     Ok(found.iter().map(show_organization).collect())
@@ -60,7 +61,7 @@ pub(super) async fn create(caller: &Caller, args: NewOrganization) -> Answer {
         is_active: args.is_active,
         settings: json!({}),
     };
-    let mut tx = caller.begin_as_admin().await?;
+    let mut tx = caller.begin_as_admin(MANAGE).await?;
     let created = organizations::insert(&mut tx, new).await?;
     audit::record(&mut tx, Action::OrganizationCreated, created.id, &json!({ "name": created.name })).await?;
     tx.commit().await?;
@@ -75,7 +76,7 @@ pub(super) async fn update(caller: &Caller, args: ChangedOrganization) -> Answer
         is_active: args.is_active,
         settings: None,
     };
-    let mut tx = caller.begin_as_admin().await?;
+    let mut tx = caller.begin_as_admin(MANAGE).await?;
     let updated = organizations::update(&mut tx, args.org_id, changes).await?;
     audit::record(&mut tx, Action::OrganizationUpdated, args.org_id, &changed).await?;
     tx.commit().await?;
@@ -85,24 +86,11 @@ pub(super) async fn update(caller: &Caller, args: ChangedOrganization) -> Answer
 /// Softly, as over HTTP: the organization becomes inactive.
 pub(super) async fn delete(caller: &Caller, args: OneOrganization) -> Answer {
     let inactive = organizations::Changes { is_active: Some(false), ..organizations::Changes::default() };
-    let mut tx = caller.begin_as_admin().await?;
+    let mut tx = caller.begin_as_admin(MANAGE).await?;
     organizations::update(&mut tx, args.org_id, inactive).await?;
     audit::record(&mut tx, Action::OrganizationDeleted, args.org_id, &()).await?;
     tx.commit().await?;
     Ok(Value::Bool(true))
-}
-
-impl Caller {
-    /// Over all organizations; for what only platform administrators may do.
-    async fn begin_as_admin(&self) -> Result<OrgTx, Refusal> {
-        if !self.scope.actor().is_platform_admin {
-            return Err(Refusal {
-                kind: "PermissionError",
-                message: "only a platform admin may manage organizations".into(),
-            });
-        }
-        Ok(self.platform.db.begin(&self.scope.clone().widened()).await?)
-    }
 }
 
 fn show_organization(organization: &organizations::Organization) -> Value {

@@ -1,0 +1,200 @@
+//! `files.*` in the workspace: read and written here, for no run can open what belongs to single organizations.
+//!
+//! A run of an organization reads its organization's overlay in front of the shared files, and writes only there. One of
+//! no organization uses the shared files, where code and forms are for platform administrators.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use domain::Error;
+use domain::editor::MAX_FILE;
+use domain::id::OrgId;
+use domain::workspace_files::{FilePath, Files, OVERLAYS};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, Caller, Refusal};
+
+/// What one answer holds of a file.
+const PIECE: u64 = 4 * 1024 * 1024;
+
+#[derive(Deserialize)]
+pub(super) struct Read {
+    path: String,
+    #[serde(default)]
+    offset: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Write {
+    path: String,
+    /// Base64.
+    data: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct One {
+    path: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Folder {
+    directory: String,
+}
+
+/// A piece of a file, how long the whole is, and a name for its state: pieces of two states make no file.
+pub(super) async fn read(caller: &Caller, args: Read) -> Answer {
+    on_disk(caller, &args.path, move |places, path| {
+        let (piece, size, state) = places.first(|files| {
+            let (mut file, metadata) = files.open_file(path)?;
+            file.seek(SeekFrom::Start(args.offset)).map_err(Error::internal)?;
+            let mut piece = Vec::new();
+            file.take(PIECE).read_to_end(&mut piece).map_err(Error::internal)?;
+            let changed = metadata.modified().map_err(Error::internal)?.into_std();
+            let since = changed.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            Ok((piece, metadata.len(), format!("{}-{}", metadata.len(), since.as_nanos())))
+        })?;
+        Ok(json!({ "data": STANDARD.encode(&piece), "size": size, "state": state }))
+    })
+    .await
+}
+
+pub(super) async fn write(caller: &Caller, args: Write) -> Answer {
+    let bytes = STANDARD.decode(&args.data).map_err(|_| Refusal::value("data is not base64"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Refusal::value(&format!(
+            "a file of the workspace may have {} MiB; use the location `temp` for more",
+            MAX_FILE / 1024 / 1024
+        )));
+    }
+    check_may_change(caller, &args.path)?;
+    on_disk(caller, &args.path, move |places, path| {
+        places.writable()?.write(path, &bytes)?;
+        Ok(Value::Null)
+    })
+    .await
+}
+
+pub(super) async fn delete(caller: &Caller, args: One) -> Answer {
+    check_may_change(caller, &args.path)?;
+    on_disk(caller, &args.path, |places, path| {
+        let root = places.roots.first().filter(|root| root.is_dir()).ok_or(Error::NotFound("file"))?;
+        let files = Files::open(root)?;
+        if files.entry(path)?.is_folder {
+            return Err(Error::Impossible(format!("{path} is a folder")));
+        }
+        files.remove(path)?;
+        Ok(Value::Null)
+    })
+    .await
+}
+
+/// Whether there is a file or a folder.
+pub(super) async fn exists(caller: &Caller, args: One) -> Answer {
+    on_disk(caller, &args.path, |places, path| match places.first(|files| files.entry(path)) {
+        Ok(_) => Ok(true.into()),
+        Err(Error::NotFound(_)) => Ok(false.into()),
+        Err(error) => Err(error),
+    })
+    .await
+}
+
+/// Names in a folder, folders with a trailing `/`; what is hidden is left out.
+pub(super) async fn list(caller: &Caller, args: Folder) -> Answer {
+    on_disk(caller, &args.directory, |places, folder| {
+        let mut names = BTreeSet::new();
+        let mut found = folder.is_root();
+        for root in places.existing() {
+            match Files::open(root)?.list(folder) {
+                Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+                Ok(entries) => {
+                    found = true;
+                    names.extend(entries.iter().filter(|entry| !entry.path.name().starts_with('.')).map(
+                        |entry| format!("{}{}", entry.path.name(), if entry.is_folder { "/" } else { "" }),
+                    ));
+                }
+            }
+        }
+        if found { Ok(names.into_iter().collect()) } else { Err(Error::NotFound("folder")) }
+    })
+    .await
+}
+
+/// Where a run's files are: read in this order, written to the first.
+struct Places {
+    roots: Vec<PathBuf>,
+    is_shared: bool,
+}
+
+impl Places {
+    fn of(caller: &Caller) -> Result<Self, Refusal> {
+        let shared = caller.platform.settings.workspace_path.clone();
+        let own: Option<OrgId> = caller.scope.owner()?;
+        Ok(match own {
+            Some(org) => {
+                Self { roots: vec![shared.join(OVERLAYS).join(org.to_string()), shared], is_shared: false }
+            }
+            None => Self { roots: vec![shared], is_shared: true },
+        })
+    }
+
+    fn existing(&self) -> impl Iterator<Item = &PathBuf> {
+        self.roots.iter().filter(|root| root.is_dir())
+    }
+
+    /// What the first place that has it gives.
+    fn first<T>(&self, ask: impl Fn(&Files) -> Result<T, Error>) -> Result<T, Error> {
+        for root in self.existing() {
+            match ask(&Files::open(root)?) {
+                Err(Error::NotFound(_)) => {}
+                other => return other,
+            }
+        }
+        Err(Error::NotFound("file"))
+    }
+
+    /// The place to write to. The overlay comes with its first file; nobody but us may enter the folder of overlays.
+    fn writable(&self) -> Result<Files, Error> {
+        use std::os::unix::fs::DirBuilderExt;
+
+        let root = self.roots.first().ok_or_else(|| Error::internal("no place for files"))?;
+        if !self.is_shared {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| {
+                Error::Unavailable { service: "the disk of the workspace", source: error.into() }
+            })?;
+        }
+        Files::open(root)
+    }
+}
+
+/// Code and forms of the shared workspace are for platform administrators.
+fn check_may_change(caller: &Caller, path: &str) -> Result<(), Refusal> {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let is_code = name.ends_with(".py") || name.ends_with(".form.json") || name == "requirements.txt";
+    if is_code && caller.scope.owner()?.is_none() && !caller.scope.actor().is_platform_admin {
+        return Err(Refusal {
+            kind: "PermissionError",
+            message: format!("only platform admins may change {name} in the shared workspace"),
+        });
+    }
+    Ok(())
+}
+
+async fn on_disk(
+    caller: &Caller,
+    path: &str,
+    work: impl FnOnce(&Places, &FilePath) -> Result<Value, Error> + Send + 'static,
+) -> Answer {
+    let (places, parsed) = (Places::of(caller)?, FilePath::parse(path)?);
+    let done = tokio::task::spawn_blocking(move || work(&places, &parsed)).await.map_err(Error::internal)?;
+    done.map_err(|error| match error {
+        Error::NotFound(what) => {
+            Refusal { kind: "FileNotFoundError", message: format!("there is no {what} {path} in workspace") }
+        }
+        other => other.into(),
+    })
+}

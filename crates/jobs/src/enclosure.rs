@@ -1,0 +1,85 @@
+//! Who runs are, and what they are enclosed in.
+
+use domain::python::Interpreter;
+use domain::settings::Settings;
+use runner::{Enclosure, Piece, RunAs};
+
+/// Who runs are when we are root: a user per process, in a range that distributions and containers leave alone.
+const OWN_USERS: RunAs = RunAs { first: 2_000_000_000, count: 65_536 };
+const NOBODY: u32 = 65_534;
+
+/// The pieces of the isolation of runs, and which of them can be had here.
+///
+/// # Errors
+/// When the interpreter cannot say.
+pub async fn isolation(settings: &Settings) -> anyhow::Result<Vec<Piece>> {
+    let interpreter = Interpreter::choose(settings);
+    let platform = std::path::absolute(&settings.platform_path)?;
+    Ok(runner::probe(&interpreter.path, &platform, &enclosure(&interpreter, settings)).await?)
+}
+
+/// Refuses to go on where `ISOLATION` is `required` and a piece of it cannot be had.
+///
+/// # Errors
+/// One line that names every such piece, and why.
+pub(crate) async fn require_isolation(settings: &Settings) -> anyhow::Result<()> {
+    if settings.isolation != "required" {
+        return Ok(());
+    }
+    let pieces = isolation(settings).await?;
+    let missing: Vec<String> = pieces
+        .iter()
+        .filter(|piece| piece.needed && !piece.available)
+        .map(|piece| format!("{}: {}", piece.name, piece.detail))
+        .collect();
+    anyhow::ensure!(
+        missing.is_empty(),
+        "ISOLATION is required, and this worker cannot give it. {}",
+        missing.join("; ")
+    );
+    Ok(())
+}
+
+/// What runs of the interpreter are enclosed in.
+pub(crate) fn enclosure(interpreter: &Interpreter, settings: &Settings) -> Enclosure {
+    Enclosure {
+        mode: settings.isolation.clone(),
+        network: settings.run_network.clone(),
+        readable: settings.readable_paths(),
+        run_as: interpreter.as_another.then(own_users),
+    }
+}
+
+/// A range of users that this user namespace has and that nothing else uses, else the one that stands for nobody.
+fn own_users() -> RunAs {
+    let has_range = |map: &str| std::fs::read_to_string(map).is_ok_and(|map| covers(&map, OWN_USERS));
+    if has_range("/proc/self/uid_map") && has_range("/proc/self/gid_map") {
+        OWN_USERS
+    } else {
+        RunAs { first: NOBODY, count: 1 }
+    }
+}
+
+/// Whether one line of a map (`inside outside count`) holds the whole range.
+fn covers(map: &str, users: RunAs) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let wanted = u64::from(users.first)..u64::from(users.first) + u64::from(users.count);
+        matches!(numbers[..], [inside, _, count] if inside <= wanted.start && wanted.end <= inside + count)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_taken_from_a_range_that_the_namespace_has() {
+        let whole = "         0          0 4294967295\n";
+        let container = "         0     100000      65536\n";
+        assert!(covers(whole, OWN_USERS));
+        assert!(!covers(container, OWN_USERS));
+        assert!(covers(container, RunAs { first: NOBODY, count: 1 }));
+        assert!(!covers("", OWN_USERS));
+    }
+}
