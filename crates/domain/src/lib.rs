@@ -48,7 +48,7 @@ pub mod workflow_keys;
 pub mod workflows;
 pub mod workspace_files;
 
-pub use db::{Db, MIGRATOR, OrgTx, SystemTx};
+pub use db::{Db, MIGRATOR, OrgTx, SystemTx, in_time};
 pub use error::{Error, FieldError, Result};
 pub use permissions::{Permission, PermissionSet};
 pub use platform::Platform;
