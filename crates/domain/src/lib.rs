@@ -31,6 +31,7 @@ pub mod permissions;
 pub mod platform;
 pub mod process;
 pub mod roles;
+pub mod sabotage;
 pub mod schedules;
 pub mod schema;
 pub mod scope;

@@ -9,6 +9,7 @@ use domain::events::Event;
 use domain::executions::claim::{self, Claimed};
 use domain::gather::{Gather, LINGER};
 use domain::id::{ExecutionId, WorkerId};
+use domain::sabotage::{self, Fault};
 use domain::wakeup::Wakeup;
 use domain::{in_time, workers};
 use runner::Template;
@@ -106,7 +107,11 @@ impl Worker {
             }
             gather.saw(waiting.len());
             // No slot is held while nothing waits: a parent that takes its own back could need it.
-            let permits = self.permits(waiting.len()).await;
+            let wanted = waiting.len();
+            if sabotage::is(Fault::AckBeforeClaim) {
+                consumer.ack(std::mem::take(&mut waiting)).await;
+            }
+            let permits = self.permits(wanted).await;
             let claimed = self.claim(permits.len()).await;
             let later = waiting.split_off(permits.len().min(waiting.len()));
             consumer.ack(std::mem::replace(&mut waiting, later)).await;
@@ -198,6 +203,7 @@ impl Worker {
             match held.iter().find(|held| held.id == id && held.attempt == running.attempt) {
                 Some(held) if held.cancelling => running.stop.cancelled.cancel(),
                 Some(_) => {}
+                None if sabotage::is(Fault::NoFence) => {}
                 // It may just have been recorded; then there is nothing left to kill.
                 None => running.stop.fenced.cancel(),
             }

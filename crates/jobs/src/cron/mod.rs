@@ -6,6 +6,7 @@ use domain::connections;
 use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
 use domain::executions::{Status, housekeep, sweep};
+use domain::sabotage::{self, Fault};
 use domain::schedules::fire;
 use domain::wakeup::Wakeup;
 use domain::{Platform, Result, in_time};
@@ -65,6 +66,9 @@ async fn every<F: Future<Output = Result<()>>>(
 }
 
 async fn sweep_once(platform: &Platform) -> Result<()> {
+    if sabotage::is_without_sweeper() {
+        return Ok(());
+    }
     let published = sweep::sweep(&platform.db, &platform.wakeups, SWEEP_GRACE_SECONDS).await?;
     if published > 0 {
         tracing::info!(published, "woke executions that nobody had woken");
@@ -100,7 +104,7 @@ async fn reap_forever(platform: &Platform) {
     let mut clock = tokio::time::interval(REAP_PERIOD);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reachable_since = Instant::now();
-    loop {
+    while !sabotage::is(Fault::NoReaper) {
         clock.tick().await;
         let look = async {
             if reachable_since.elapsed() < REAP_GRACE {
