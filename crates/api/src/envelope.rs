@@ -51,7 +51,8 @@ pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, 
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
     let limit = time_limit(&app, request.uri().path());
-    let mut response = match tokio::time::timeout(limit, next.run(request)).await {
+    let work = limits::of_request(tokio::time::timeout(limit, next.run(request)));
+    let mut response = match work.await {
         Ok(response) => response,
         Err(late) => Problem::from(limits::too_late(late)).into_response(),
     };

@@ -18,9 +18,8 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions,
-    forms, health, organizations, packages, roles, schedules, sdk, secrets, stream, users,
-    workflow_keys, workflows,
+    audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions, forms,
+    health, organizations, packages, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 

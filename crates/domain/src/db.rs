@@ -7,37 +7,39 @@
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 use crate::{Error, OrgScope, Result, SystemScope};
+
+mod loan;
+
+use loan::{Loan, Pool};
 
 /// The schema, embedded in the binary.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
 
-/// How long a request waits for a free connection before it is told that the database is away.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Pause before a statement on roles is tried again.
 const ROLE_RETRY: Duration = Duration::from_millis(20);
 
 /// The database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Db {
-    app: PgPool,
-    system: PgPool,
+    app: Pool,
+    system: Pool,
 }
 
 /// A transaction that can see one scope and nothing else.
 #[derive(Debug)]
 pub struct OrgTx {
-    tx: Transaction<'static, Postgres>,
+    tx: Loan,
     scope: OrgScope,
 }
 
 /// A transaction of the platform itself, past row-level security.
 #[derive(Debug)]
 pub struct SystemTx {
-    tx: Transaction<'static, Postgres>,
+    tx: Loan,
 }
 
 impl Db {
@@ -49,10 +51,10 @@ impl Db {
         let options: PgConnectOptions = url.expose_secret().parse()?;
         let options = options.application_name("bifrost").log_statements(tracing::log::LevelFilter::Off);
         Ok(Self {
-            app: pool(options.clone(), "bifrost_app", "auto", connections),
+            app: Pool::new(options.clone(), "bifrost_app", "auto", connections),
             // The platform's statements look rows up by key or by array: a plan made for one call in particular
             // gains nothing and costs more than the call. Lists with a limit are for the app pool.
-            system: pool(options, "bifrost_system", "force_generic_plan", connections),
+            system: Pool::new(options, "bifrost_system", "force_generic_plan", connections),
         })
     }
 
@@ -63,7 +65,8 @@ impl Db {
     pub async fn begin(&self, scope: &OrgScope) -> Result<OrgTx> {
         // One round trip for BEGIN and the scope. The setting is a UUID or one of two constants.
         let begin = format!("BEGIN; SET LOCAL bifrost.org_id = '{}'", scope.setting());
-        let tx = self.app.begin_with(AssertSqlSafe(begin)).await?;
+        let mut tx = self.app.lend().await?;
+        tx.begin(begin).await?;
         Ok(OrgTx { tx, scope: scope.clone() })
     }
 
@@ -73,18 +76,20 @@ impl Db {
     /// [`Error::Unavailable`] when PostgreSQL is away.
     pub async fn begin_system(&self, scope: &SystemScope) -> Result<SystemTx> {
         tracing::trace!(reason = scope.reason(), "system transaction");
-        Ok(SystemTx { tx: self.system.begin().await? })
+        let mut tx = self.system.lend().await?;
+        tx.begin("BEGIN".to_owned()).await?;
+        Ok(SystemTx { tx })
     }
 
     /// A connection of the app role without a scope: it sees nothing until its statement sets one.
-    pub(crate) async fn unscoped(&self) -> Result<sqlx::pool::PoolConnection<Postgres>> {
-        Ok(self.app.acquire().await?)
+    pub(crate) async fn unscoped(&self) -> Result<Loan> {
+        Ok(self.app.lend().await?)
     }
 
     /// A connection of the system role for one statement that is a transaction by itself: one round trip.
-    pub(crate) async fn system(&self, scope: &SystemScope) -> Result<sqlx::pool::PoolConnection<Postgres>> {
+    pub(crate) async fn system(&self, scope: &SystemScope) -> Result<Loan> {
         tracing::trace!(reason = scope.reason(), "system statement");
-        Ok(self.system.acquire().await?)
+        Ok(self.system.lend().await?)
     }
 
     /// Whether PostgreSQL answers and no migration of this binary is pending.
@@ -94,7 +99,7 @@ impl Db {
     pub async fn ping(&self) -> Result<()> {
         let applied: i64 =
             sqlx::query_scalar("SELECT COALESCE(max(version), 0) FROM _sqlx_migrations WHERE success")
-                .fetch_one(&self.system)
+                .fetch_one(&mut *self.system.lend().await?)
                 .await?;
         if applied < newest_version() {
             let source = "migrations are pending; run `bifrost migrate`".into();
@@ -139,6 +144,17 @@ impl SystemTx {
 
     pub(crate) fn conn(&mut self) -> &mut PgConnection {
         &mut self.tx
+    }
+}
+
+/// What `work` gives, if it does so in time: a connection may be dead without anybody having said so.
+///
+/// # Errors
+/// Those of `work`, and [`Error::Unavailable`] when it takes longer; then it is not known what of it was done.
+pub async fn in_time<T>(patience: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(patience, work).await {
+        Ok(done) => done,
+        Err(late) => Err(Error::Unavailable { service: "PostgreSQL", source: late.into() }),
     }
 }
 
@@ -242,21 +258,4 @@ pub fn percent_decoded(text: &str) -> String {
         .next()
         .map(|(_, value)| value.into_owned())
         .unwrap_or_default()
-}
-
-fn pool(options: PgConnectOptions, role: &'static str, plans: &'static str, connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A broken connection shows at its first use; asking before each use would double the round trips.
-        .test_before_acquire(false)
-        .after_connect(move |conn, _| {
-            Box::pin(async move {
-                // Statements are short, and their estimates generous: compiling one takes longer than carrying it out.
-                let settings = format!("SET plan_cache_mode = {plans}; SET jit = off; SET ROLE {role}");
-                sqlx::raw_sql(AssertSqlSafe(settings)).execute(conn).await?;
-                Ok(())
-            })
-        })
-        .connect_lazy_with(options)
 }

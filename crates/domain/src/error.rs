@@ -92,6 +92,8 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
+            // What a proxy in front of a server that is down says to the first word of a connection: nothing.
+            sqlx::Error::Protocol(said) if said.contains("SSLRequest") => true,
             // 57P0x: the server shuts down, crashed or starts; 53xxx: out of connections, memory or disk;
             // 08xxx: the connection broke; 40xxx: rolled back in favour of another transaction.
             sqlx::Error::Database(db) => db

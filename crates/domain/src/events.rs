@@ -25,6 +25,10 @@ const MAX_INLINE_RESULT: usize = 64 * 1024;
 /// Events a watcher may be behind before it has to look at the rows.
 const BACKLOG: usize = 1_024;
 const RECONNECT: Duration = Duration::from_millis(500);
+/// How often a subscription asks whether the other side is there, and how long it waits for an answer: a connection
+/// that is dead without a word would be silent like one on which nothing happens.
+const PING_PERIOD: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -477,13 +481,15 @@ async fn subscribe(
     wanted: &mut mpsc::UnboundedReceiver<Subscription>,
     counts: &mut HashMap<ExecutionId, usize>,
 ) -> redis::RedisResult<()> {
-    let (mut sink, mut messages) = client.get_async_pubsub().await?.split();
-    sink.subscribe(channels.updates()).await?;
+    let (mut sink, mut messages) = answered(client.get_async_pubsub()).await?.split();
+    answered(sink.subscribe(channels.updates())).await?;
     for id in counts.keys() {
-        sink.subscribe(channels.logs(*id)).await?;
+        answered(sink.subscribe(channels.logs(*id))).await?;
     }
+    let mut pinging = std::pin::pin!(ping_forever(sink.clone()));
     loop {
         tokio::select! {
+            error = &mut pinging => return Err(error),
             message = messages.next() => {
                 let Some(message) = message else {
                     return Err(redis::RedisError::from((redis::ErrorKind::Io, "the connection ended")));
@@ -499,7 +505,7 @@ async fn subscribe(
                     let count = counts.entry(id).or_default();
                     *count += 1;
                     if *count == 1 {
-                        sink.subscribe(channels.logs(id)).await?;
+                        answered(sink.subscribe(channels.logs(id))).await?;
                     }
                 }
                 Some(Subscription::End(id)) => {
@@ -507,10 +513,25 @@ async fn subscribe(
                     *count = count.saturating_sub(1);
                     if *count == 0 {
                         counts.remove(&id);
-                        sink.unsubscribe(channels.logs(id)).await?;
+                        answered(sink.unsubscribe(channels.logs(id))).await?;
                     }
                 }
             },
         }
     }
+}
+
+/// Asks again and again whether the other side is there; gives the error when it is not.
+async fn ping_forever(mut sink: redis::aio::PubSubSink) -> redis::RedisError {
+    loop {
+        tokio::time::sleep(PING_PERIOD).await;
+        if let Err(error) = answered(sink.ping::<redis::Value>()).await {
+            return error;
+        }
+    }
+}
+
+async fn answered<T>(question: impl Future<Output = redis::RedisResult<T>>) -> redis::RedisResult<T> {
+    let late = || redis::RedisError::from((redis::ErrorKind::Io, "no answer in time"));
+    tokio::time::timeout(ANSWER_TIMEOUT, question).await.unwrap_or_else(|_| Err(late()))
 }

@@ -5,8 +5,8 @@
 
 pub mod api_keys;
 pub mod audit;
-pub mod branding;
 pub mod background_jobs;
+pub mod branding;
 pub mod cache;
 pub mod config;
 pub mod connections;
@@ -36,6 +36,7 @@ pub mod platform;
 pub mod process;
 pub mod python;
 pub mod roles;
+pub mod sabotage;
 pub mod schedules;
 pub mod schema;
 pub mod scope;
@@ -54,7 +55,7 @@ pub mod workflows;
 pub mod workspace_files;
 pub mod workspace_trees;
 
-pub use db::{Db, MIGRATOR, OrgTx, SystemTx};
+pub use db::{Db, MIGRATOR, OrgTx, SystemTx, in_time};
 pub use error::{Error, FieldError, Result};
 pub use permissions::{Permission, PermissionSet};
 pub use platform::Platform;

@@ -21,6 +21,9 @@ use crate::wakeup::Wakeups;
 use crate::workflows::Catalog;
 use crate::{Db, Error, Result};
 
+/// How long the goodbyes to PostgreSQL may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Everything a handler or a worker needs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Platform {
@@ -100,6 +103,7 @@ impl Platform {
         if tokio::time::timeout(grace, self.refresher.drain()).await.is_err() {
             tracing::warn!("a refresh of a token was still under way, its answer may be lost");
         }
-        self.db.close().await;
+        // Goodbyes that nobody hears must not keep the process.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.db.close()).await;
     }
 }

@@ -10,6 +10,7 @@ use domain::events::Update;
 use domain::executions::finish::{self, Outcome, Recorded, Written};
 use domain::executions::{Kind, Status, logs};
 use domain::gather::Gather;
+use domain::in_time;
 use domain::wakeup::Wakeup;
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,6 +20,8 @@ const BATCH: usize = 256;
 const BACKLOG: usize = 512;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long an answer of PostgreSQL is waited for; what it wrote all the same is refused the second time, by the fence.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where outcomes go. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -109,13 +112,31 @@ async fn write_until_durable(
     }
 }
 
+/// Writes one entry: again while PostgreSQL is away, for then nothing is known about what it holds.
+async fn write_one(
+    platform: &Platform,
+    lines: &[logs::Batch],
+    finished: &[Finished],
+) -> domain::Result<Vec<Recorded>> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match write(platform, lines, finished).await {
+            Err(error) if error.is_unavailable() => tracing::warn!(%error, "an outcome waits for PostgreSQL"),
+            done => return done,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
 async fn write(
     platform: &Platform,
     lines: &[logs::Batch],
     finished: &[Finished],
 ) -> domain::Result<Vec<Recorded>> {
     let outcomes: Vec<Outcome> = finished.iter().map(|finished| finished.outcome.clone()).collect();
-    let Written { recorded, dropped_lines } = finish::record(&platform.db, lines, &outcomes).await?;
+    let Written { recorded, dropped_lines } =
+        in_time(WRITE_PATIENCE, finish::record(&platform.db, lines, &outcomes)).await?;
     if dropped_lines > 0 {
         tracing::warn!(dropped_lines, "log lines of attempts that had lost their fence were dropped");
     }
@@ -133,18 +154,19 @@ async fn write_one_by_one(
     finished: &mut [Finished],
 ) -> Vec<Recorded> {
     for batch in lines {
-        if let Err(error) = Box::pin(write(platform, std::slice::from_ref(batch), &[])).await {
+        if let Err(error) = Box::pin(write_one(platform, std::slice::from_ref(batch), &[])).await {
             tracing::error!(?error, execution.id = %batch.execution_id, "log lines were refused");
         }
     }
     let mut recorded = Vec::new();
     for one in finished {
-        match write(platform, &[], std::slice::from_ref(one)).await {
+        match Box::pin(write_one(platform, &[], std::slice::from_ref(one))).await {
             Ok(written) => recorded.extend(written),
             Err(error) => {
                 tracing::error!(?error, execution.id = %one.outcome.id, "an outcome was refused");
                 refuse(one);
-                recorded.extend(write(platform, &[], std::slice::from_ref(one)).await.unwrap_or_default());
+                let refused = Box::pin(write_one(platform, &[], std::slice::from_ref(one))).await;
+                recorded.extend(refused.unwrap_or_default());
             }
         }
     }

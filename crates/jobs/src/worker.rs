@@ -9,8 +9,9 @@ use domain::events::Event;
 use domain::executions::claim::{self, Claimed};
 use domain::gather::{Gather, LINGER};
 use domain::id::{ExecutionId, WorkerId};
+use domain::sabotage::{self, Fault};
 use domain::wakeup::Wakeup;
-use domain::workers;
+use domain::{in_time, workers};
 use runner::Template;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,11 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 /// How long a run waits until this machine has the packages it needs.
 const PACKAGES_PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE_WITHOUT_DATABASE: Duration = Duration::from_millis(300);
+/// How long an answer of PostgreSQL is waited for: a connection may be dead without anybody having said so. What was
+/// claimed all the same is the reaper's.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
+/// Short enough for another try before the leases end.
+const BEAT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The template in use; `None` until the first one is ready.
 pub(crate) type Templates = watch::Receiver<Option<Arc<Template>>>;
@@ -94,7 +100,7 @@ impl Worker {
         self.drain(runs).await;
         watching.cancel();
         // Whoever cannot take leave is missed within ten seconds.
-        let _ = workers::leave(&self.platform.db, self.id).await;
+        let _ = in_time(BEAT_PATIENCE, workers::leave(&self.platform.db, self.id)).await;
     }
 
     async fn take_work(self: Arc<Self>, runs: &TaskTracker) {
@@ -123,7 +129,11 @@ impl Worker {
             }
             gather.saw(waiting.len());
             // No slot is held while nothing waits: a parent that takes its own back could need it.
-            let permits = self.permits(waiting.len()).await;
+            let wanted = waiting.len();
+            if sabotage::is(Fault::AckBeforeClaim) {
+                consumer.ack(std::mem::take(&mut waiting)).await;
+            }
+            let permits = self.permits(wanted).await;
             let claimed = self.claim(permits.len()).await;
             let later = waiting.split_off(permits.len().min(waiting.len()));
             consumer.ack(std::mem::replace(&mut waiting, later)).await;
@@ -149,7 +159,7 @@ impl Worker {
     /// Claims; while PostgreSQL is away it waits, and the deliveries stay unacknowledged.
     async fn claim(&self, limit: usize) -> Vec<Claimed> {
         loop {
-            match claim::claim(&self.platform.db, self.id, limit).await {
+            match in_time(CLAIM_PATIENCE, claim::claim(&self.platform.db, self.id, limit)).await {
                 Ok(claimed) => return claimed,
                 Err(error) => {
                     tracing::warn!(%error, "cannot claim, trying again");
@@ -189,7 +199,9 @@ impl Worker {
             beat.tick().await;
             self.extend_leases().await;
             let taken = slots.saturating_sub(self.slots.available_permits());
-            if let Err(error) = workers::beat(&self.platform.db, self.id, slots, taken).await {
+            if let Err(error) =
+                in_time(BEAT_PATIENCE, workers::beat(&self.platform.db, self.id, slots, taken)).await
+            {
                 tracing::debug!(%error, "cannot say that this worker is alive");
             }
         }
@@ -202,7 +214,7 @@ impl Worker {
             return;
         }
         let ids: Vec<ExecutionId> = before.keys().copied().collect();
-        let held = match claim::heartbeat(&self.platform.db, self.id, &ids).await {
+        let held = match in_time(BEAT_PATIENCE, claim::heartbeat(&self.platform.db, self.id, &ids)).await {
             Ok(held) => held,
             Err(error) => {
                 tracing::warn!(%error, running = ids.len(), "cannot extend leases");
@@ -213,6 +225,7 @@ impl Worker {
             match held.iter().find(|held| held.id == id && held.attempt == running.attempt) {
                 Some(held) if held.cancelling => running.stop.cancelled.cancel(),
                 Some(_) => {}
+                None if sabotage::is(Fault::NoFence) => {}
                 // It may just have been recorded; then there is nothing left to kill.
                 None => running.stop.fenced.cancel(),
             }

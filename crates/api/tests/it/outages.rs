@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use domain::Platform;
+use domain::events::Event;
 use domain::settings::{Environment, Settings};
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
@@ -34,6 +36,8 @@ enum Mode {
     Cut,
     /// Keeps the connections and carries nothing, as a network that swallows packets.
     Silent,
+    /// As silent, for ever, to the connections there are; new ones are carried.
+    HalfOpen,
 }
 
 /// A way to a service that the test can cut and mend.
@@ -65,20 +69,27 @@ impl Line {
 
 async fn carry(mut near: TcpStream, target: (String, u16), mut mode: watch::Receiver<Mode>) {
     let Ok(mut far) = TcpStream::connect(target).await else { return };
+    let mut is_new = true;
     loop {
         let now = *mode.borrow_and_update();
         match now {
             Mode::Cut => return,
+            Mode::HalfOpen if !is_new => {
+                // Until the near side gives up.
+                let _ = tokio::io::copy(&mut near, &mut tokio::io::sink()).await;
+                return;
+            }
             Mode::Silent => {
                 if mode.changed().await.is_err() {
                     return;
                 }
             }
-            Mode::Carries => tokio::select! {
+            Mode::Carries | Mode::HalfOpen => tokio::select! {
                 _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
                 _ = mode.changed() => {}
             },
         }
+        is_new = false;
     }
 }
 
@@ -159,6 +170,65 @@ async fn postgresql_may_go_and_come_back() {
     }
     client.get("/health/ready").await.expect_status(StatusCode::OK);
     drop(replica);
+    test.close().await;
+}
+
+#[tokio::test]
+async fn connections_that_died_without_a_word_are_replaced() {
+    let test = TestEnv::create().await;
+    let settings = test.settings_in_process();
+    let url = settings.database_url.clone().expect("is set");
+    let line = Line::to(&url).await;
+    let replica = Replica::start(Settings { database_url: Some(at_port(&url, line.port)), ..settings }).await;
+    let client = replica.nobody.register("admin@platform.example", PASSWORD).await;
+    let submit = async || client.post("/api/workflows/execute", &json!({"code": "x = 1"})).await.status;
+    // As many at once as make both pools open all their connections.
+    let many = async || join_all((0..16).map(|_| submit())).await;
+    assert!(many().await.iter().all(|status| *status == StatusCode::OK));
+
+    line.set(Mode::HalfOpen);
+    let began = Instant::now();
+    // Clients that do not wait leave connections in the middle of a statement.
+    join_all((0..16).map(|_| tokio::time::timeout(Duration::from_millis(50), submit()))).await;
+    let mut refused = 0;
+    while submit().await != StatusCode::OK {
+        refused += 1;
+        assert!(began.elapsed() < Duration::from_secs(20), "refused {refused} times");
+    }
+    println!("PostgreSQL half-open: recovered after {:?}, {refused} refused", began.elapsed());
+    assert!(many().await.iter().all(|status| *status == StatusCode::OK), "no dead connection is left");
+    assert!(began.elapsed() < Duration::from_secs(15));
+    drop(replica);
+    test.close().await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_died_without_a_word_is_made_anew() {
+    let test = TestEnv::create().await;
+    let settings = test.settings();
+    let url = settings.redis_url.clone().expect("is set");
+    let line = Line::to(&url).await;
+    let teller = Platform::open(settings.clone()).expect("opens");
+    let hearer = Settings { redis_url: Some(at_port(&url, line.port)), ..settings };
+    let hearer = Platform::open(hearer).expect("opens");
+    let mut events = hearer.events.everything();
+    let mut hears = async || {
+        let began = Instant::now();
+        loop {
+            teller.events.publish(Event::WorkspaceChanged);
+            if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(100), events.recv()).await {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "nothing is heard any more");
+        }
+    };
+    hears().await;
+
+    line.set(Mode::HalfOpen);
+    let began = Instant::now();
+    hears().await;
+    println!("Redis half-open: events were heard again after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15));
     test.close().await;
 }
 

@@ -101,6 +101,8 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
     let attempts: Vec<i32> = outcomes.iter().map(|o| o.attempt).collect();
     let statuses: Vec<String> = outcomes.iter().map(|o| o.status.as_str().to_owned()).collect();
     let pauses: Vec<f64> = outcomes.iter().map(|o| o.retry_in.as_secs_f64()).collect();
+    #[cfg(feature = "sabotage")]
+    crate::sabotage::lift_fence(conn, &ids, &attempts).await?;
     let text = |raw: &Option<RawJson>| raw.as_ref().map(|raw| raw.get().to_owned());
     let results: Vec<Option<String>> = outcomes.iter().map(|o| text(&o.result)).collect();
     let result_types: Vec<Option<String>> = outcomes.iter().map(|o| o.result_type.clone()).collect();

@@ -19,6 +19,7 @@ use crate::events::{Event, Events};
 use crate::gather::Gather;
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::organizations::Activity;
+use crate::sabotage::{self, Fault};
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
 use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx};
@@ -171,6 +172,10 @@ async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::R
         if batch.is_empty() {
             return;
         }
+        let is_early = sabotage::is(Fault::PublishBeforeCommit);
+        if is_early {
+            wakeups.publish(batch.iter().map(Entry::wakeup).collect());
+        }
         match write(&db, &batch).await {
             Ok(outcomes) => {
                 let now = Utc::now();
@@ -178,8 +183,10 @@ async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::R
                     // What starts later is woken by the sweeper when its time has come.
                     entry.new.run_at.is_none_or(|at| at <= now) && matches!(outcome, Ok(s) if !s.replayed)
                 });
-                wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
-                if batch.len() <= FEW && wakeups.are_synced() {
+                if !is_early {
+                    wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
+                }
+                if batch.len() <= FEW && wakeups.are_synced() && !is_early {
                     events.publish(Event::Submitted);
                 }
                 for (entry, outcome) in batch.into_iter().zip(outcomes) {

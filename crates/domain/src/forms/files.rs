@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::Acquire;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -466,7 +465,7 @@ async fn store(
     }
     let text = |raw: &Option<RawJson>| raw.as_ref().map(|raw| raw.get().to_owned());
     // A savepoint: what PostgreSQL refuses for a reason not thought of here must not hold the other files up.
-    let mut nested = tx.conn().begin().await?;
+    sqlx::raw_sql("SAVEPOINT form").execute(tx.conn()).await?;
     let stored = sqlx::query!(
         "INSERT INTO forms AS f (id, organization_id, name, description, workflow_id, launch_workflow_id, default_launch_params,
              allowed_query_params, form_schema, access_level, is_active, created_by, file_path, file_hash, file_is_due)
@@ -500,11 +499,11 @@ async fn store(
         file.path.as_str(),
         file.hash,
     )
-    .execute(&mut *nested)
+    .execute(tx.conn())
     .await;
     match stored {
         Ok(done) => {
-            nested.commit().await?;
+            sqlx::raw_sql("RELEASE SAVEPOINT form").execute(tx.conn()).await?;
             if done.rows_affected() > 0 {
                 let action = if exists { Action::FormUpdated } else { Action::FormCreated };
                 audit::record_system(tx, action, ACTOR, id, None).await?;
@@ -512,11 +511,11 @@ async fn store(
             Ok(Ok(done.rows_affected() > 0))
         }
         Err(error) => {
-            nested.rollback().await?;
             let error = Error::from(error);
             if error.is_unavailable() {
                 return Err(error);
             }
+            sqlx::raw_sql("ROLLBACK TO SAVEPOINT form").execute(tx.conn()).await?;
             tracing::warn!(?error, path = %file.path, "a form's file was refused");
             Ok(Err(Fault::of("cannot be stored")))
         }

@@ -3,6 +3,7 @@
 mod audit;
 mod directory;
 mod executions;
+mod loans;
 mod migrations;
 mod people;
 mod queue;

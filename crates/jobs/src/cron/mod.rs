@@ -8,9 +8,10 @@ use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
 use domain::executions::{Status, housekeep, sweep};
 use domain::packages;
+use domain::sabotage::{self, Fault};
 use domain::schedules::fire;
 use domain::wakeup::Wakeup;
-use domain::{Platform, Result};
+use domain::{Platform, Result, in_time};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,10 @@ const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 const SWEEP_GRACE_SECONDS: f64 = 3.0;
 /// After PostgreSQL was away, workers get this long to extend their leases before any is taken for dead.
 const REAP_GRACE: Duration = Duration::from_secs(5);
+/// How long a tick may take: a connection may be dead without anybody having said so.
+const REAP_PATIENCE: Duration = Duration::from_secs(5);
+const TICK_PATIENCE: Duration = Duration::from_secs(20);
+const LONG_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Starts all ticks; they end with `stop`.
 pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle<()> {
@@ -34,13 +39,17 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
     let work = async move {
         tokio::join!(
             reap_forever(&platform),
-            every(SWEEP_PERIOD, "sweep", || sweep_once(&platform)),
-            every(SWEEP_PERIOD, "sweep of jobs", || sweep_jobs(&platform)),
-            every(SCHEDULE_PERIOD, "schedules", || fire_schedules(&platform)),
-            every(TOKENS_PERIOD, "token refresh", || refresh_tokens(&platform)),
-            every(HOUSEKEEPING_PERIOD, "housekeeping", || housekeep::housekeep(&platform.db)),
-            every(HOUSEKEEPING_PERIOD, "housekeeping of jobs", || upkeep::housekeep(&platform.db)),
-            every(HOUSEKEEPING_PERIOD, "housekeeping of packages", || packages::housekeep(&platform.db)),
+            every(SWEEP_PERIOD, TICK_PATIENCE, "sweep", || sweep_once(&platform)),
+            every(SWEEP_PERIOD, TICK_PATIENCE, "sweep of jobs", || sweep_jobs(&platform)),
+            every(SCHEDULE_PERIOD, TICK_PATIENCE, "schedules", || fire_schedules(&platform)),
+            every(TOKENS_PERIOD, LONG_PATIENCE, "token refresh", || refresh_tokens(&platform)),
+            every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping", || housekeep::housekeep(&platform.db)),
+            every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping of jobs", || upkeep::housekeep(
+                &platform.db
+            )),
+            every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping of packages", || {
+                packages::housekeep(&platform.db)
+            }),
         );
     };
     tokio::spawn({
@@ -51,18 +60,26 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
     })
 }
 
-async fn every<F: Future<Output = Result<()>>>(period: Duration, name: &'static str, tick: impl Fn() -> F) {
+async fn every<F: Future<Output = Result<()>>>(
+    period: Duration,
+    patience: Duration,
+    name: &'static str,
+    tick: impl Fn() -> F,
+) {
     let mut clock = tokio::time::interval(period);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
-        if let Err(error) = tick().await {
+        if let Err(error) = in_time(patience, tick()).await {
             tracing::warn!(%error, tick = name, "a tick failed, the next one tries again");
         }
     }
 }
 
 async fn sweep_once(platform: &Platform) -> Result<()> {
+    if sabotage::is_without_sweeper() {
+        return Ok(());
+    }
     let published = sweep::sweep(&platform.db, &platform.wakeups, SWEEP_GRACE_SECONDS).await?;
     if published > 0 {
         tracing::info!(published, "woke executions that nobody had woken");
@@ -106,17 +123,20 @@ async fn reap_forever(platform: &Platform) {
     let mut clock = tokio::time::interval(REAP_PERIOD);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reachable_since = Instant::now();
-    loop {
+    while !sabotage::is(Fault::NoReaper) {
         clock.tick().await;
-        let reaped = if reachable_since.elapsed() < REAP_GRACE {
-            platform.db.ping().await.map(|()| Vec::new())
-        } else {
-            reap::reap(&platform.db).await
+        let look = async {
+            if reachable_since.elapsed() < REAP_GRACE {
+                platform.db.ping().await.map(|()| Vec::new())
+            } else {
+                reap::reap(&platform.db).await
+            }
         };
+        let reaped = in_time(REAP_PATIENCE, look).await;
         // What is away is told of once, below.
         if reachable_since.elapsed() >= REAP_GRACE
             && reaped.is_ok()
-            && let Err(error) = background::reap(platform).await
+            && let Err(error) = in_time(REAP_PATIENCE, background::reap(platform)).await
         {
             tracing::warn!(%error, "cannot look for lost background jobs");
         }

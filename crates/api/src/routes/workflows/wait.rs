@@ -9,8 +9,8 @@ use domain::executions::{Execution, RawJson, Status};
 use domain::id::ExecutionId;
 use tokio::time::Instant;
 
-use crate::AppState;
 use crate::routes::executions;
+use crate::{AppState, limits};
 
 /// How often the row is looked at: what a lost event costs.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -57,7 +57,9 @@ pub(crate) async fn until_ended(
     let mut draining = false;
     loop {
         let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
-        if let Some(update) = watch.terminal(pause).await
+        let terminal = watch.terminal(pause).await;
+        limits::begin_anew();
+        if let Some(update) = terminal
             && !update.result_omitted
         {
             return update.into();
