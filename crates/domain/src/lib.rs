@@ -30,6 +30,7 @@ pub mod passwords;
 pub mod permissions;
 pub mod platform;
 pub mod process;
+pub mod readings;
 pub mod roles;
 pub mod schedules;
 pub mod schema;

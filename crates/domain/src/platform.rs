@@ -18,7 +18,7 @@ use crate::uploads::Uploads;
 use crate::vault::Vault;
 use crate::wakeup::Wakeups;
 use crate::workflows::Catalog;
-use crate::{Db, Error, Result};
+use crate::{Db, Error, Result, telemetry};
 
 /// Everything a handler or a worker needs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -97,5 +97,6 @@ impl Platform {
             tracing::warn!("a refresh of a token was still under way, its answer may be lost");
         }
         self.db.close().await;
+        telemetry::traces::flush().await;
     }
 }

@@ -150,6 +150,12 @@ pub struct Settings {
     pub dev_auth_bypass: String,
     /// `LOG_FORMAT`: `text` or `json`.
     pub log_format: String,
+    /// `METRICS_PORT`: where Prometheus reads; unset nowhere, 0 any free port.
+    pub metrics_port: Option<u16>,
+    /// `METRICS_ADDR`: the interface of that port.
+    pub metrics_addr: IpAddr,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: the collector that traces are sent to, over HTTP; unset none.
+    pub otel_exporter_otlp_endpoint: Option<String>,
 }
 
 impl Default for Settings {
@@ -210,6 +216,9 @@ impl Default for Settings {
             dev_user_password: "admin".into(),
             dev_auth_bypass: "false".into(),
             log_format: "text".into(),
+            metrics_port: None,
+            metrics_addr: std::net::Ipv4Addr::LOCALHOST.into(),
+            otel_exporter_otlp_endpoint: None,
         }
     }
 }
@@ -263,6 +272,9 @@ impl Settings {
         if !matches!(self.sandbox.as_str(), "auto" | "off") {
             faults.push("SANDBOX must be `auto` or `off`".into());
         }
+        if !matches!(self.log_format.as_str(), "text" | "json") {
+            faults.push("LOG_FORMAT must be `text` or `json`".into());
+        }
         if !matches!(self.mfa_policy.as_str(), "optional" | "required") {
             faults.push("MFA_POLICY must be `optional` or `required`".into());
         }
@@ -299,6 +311,11 @@ impl Settings {
             })
             .collect();
         if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
+    }
+
+    /// Where Prometheus reads, if anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_port.map(|port| SocketAddr::new(self.metrics_addr, port))
     }
 
     /// Whether this is production.

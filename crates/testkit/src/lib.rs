@@ -4,8 +4,10 @@
 //! so tests run side by side and in any order.
 
 mod client;
+mod collector;
 mod database;
 mod env;
+mod figures;
 mod launch;
 mod login_server;
 mod process;
@@ -15,8 +17,10 @@ mod socket;
 mod token_server;
 
 pub use client::{Client, Reply};
+pub use collector::{Collector, Exported};
 pub use database::TestDb;
 pub use env::{TestEnv, repository};
+pub use figures::Figures;
 pub use launch::{Ended, Launch, binary};
 pub use login_server::{Back, LoginServer, Signing, TENANT, Visitor};
 pub use process::{Process, free_port};

@@ -19,6 +19,7 @@ use crate::events::{Event, Events};
 use crate::gather::Gather;
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::organizations::Activity;
+use crate::telemetry::metrics;
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
 use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx};
@@ -179,6 +180,8 @@ async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::R
                     entry.new.run_at.is_none_or(|at| at <= now) && matches!(outcome, Ok(s) if !s.replayed)
                 });
                 wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
+                let is_new = |outcome: &&Result<Submitted>| matches!(outcome, Ok(s) if !s.replayed);
+                metrics::submitted(outcomes.iter().filter(is_new).count());
                 if batch.len() <= FEW && wakeups.are_synced() {
                     events.publish(Event::Submitted);
                 }

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::Wakeup;
 use super::dead_letters::{DeadLetter, Queue as Name};
+use crate::telemetry::metrics::{self, Published};
 
 /// More is dropped: the rows are the truth, and the sweeper repeats a lost wake-up.
 const CAPACITY: usize = 100_000;
@@ -45,15 +46,29 @@ pub struct Delivery {
 
 impl InProcess {
     pub(super) fn publish(&self, batch: impl Iterator<Item = Vec<u8>>) {
-        self.shared.with(|queue| {
-            let room = CAPACITY.saturating_sub(queue.waiting.len());
-            queue.waiting.extend(batch.take(room));
+        let (taken, dropped) = self.shared.with(|queue| {
+            let before = queue.waiting.len();
+            let mut batch = batch;
+            queue.waiting.extend(batch.by_ref().take(CAPACITY.saturating_sub(before)));
+            (queue.waiting.len() - before, batch.count())
         });
+        metrics::published(Published::Confirmed, taken);
+        metrics::published(Published::Dropped, dropped);
         self.shared.arrived.notify_one();
     }
 
     pub(super) fn depth(&self) -> usize {
         self.shared.with(|queue| queue.waiting.len())
+    }
+
+    pub(super) fn counts(&self) -> [(u64, u64); 3] {
+        self.shared.with(|queue| {
+            Name::ALL.map(|name| {
+                let waiting = if name == Name::Executions { queue.waiting.len() } else { 0 };
+                let dead = queue.dead.iter().filter(|letter| letter.queue == name).count();
+                (waiting as u64, dead as u64)
+            })
+        })
     }
 
     pub(super) fn dead_letters(&self, name: Name, limit: usize) -> Vec<DeadLetter> {

@@ -20,8 +20,10 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::dead_letters::Queue;
 use super::topology::Topology;
 use super::{Wakeup, away};
+use crate::telemetry::metrics::{self, Published};
 use crate::{Error, Result};
 
 /// Publishes without a confirm, at most.
@@ -47,6 +49,7 @@ pub struct Rabbit {
 enum Order {
     Publish(Vec<Vec<u8>>, Option<oneshot::Sender<Result<()>>>),
     Depth(oneshot::Sender<Result<usize>>),
+    Counts(oneshot::Sender<Result<[(u64, u64); 3]>>),
     RemoveTopology(oneshot::Sender<Result<()>>),
 }
 
@@ -82,6 +85,7 @@ impl Rabbit {
         }
         let payloads = batch.iter().map(Wakeup::encode).collect();
         if self.orders.try_send(Order::Publish(payloads, None)).is_err() {
+            metrics::published(Published::Dropped, batch.len());
             tracing::debug!(
                 count = batch.len(),
                 "the publisher is behind, the sweeper will repeat these wake-ups"
@@ -98,6 +102,10 @@ impl Rabbit {
 
     pub(super) async fn depth(&self) -> Result<usize> {
         self.ask(Order::Depth, ANSWER_TIMEOUT).await
+    }
+
+    pub(super) async fn counts(&self) -> Result<[(u64, u64); 3]> {
+        self.ask(Order::Counts, ANSWER_TIMEOUT).await
     }
 
     /// A connection of its own, with the topology declared.
@@ -217,13 +225,28 @@ async fn carry_out(
     match order {
         Order::Publish(payloads, answer) => publish(channel, topology, window, payloads, answer).await,
         Order::Depth(answer) => {
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let declared =
-                channel.queue_declare(topology.executions().into(), passive, FieldTable::default()).await;
-            give(answer, declared.map(|queue| queue.message_count() as usize))
+            let depth = depth(channel, topology.executions()).await;
+            give(answer, depth.map(|count| count as usize))
         }
+        Order::Counts(answer) => give(answer, counts(channel, topology).await),
         Order::RemoveTopology(answer) => give(answer, topology.remove(channel).await),
     }
+}
+
+/// Messages that wait in a queue.
+async fn depth(channel: &Channel, queue: String) -> lapin::Result<u64> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+    Ok(declared.message_count().into())
+}
+
+async fn counts(channel: &Channel, topology: &Topology) -> lapin::Result<[(u64, u64); 3]> {
+    let mut counts = [(0, 0); 3];
+    for (queue, counts) in Queue::ALL.into_iter().zip(&mut counts) {
+        let waiting = depth(channel, topology.queue_of(queue)).await?;
+        *counts = (waiting, depth(channel, topology.dead_of(queue)).await?);
+    }
+    Ok(counts)
 }
 
 /// Hands the answer over; what failed also ends the channel.
@@ -249,7 +272,8 @@ async fn publish(
     let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let persistent =
         BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
-    let mut confirms = Vec::with_capacity(payloads.len());
+    let count = payloads.len();
+    let mut confirms = Vec::with_capacity(count);
     for payload in &payloads {
         let sent = channel
             .basic_publish(
@@ -263,6 +287,7 @@ async fn publish(
         match sent {
             Ok(confirm) => confirms.push(confirm),
             Err(error) => {
+                metrics::published(Published::Failed, count);
                 if let Some(answer) = answer {
                     let _ = answer.send(Err(away(error.to_string())));
                 }
@@ -284,6 +309,8 @@ async fn publish(
         if let Err(Error::Unavailable { source, .. }) = &outcome {
             tracing::warn!(error = %source, "wake-ups were not confirmed, the sweeper will repeat them");
         }
+        let told = if outcome.is_ok() { Published::Confirmed } else { Published::Failed };
+        metrics::published(told, count);
         if let Some(answer) = answer {
             let _ = answer.send(outcome);
         }

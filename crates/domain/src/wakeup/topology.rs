@@ -53,9 +53,14 @@ impl Topology {
         format!("{queue}.dead")
     }
 
+    /// A queue of work.
+    pub(super) fn queue_of(&self, queue: Queue) -> String {
+        format!("{}{}", self.prefix, queue.as_str())
+    }
+
     /// The queue of the dead letters of a queue of work.
     pub(super) fn dead_of(&self, queue: Queue) -> String {
-        self.dead(&format!("{}{}", self.prefix, queue.as_str()))
+        self.dead(&self.queue_of(queue))
     }
 
     /// The routing key of a queue of work.

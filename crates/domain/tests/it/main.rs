@@ -6,6 +6,7 @@ mod executions;
 mod migrations;
 mod people;
 mod queue;
+mod readings;
 mod schedules;
 mod support;
 mod tenancy;
