@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use domain::wakeup::Wakeups;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use testkit::{Client, Collector, Figures, Process, TestEnv, eventually, free_port};
+use testkit::{Client, Collector, Figures, Launch, Process, TestEnv, eventually, free_port};
 
 use crate::support::{EMAIL, PASSWORD, WORKFLOWS, submit, wait_for_end, wait_for_status, wait_for_workflow};
 
@@ -161,6 +161,19 @@ async fn what_waits_and_what_is_dead_is_shown() {
     .await;
     drop(jobs);
     watched.close().await;
+}
+
+#[tokio::test]
+async fn a_taken_port_stops_the_start_and_is_named() {
+    let env = TestEnv::with_files(&[]).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+
+    let launch = Launch::new("bifrost-jobs", env.folder()).in_env(&env).without("ADMIN_DATABASE_URL");
+    let ended = launch.env("METRICS_PORT", &port).finish().await.expect_code(1);
+
+    assert!(ended.stderr.contains(&port) && ended.stderr.contains("METRICS_PORT"), "{}", ended.stderr);
+    env.close().await;
 }
 
 #[tokio::test]
