@@ -45,6 +45,7 @@ class ExecutionContext:
         "parameters",
         "scope",
         "startup",
+        "traceparent",
         "user_id",
     )
 
@@ -60,6 +61,7 @@ class ExecutionContext:
         execution_id: str = "",
         parameters: dict[str, Any] | None = None,
         startup: dict[str, Any] | None = None,
+        traceparent: str | None = None,
     ) -> None:
         self.user_id = user_id
         self.email = email
@@ -71,6 +73,7 @@ class ExecutionContext:
         self.execution_id = execution_id
         self.parameters: dict[str, Any] = {} if parameters is None else parameters
         self.startup = startup
+        self.traceparent = traceparent
 
     def __repr__(self) -> str:
         return f"<ExecutionContext {self.execution_id} scope={self.scope}>"

@@ -357,6 +357,24 @@ def test_a_daemon_dies_with_the_run_where_namespaces_are_refused(
         template.stop()
 
 
+def test_a_run_sees_its_trace_and_the_next_one_of_its_process_does_not(
+    template: Template, flow: Flow
+) -> None:
+    path = flow(
+        "import os\nfrom bifrost import context\n"
+        "def run(): return [context.traceparent, os.environ.get('TRACEPARENT')]\n"
+    )
+    connection = template.connect()
+    seen = []
+    for trace in ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None):
+        start = template.start_frame(path=path, pooled=True)
+        start["context"]["traceparent"] = trace
+        connection.send(start)
+        seen.append((trace, connection.until(lambda frame: frame["t"] == "result")["result"]))
+    connection.close()
+    assert [result for _, result in seen] == [[trace, trace] for trace, _ in seen]
+
+
 def test_a_pooled_process_serves_runs_in_turn_and_keeps_its_modules(template: Template, flow: Flow) -> None:
     flow("calls = []\n", "pool_helper.py")
     path = flow(

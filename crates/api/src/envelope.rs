@@ -13,8 +13,10 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
+use crate::observe::Observed;
 use crate::problem::Problem;
 use crate::{AppState, limits};
 
@@ -50,17 +52,19 @@ impl RequestId {
 pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
+    let observed = Observed::begin(&mut request, &id);
     let limit = time_limit(&app, request.uri().path());
     let work = limits::of_request(tokio::time::timeout(limit, next.run(request)));
-    let mut response = match work.await {
+    let mut response = match work.instrument(observed.log.clone()).await {
         Ok(response) => response,
         Err(late) => Problem::from(limits::too_late(late)).into_response(),
     };
     if let Some(problem) = problem_of(&mut response) {
-        problem.log(&id.0);
+        observed.log.in_scope(|| problem.log(&id.0));
         let (parts, _) = response.into_parts();
         response = problem.render(parts.headers, &id.0);
     }
+    observed.end(response.status());
     let headers = response.headers_mut();
     let id = HeaderValue::from_str(&id.0).expect("visible ASCII is a header value");
     headers.insert(X_REQUEST_ID, id);

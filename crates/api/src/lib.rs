@@ -10,6 +10,7 @@ mod envelope;
 mod extract;
 mod limits;
 mod live;
+mod observe;
 mod openapi;
 mod origin;
 mod page;

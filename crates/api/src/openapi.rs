@@ -1,12 +1,13 @@
 //! The OpenAPI document: made from the handlers, so that it cannot say what they do not do.
 
+use axum::http::StatusCode;
 use utoipa::Modify;
-use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{OpenApi, PathItem, Required};
+use utoipa::openapi::{OpenApi, PathItem, RefOr, Required};
 
-use crate::problem::{FieldProblem, ProblemDocument};
+use crate::problem::{self, FieldProblem, ProblemDocument, documented};
 use crate::router;
 
 /// The frame of the document; the routes add themselves.
@@ -67,9 +68,11 @@ const OWN_ORGANIZATION: [&str; 3] = ["/api/endpoints/", "/api/uploads/", "/api/o
 pub fn openapi() -> OpenApi {
     let mut document = router::documented().into_openapi();
     for (path, item) in &mut document.paths.paths {
+        describe_answers(item);
         if path.starts_with("/api/") && !OWN_ORGANIZATION.iter().any(|own| path.starts_with(own)) {
             accept_organization(item);
         }
+        describe_refusals(item);
     }
     document
 }
@@ -82,10 +85,54 @@ pub fn openapi_json() -> String {
     text
 }
 
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+    operations.into_iter().flatten()
+}
+
+/// What an operation refuses for its header or its body alone goes without saying in its annotation; whatever is
+/// refused, the answer is a problem document.
+fn describe_refusals(item: &mut PathItem) {
+    for operation in operations(item) {
+        let (has_body, answers) = (operation.request_body.is_some(), &mut operation.responses.responses);
+        let mut refusals =
+            vec![documented(400, "A header or the body cannot be read, or it asks for the impossible.")];
+        if has_body {
+            refusals.push(documented(413, "The body is longer than the server reads."));
+            refusals.push(documented(415, "The body is of another type than the operation takes."));
+        }
+        for (status, refusal) in refusals {
+            answers.entry(status).or_insert(refusal);
+        }
+        for (status, answer) in answers {
+            if let RefOr::T(answer) = answer
+                && answer.content.is_empty()
+                && status.starts_with(['4', '5'])
+            {
+                answer.content.insert(problem::PROBLEM_JSON.into(), problem::document().into());
+            }
+        }
+    }
+}
+
+/// The standard asks for a description of every answer; an answer without a peculiarity says what its status says.
+fn describe_answers(item: &mut PathItem) {
+    for operation in operations(item) {
+        for (status, answer) in &mut operation.responses.responses {
+            if let RefOr::T(answer) = answer
+                && answer.description.is_empty()
+            {
+                let status = status.parse().ok().and_then(|code: u16| StatusCode::from_u16(code).ok());
+                answer.description =
+                    status.and_then(|status| status.canonical_reason()).unwrap_or("Answer").into();
+            }
+        }
+    }
+}
+
 /// Operations below `/api` take the organization from a header.
 fn accept_organization(item: &mut PathItem) {
-    let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
-    for operation in operations.into_iter().flatten() {
+    for operation in operations(item) {
         operation.parameters.get_or_insert_default().push(organization_header().into());
     }
 }
@@ -124,6 +171,21 @@ mod tests {
                 assert!(!id.is_empty() && ids.insert(id), "{method} {path}");
                 let tag = &operation["tags"][0];
                 assert!(declared.contains(tag) && operation["summary"].is_string(), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_answer_has_a_description_as_the_standard_asks() {
+        let document = serde_json::to_value(openapi()).expect("JSON");
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                for (status, answer) in operation["responses"].as_object().expect("answers") {
+                    let is_described = answer["description"].as_str().is_some_and(|text| !text.is_empty());
+                    assert!(is_described || answer["$ref"].is_string(), "{method} {path} {status}");
+                    let is_problem = !answer["content"]["application/problem+json"].is_null();
+                    assert!(status.as_str() < "400" || is_problem, "{method} {path} {status}");
+                }
             }
         }
     }

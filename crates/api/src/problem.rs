@@ -14,8 +14,10 @@ use axum::response::{IntoResponse, Response};
 use domain::FieldError;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{Content, ContentBuilder, Ref, RefOr, ResponseBuilder};
 
+/// The type of every body that is a problem.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// When a client that found a dependency away may try again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
@@ -165,7 +167,7 @@ impl Problem {
         };
         let body = serde_json::to_vec(&document).expect("a problem is always JSON");
         headers.remove(axum::http::header::CONTENT_LENGTH);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -241,11 +243,14 @@ impl utoipa::IntoResponses for PublicProblems {
     }
 }
 
-fn documented(status: u16, description: &str) -> (String, RefOr<utoipa::openapi::Response>) {
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    let response =
-        ResponseBuilder::new().description(description).content("application/problem+json", content);
+pub(crate) fn documented(status: u16, description: &str) -> (String, RefOr<utoipa::openapi::Response>) {
+    let response = ResponseBuilder::new().description(description).content(PROBLEM_JSON, document());
     (status.to_string(), response.build().into())
+}
+
+/// What every refusal holds, as the OpenAPI document says it.
+pub(crate) fn document() -> Content {
+    ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build()
 }
 
 /// `input_data/site: is required` rather than a pointer's punctuation.

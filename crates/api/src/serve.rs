@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use domain::settings::Settings;
+use domain::telemetry::scrape;
 use domain::{Platform, process};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ pub async fn serve_alone(
         listener.local_addr()?
     );
     tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
+    scrape::start(&platform, &stop).await?;
     serve(listener, AppState::new(platform.clone())?, stop).await?;
     platform.close().await;
     tracing::info!("stopped");

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use domain::settings::Settings;
+use domain::telemetry::scrape;
 use domain::{Platform, process};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ pub(crate) async fn both(
     platform: Platform,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    scrape::start(&platform, &stop).await?;
     let api = async {
         let ended = serve_api(listener, platform.clone(), stop.clone()).await;
         stop.cancel();

@@ -136,6 +136,17 @@ impl Cache {
         }
     }
 
+    /// Looks at a text without taking it.
+    pub async fn peek(&self, key: &str) -> Option<String> {
+        match self {
+            Self::InProcess(own) => own.peek(key),
+            Self::Redis(redis) => match tokio::time::timeout(PATIENCE, redis.peek(key)).await {
+                Ok(Ok(found)) => found.or_else(|| redis.fallback.peek(key)),
+                Ok(Err(_)) | Err(_) => redis.fallback.peek(key),
+            },
+        }
+    }
+
     /// Whether it answers.
     ///
     /// # Errors
@@ -177,6 +188,10 @@ impl InProcess {
     fn take(&self, key: &str) -> Option<String> {
         self.notes.remove(key).map(|note| note.text.to_string())
     }
+
+    fn peek(&self, key: &str) -> Option<String> {
+        self.notes.get(key).map(|note| note.text.to_string())
+    }
 }
 
 impl Redis {
@@ -216,5 +231,10 @@ impl Redis {
     async fn take(&self, key: &str) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> {
         let mut conn = self.pool.get().await?;
         Ok(conn.get_del(format!("{}:note:{key}", self.prefix)).await?)
+    }
+
+    async fn peek(&self, key: &str) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut conn = self.pool.get().await?;
+        Ok(conn.get(format!("{}:note:{key}", self.prefix)).await?)
     }
 }

@@ -108,6 +108,11 @@ impl Db {
         Ok(())
     }
 
+    /// Connections that are open and those of them that idle, of each pool.
+    pub(crate) fn usage(&self) -> [(u32, usize); 2] {
+        [&self.app, &self.system].map(|pool| (pool.size(), pool.num_idle()))
+    }
+
     /// Closes all connections.
     pub async fn close(&self) {
         tokio::join!(self.app.close(), self.system.close());

@@ -18,6 +18,7 @@ use tokio::sync::{broadcast, mpsc};
 use crate::background_jobs;
 use crate::executions::{Kind, RawJson, Status, logs};
 use crate::id::{ExecutionId, JobId, OrgId, UserId};
+use crate::telemetry::metrics;
 use crate::{Error, Result};
 
 /// Results beyond this are read from the row instead.
@@ -234,6 +235,13 @@ impl Events {
 
     /// Tells it to everybody who watches. Never waits; what does not fit is lost, and found in the rows.
     pub fn publish(&self, event: Event) {
+        if let Event::Update(update) = &event
+            && update.status.is_terminal()
+        {
+            // Whoever ends an execution says so here, and nobody else does.
+            let took = update.duration_ms.and_then(|took| u64::try_from(took).ok());
+            metrics::ended(update.status, took.map(Duration::from_millis));
+        }
         let event = Arc::new(event);
         match &self.bus {
             Bus::InProcess => self.hub.dispatch(&event),

@@ -35,6 +35,7 @@ pub mod permissions;
 pub mod platform;
 pub mod process;
 pub mod python;
+pub mod readings;
 pub mod roles;
 pub mod sabotage;
 pub mod schedules;

@@ -19,7 +19,7 @@ use crate::uploads::Uploads;
 use crate::vault::Vault;
 use crate::wakeup::Wakeups;
 use crate::workflows::Catalog;
-use crate::{Db, Error, Result};
+use crate::{Db, Error, Result, telemetry};
 
 /// How long the goodbyes to PostgreSQL may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -105,5 +105,6 @@ impl Platform {
         }
         // Goodbyes that nobody hears must not keep the process.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.db.close()).await;
+        telemetry::traces::flush().await;
     }
 }

@@ -167,6 +167,12 @@ pub struct Settings {
     pub dev_auth_bypass: String,
     /// `LOG_FORMAT`: `text` or `json`.
     pub log_format: String,
+    /// `METRICS_PORT`: where Prometheus reads; unset nowhere, 0 any free port.
+    pub metrics_port: Option<u16>,
+    /// `METRICS_ADDR`: the interface of that port.
+    pub metrics_addr: IpAddr,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: the collector that traces are sent to, over HTTP; unset none.
+    pub otel_exporter_otlp_endpoint: Option<String>,
 }
 
 impl Default for Settings {
@@ -234,6 +240,9 @@ impl Default for Settings {
             dev_user_password: "admin".into(),
             dev_auth_bypass: "false".into(),
             log_format: "text".into(),
+            metrics_port: None,
+            metrics_addr: std::net::Ipv4Addr::LOCALHOST.into(),
+            otel_exporter_otlp_endpoint: None,
         }
     }
 }
@@ -287,6 +296,9 @@ impl Settings {
         self.check_isolation(&mut faults);
         if !updates::is_address(self.package_index_url.expose_secret(), self.is_production()) {
             faults.push("PACKAGE_INDEX_URL must be an address that begins with https://".into());
+        }
+        if !matches!(self.log_format.as_str(), "text" | "json") {
+            faults.push("LOG_FORMAT must be `text` or `json`".into());
         }
         if !matches!(self.mfa_policy.as_str(), "optional" | "required") {
             faults.push("MFA_POLICY must be `optional` or `required`".into());
@@ -360,6 +372,11 @@ impl Settings {
     pub fn environments(&self) -> PathBuf {
         let given = self.environments_path.clone().filter(|path| !path.as_os_str().is_empty());
         given.unwrap_or_else(|| self.temp_path.join("environments"))
+    }
+
+    /// Where Prometheus reads, if anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_port.map(|port| SocketAddr::new(self.metrics_addr, port))
     }
 
     /// Whether this is production.

@@ -44,6 +44,8 @@ pub(crate) struct Caller {
     execution_id: ExecutionId,
     form_id: Option<uuid::Uuid>,
     slot: Slot,
+    /// Context of the run, for what it starts.
+    traceparent: Option<String>,
     mask: Mutex<Mask>,
 }
 
@@ -56,13 +58,19 @@ struct Refusal {
 type Answer = Result<Value, Refusal>;
 
 impl Caller {
-    pub(crate) fn new(platform: Platform, claimed: &Claimed, slot: Slot) -> Self {
+    pub(crate) fn new(
+        platform: Platform,
+        claimed: &Claimed,
+        slot: Slot,
+        traceparent: Option<String>,
+    ) -> Self {
         Self {
             platform,
             scope: claimed.scope(),
             execution_id: claimed.id,
             form_id: claimed.form_id,
             slot,
+            traceparent,
             mask: Mutex::default(),
         }
     }
@@ -313,6 +321,7 @@ async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
     let child = NewExecution {
         parent_id: Some(caller.execution_id),
         is_awaited: args.wait,
+        traceparent: caller.traceparent.clone(),
         ..NewExecution::new(Work::Workflow(workflow), parameters)
     };
     let mut watch = platform.events.watch(child.id, false);

@@ -13,11 +13,13 @@ use domain::sabotage::{self, Fault};
 use runner::{Ended, Failure, Frame, Isolation, Limits, Log, ResultFrame, Run, Start, Template, WorkflowRef};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
+use tracing::Instrument as _;
 
 use crate::calls::{self, Caller};
 use crate::record::Finished;
 use crate::slots::Slot;
 use crate::stop::Stop;
+use crate::trace::AttemptTrace;
 use crate::transcript::Transcript;
 use crate::worker::Worker;
 
@@ -54,19 +56,33 @@ enum Reason {
 }
 
 /// Runs a claimed execution and records its outcome.
-pub(crate) async fn execute(worker: &Arc<Worker>, claimed: Claimed, slot: Slot, stop: Stop) {
+pub(crate) async fn execute(
+    worker: &Arc<Worker>,
+    claimed: Claimed,
+    slot: Slot,
+    stop: Stop,
+    trace: AttemptTrace,
+) {
+    let log = trace.log(&claimed);
+    Box::pin(drive(worker, claimed, slot, stop, trace)).instrument(log).await;
+}
+
+async fn drive(worker: &Arc<Worker>, claimed: Claimed, slot: Slot, stop: Stop, mut trace: AttemptTrace) {
     let began = Instant::now();
     let update = running(&claimed);
     if claimed.kind == Kind::Workflow {
         worker.platform.events.publish(update.clone().into());
     }
-    let mut attempt = Attempt::new(worker, &claimed, slot);
+    let run = trace.step("run");
+    let mut attempt = Attempt::new(worker, &claimed, slot, run.traceparent());
     let end = attempt.drive(&stop).await;
+    drop(run);
     if matches!(end, End::Fenced) {
         tracing::warn!(execution.id = %claimed.id, attempt = claimed.attempt, "the fence is lost, the attempt was killed");
         return;
     }
     let outcome = attempt.outcome(end, began.elapsed());
+    trace.ended(&outcome);
     let finished = Finished {
         update: Update { last_sequence: Some(attempt.transcript.last_sequence()), ..update },
         outcome,
@@ -75,6 +91,7 @@ pub(crate) async fn execute(worker: &Arc<Worker>, claimed: Claimed, slot: Slot, 
     };
     // The slot is free before the outcome is durable: the next run need not wait for the disk.
     drop(attempt);
+    let _record = trace.step("record");
     worker.recorder.finish(finished).await;
 }
 
@@ -85,14 +102,18 @@ struct Attempt<'a> {
     caller: Arc<Caller>,
     transcript: Transcript,
     pending: Vec<logs::Line>,
+    /// Trace context of the run.
+    traceparent: Option<String>,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(worker: &'a Arc<Worker>, claimed: &'a Claimed, slot: Slot) -> Self {
+    fn new(worker: &'a Arc<Worker>, claimed: &'a Claimed, slot: Slot, traceparent: Option<String>) -> Self {
+        let caller = Caller::new(worker.platform.clone(), claimed, slot, traceparent.clone());
         Self {
             worker,
             claimed,
-            caller: Arc::new(Caller::new(worker.platform.clone(), claimed, slot)),
+            traceparent,
+            caller: Arc::new(caller),
             transcript: Transcript::new(claimed),
             pending: Vec::new(),
         }
@@ -180,6 +201,7 @@ impl<'a> Attempt<'a> {
                 organization,
                 is_platform_admin: claimed.is_platform_admin,
                 is_function_key: claimed.is_function_key,
+                traceparent: self.traceparent.as_deref(),
             },
             limits: self.limits(),
             temp_dir: None,
@@ -269,7 +291,8 @@ impl<'a> Attempt<'a> {
                 Frame::Log(log) => self.log(log),
                 Frame::Call(call) => {
                     let (caller, replier) = (self.caller.clone(), replier.clone());
-                    calls.spawn(async move { calls::answer(&caller, &replier, call).await });
+                    calls
+                        .spawn(async move { calls::answer(&caller, &replier, call).await }.in_current_span());
                 }
                 Frame::Result(frame) => {
                     result = Some(frame);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::settings::Settings;
+use domain::telemetry::scrape;
 use domain::{Platform, process};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ mod packages;
 mod record;
 mod slots;
 mod stop;
+mod trace;
 mod transcript;
 mod worker;
 mod workspace;
@@ -40,6 +42,7 @@ const ALIVE_PERIOD: Duration = Duration::from_secs(5);
 pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let platform = Platform::open(settings)?;
     tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
+    scrape::start(&platform, &stop).await?;
     run(platform.clone(), stop).await?;
     platform.close().await;
     Ok(())

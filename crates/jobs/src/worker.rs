@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use domain::Platform;
 use domain::events::Event;
@@ -10,6 +10,7 @@ use domain::executions::claim::{self, Claimed};
 use domain::gather::{Gather, LINGER};
 use domain::id::{ExecutionId, WorkerId};
 use domain::sabotage::{self, Fault};
+use domain::telemetry::{metrics, scrape};
 use domain::wakeup::Wakeup;
 use domain::{in_time, workers};
 use runner::Template;
@@ -21,6 +22,7 @@ use crate::execute;
 use crate::record::Recorder;
 use crate::slots::Slot;
 use crate::stop::Stop;
+use crate::trace::AttemptTrace;
 use crate::workspace::LookAgain;
 
 /// Deliveries held beyond the slots, so that a slot that becomes free does not wait for the broker.
@@ -92,6 +94,7 @@ impl Worker {
 
     /// Works until `stop`, then drains.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        self.show_slots();
         let runs = TaskTracker::new();
         let watching = CancellationToken::new();
         tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().keep_leases()));
@@ -101,6 +104,16 @@ impl Worker {
         watching.cancel();
         // Whoever cannot take leave is missed within ten seconds.
         let _ = in_time(BEAT_PATIENCE, workers::leave(&self.platform.db, self.id)).await;
+    }
+
+    /// Has each scrape look at the slots, as long as they are there.
+    fn show_slots(&self) {
+        let (all, slots) = (self.platform.settings.worker_slots, Arc::downgrade(&self.slots));
+        scrape::at_each_scrape(move || {
+            if let Some(slots) = slots.upgrade() {
+                metrics::slots(all, slots.available_permits());
+            }
+        });
     }
 
     async fn take_work(self: Arc<Self>, runs: &TaskTracker) {
@@ -134,12 +147,14 @@ impl Worker {
                 consumer.ack(std::mem::take(&mut waiting)).await;
             }
             let permits = self.permits(wanted).await;
+            let claimed_since = SystemTime::now();
             let claimed = self.claim(permits.len()).await;
             let later = waiting.split_off(permits.len().min(waiting.len()));
             consumer.ack(std::mem::replace(&mut waiting, later)).await;
             for (claimed, permit) in claimed.into_iter().zip(permits) {
                 let slot = Slot::new(self.slots.clone(), permit);
-                self.begin(runs, claimed, slot);
+                let trace = AttemptTrace::begin(&claimed, claimed_since);
+                self.begin(runs, claimed, slot, trace);
             }
         }
     }
@@ -169,7 +184,7 @@ impl Worker {
         }
     }
 
-    fn begin(self: &Arc<Self>, runs: &TaskTracker, claimed: Claimed, slot: Slot) {
+    fn begin(self: &Arc<Self>, runs: &TaskTracker, claimed: Claimed, slot: Slot, trace: AttemptTrace) {
         let stop = Stop::default();
         let (id, attempt) = (claimed.id, claimed.attempt);
         // What waits for the slot it gives back was found unable to start, and needs a new wake-up.
@@ -178,7 +193,7 @@ impl Worker {
         self.running().insert(id, Running { attempt, stop: stop.clone() });
         let worker = self.clone();
         runs.spawn(async move {
-            execute::execute(&worker, claimed, slot, stop).await;
+            execute::execute(&worker, claimed, slot, stop, trace).await;
             if let Some(next) = next {
                 worker.platform.wakeups.publish(vec![next]);
             }

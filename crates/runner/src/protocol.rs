@@ -67,6 +67,8 @@ pub struct Context<'a> {
     pub organization: Option<Organization<'a>>,
     pub is_platform_admin: bool,
     pub is_function_key: bool,
+    /// W3C trace context of the run.
+    pub traceparent: Option<&'a str>,
 }
 
 /// The organization of a run.

@@ -4,8 +4,10 @@
 //! so tests run side by side and in any order.
 
 mod client;
+mod collector;
 mod database;
 mod env;
+mod figures;
 mod github_server;
 mod launch;
 mod login_server;
@@ -18,8 +20,10 @@ mod socket;
 mod token_server;
 
 pub use client::{Client, Reply};
+pub use collector::{Collector, Exported};
 pub use database::TestDb;
 pub use env::{TestEnv, repository, uv};
+pub use figures::Figures;
 pub use github_server::GithubServer;
 pub use launch::{Ended, Launch, binary};
 pub use login_server::{Back, LoginServer, Signing, TENANT, Visitor};

@@ -207,13 +207,22 @@ class Execution:
             is_function_key=bool(told.get("is_function_key")),
             execution_id=start.get("execution_id") or "",
             startup=start.get("startup"),
+            traceparent=told.get("traceparent"),
         )
+        self._tell_trace()
         child.use_generation(start.get("generation"))
         temp_dir = child.use_temp_dir(start)
         _runtime.current = _runtime.Run(self.context, self.connection, child.finder.root, temp_dir)
         if limits := start.get("limits"):
             self.limits.apply(limits)
         gc.enable()
+
+    def _tell_trace(self) -> None:
+        """Libraries that trace look for their parent in the environment."""
+        if self.context.traceparent:
+            os.environ["TRACEPARENT"] = self.context.traceparent
+        else:
+            os.environ.pop("TRACEPARENT", None)
 
     def _load(self) -> Callable[..., Any]:
         workflow = self.start["workflow"]

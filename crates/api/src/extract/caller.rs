@@ -12,7 +12,7 @@ use domain::{Error, OrgScope, sdk_keys};
 
 use crate::envelope::RequestId;
 use crate::problem::Problem;
-use crate::{AppState, cookies, limits};
+use crate::{AppState, cookies, limits, observe};
 
 const ORGANIZATION_HEADER: &str = "x-organization-id";
 
@@ -134,6 +134,7 @@ pub(crate) async fn scope_of(
     if let (true, Some(id)) = (principal.is_superuser, requested) {
         app.check_organization(principal, id).await?;
     }
+    observe::in_scope(&scope);
     Ok(scope)
 }
 

@@ -121,7 +121,7 @@ async fn list_organizations(
 #[utoipa::path(
     post, path = "/api/organizations", tag = "Organizations", security(("bearer" = [])),
     request_body = OrganizationCreate,
-    responses((status = 201, body = OrganizationPublic), Problems),
+    responses((status = 201, body = OrganizationPublic), (status = 409, description = "Another has this domain."), Problems),
 )]
 async fn create_organization(
     State(app): State<AppState>,
@@ -168,7 +168,7 @@ async fn get_organization(
     patch, path = "/api/organizations/{org_id}", tag = "Organizations", security(("bearer" = [])),
     params(("org_id" = Uuid, Path, description = "The organization.")),
     request_body = OrganizationUpdate,
-    responses((status = 200, body = OrganizationPublic), Problems),
+    responses((status = 200, body = OrganizationPublic), (status = 409, description = "Another has this domain."), Problems),
 )]
 async fn update_organization(
     State(app): State<AppState>,

@@ -194,7 +194,7 @@ async fn list_users(
 /// permission `users.manage`.
 #[utoipa::path(
     post, path = "/api/users", tag = "Users", security(("bearer" = [])), request_body = UserInvitation,
-    responses((status = 201, body = UserPublic), Problems),
+    responses((status = 201, body = UserPublic), (status = 409, description = "Another has this address."), Problems),
 )]
 async fn invite_user(
     State(app): State<AppState>,
@@ -256,7 +256,7 @@ async fn get_user(
     patch, path = "/api/users/{user_id}", tag = "Users", security(("bearer" = [])),
     params(("user_id" = String, Path, description = "Id or e-mail address.")),
     request_body = UserUpdate,
-    responses((status = 200, body = UserPublic), Problems),
+    responses((status = 200, body = UserPublic), (status = 409, description = "Another has this address."), Problems),
 )]
 async fn update_user(
     State(app): State<AppState>,

@@ -238,6 +238,9 @@ fn say_parts(settings: &Settings, progress: Progress) {
         Some(_) => "Live events and counters in Redis",
         None => "Live events and counters within this process (REDIS_URL is not set)",
     });
+    if let Some(address) = settings.metrics_address().filter(|address| address.port() != 0) {
+        progress.say(format!("Metrics on http://{address}/metrics"));
+    }
     progress.say(format!("Workspace {}", settings.workspace_path.display()));
 }
 

@@ -2,10 +2,12 @@
 
 mod away;
 mod backup;
+mod boards;
 mod client;
 mod database;
 mod doctor;
 mod migrations;
+mod observing;
 mod queue;
 mod refusals;
 mod stopping;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{Client, Launch, Process, Services, binary, eventually, free_port, repository};
+use testkit::{Client, Figures, Launch, Process, Services, binary, eventually, free_port, repository};
 
 use crate::support::{
     EMAIL, PASSWORD, WORKFLOWS, is_root, mode_of, open_folder, submit, wait_for_end, wait_for_status,
@@ -76,6 +76,27 @@ impl Site {
     fn survivors(&self) -> Vec<String> {
         processes_of(self.path())
     }
+}
+
+#[tokio::test]
+async fn one_process_shows_the_figures_of_both_its_halves() {
+    let site = Site::with_workflows().await;
+    let (port, address) = (free_port(), format!("127.0.0.1:{}", free_port()));
+    let mut process = site.up(&["--listen", &address]).env("METRICS_PORT", port.to_string()).start();
+    process.serves(format!("http://{address}"));
+    process.wait_for_output("Ready;").await;
+    let client = process.client().register(EMAIL, PASSWORD).await;
+    wait_for_workflow(&client, "says_so").await;
+    let id = submit(&client, "says_so", &json!({})).await;
+    wait_for_end(&client, &id).await;
+
+    let figures = Figures::scrape(port).await;
+
+    assert_eq!(figures.get("bifrost_executions_total", &[("status", "Success")]), 1.0);
+    assert_eq!(figures.get("bifrost_worker_slots", &[("state", "free")]), 16.0);
+    assert_eq!(figures.get("bifrost_queue_depth", &[("queue", "workflow.executions")]), 0.0);
+    assert!(figures.has("http_server_request_duration_seconds_count"));
+    assert!(process.stop().await.success());
 }
 
 #[tokio::test]

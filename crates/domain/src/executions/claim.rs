@@ -50,6 +50,8 @@ pub struct Claimed {
     pub retry_policy: Option<Json<RetryPolicy>>,
     pub timeout_seconds: i32,
     pub priority: i16,
+    /// W3C trace context of the request that submitted it.
+    pub traceparent: Option<String>,
     pub started_at: Option<DateTime<Utc>>,
     /// Last sequence that earlier attempts logged.
     pub last_sequence: i64,
@@ -105,7 +107,7 @@ macro_rules! claim {
                    e.executed_by_email AS "executed_by_email!", e.is_platform_admin AS "is_platform_admin!",
                    e.is_function_key AS "is_function_key!",
                    e.retry_policy AS "retry_policy?: Json<RetryPolicy>", e.timeout_seconds AS "timeout_seconds!",
-                   e.priority AS "priority!", e.started_at,
+                   e.priority AS "priority!", e.traceparent, e.started_at,
                    CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
                        (SELECT max(l.sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_sequence!",
                    CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(

@@ -20,6 +20,7 @@ use crate::gather::Gather;
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::organizations::Activity;
 use crate::sabotage::{self, Fault};
+use crate::telemetry::metrics;
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
 use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx};
@@ -186,6 +187,8 @@ async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::R
                 if !is_early {
                     wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
                 }
+                let is_new = |outcome: &&Result<Submitted>| matches!(outcome, Ok(s) if !s.replayed);
+                metrics::submitted(outcomes.iter().filter(is_new).count());
                 if batch.len() <= FEW && wakeups.are_synced() && !is_early {
                     events.publish(Event::Submitted);
                 }

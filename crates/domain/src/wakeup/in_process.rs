@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::Message;
 use super::dead_letters::{DeadLetter, Queue as Name};
+use crate::telemetry::metrics::{self, Published};
 
 /// More is dropped: the rows are the truth, and the sweeper repeats a lost wake-up.
 const CAPACITY: usize = 100_000;
@@ -49,17 +50,24 @@ pub struct Delivery<M: Message> {
 }
 
 impl InProcess {
-    pub(super) fn publish(&self, name: Name, batch: impl Iterator<Item = Vec<u8>>) {
+    pub(super) fn publish(&self, name: Name, mut batch: impl Iterator<Item = Vec<u8>>) {
         let shared = self.of(name);
-        shared.with(|queue| {
-            let room = CAPACITY.saturating_sub(queue.waiting.len());
-            queue.waiting.extend(batch.take(room));
+        let (taken, dropped) = shared.with(|queue| {
+            let before = queue.waiting.len();
+            queue.waiting.extend(batch.by_ref().take(CAPACITY.saturating_sub(before)));
+            (queue.waiting.len() - before, batch.count())
         });
+        metrics::published(Published::Confirmed, taken);
+        metrics::published(Published::Dropped, dropped);
         shared.arrived.notify_one();
     }
 
     pub(super) fn depth(&self, name: Name) -> usize {
         self.of(name).with(|queue| queue.waiting.len())
+    }
+
+    pub(super) fn counts(&self) -> [(u64, u64); 3] {
+        Name::ALL.map(|name| self.of(name).with(|queue| (queue.waiting.len() as u64, queue.dead.len() as u64)))
     }
 
     pub(super) fn dead_letters(&self, name: Name, limit: usize) -> Vec<DeadLetter> {

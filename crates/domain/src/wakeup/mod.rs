@@ -232,6 +232,17 @@ impl Wakeups {
         }
     }
 
+    /// Messages and dead letters of each queue, in the order of [`dead_letters::Queue::ALL`].
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker is away.
+    pub async fn counts(&self) -> Result<[(u64, u64); 3]> {
+        match self {
+            Self::InProcess(own) => Ok(own.counts()),
+            Self::Rabbit(rabbit) => rabbit.counts().await,
+        }
+    }
+
     /// Whether the broker answers.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::dead_letters::Queue;
 use super::topology::Topology;
 use super::{Message, away};
+use crate::telemetry::metrics::{self, Published};
 use crate::{Error, Result};
 
 /// Publishes without a confirm, at most.
@@ -48,6 +49,7 @@ pub struct Rabbit {
 enum Order {
     Publish(Queue, Vec<Vec<u8>>, Option<oneshot::Sender<Result<()>>>),
     Depth(Queue, oneshot::Sender<Result<usize>>),
+    Counts(oneshot::Sender<Result<[(u64, u64); 3]>>),
     RemoveTopology(oneshot::Sender<Result<()>>),
 }
 
@@ -80,6 +82,7 @@ impl Rabbit {
     pub(super) fn publish(&self, queue: Queue, payloads: Vec<Vec<u8>>) {
         let count = payloads.len();
         if count > 0 && self.orders.try_send(Order::Publish(queue, payloads, None)).is_err() {
+            metrics::published(Published::Dropped, count);
             tracing::debug!(count, "the publisher is behind, the sweeper will repeat these wake-ups");
         }
     }
@@ -93,6 +96,10 @@ impl Rabbit {
 
     pub(super) async fn depth(&self, queue: Queue) -> Result<usize> {
         self.ask(|answer| Order::Depth(queue, answer), ANSWER_TIMEOUT).await
+    }
+
+    pub(super) async fn counts(&self) -> Result<[(u64, u64); 3]> {
+        self.ask(Order::Counts, ANSWER_TIMEOUT).await
     }
 
     /// A connection of its own, with the topology declared.
@@ -215,13 +222,28 @@ async fn carry_out(
             publish(channel, topology, window, queue, payloads, answer).await
         }
         Order::Depth(queue, answer) => {
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let declared =
-                channel.queue_declare(topology.queue(queue).into(), passive, FieldTable::default()).await;
-            give(answer, declared.map(|queue| queue.message_count() as usize))
+            let depth = depth(channel, topology.queue(queue)).await;
+            give(answer, depth.map(|count| count as usize))
         }
+        Order::Counts(answer) => give(answer, counts(channel, topology).await),
         Order::RemoveTopology(answer) => give(answer, topology.remove(channel).await),
     }
+}
+
+/// Messages that wait in a queue.
+async fn depth(channel: &Channel, queue: String) -> lapin::Result<u64> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+    Ok(declared.message_count().into())
+}
+
+async fn counts(channel: &Channel, topology: &Topology) -> lapin::Result<[(u64, u64); 3]> {
+    let mut counts = [(0, 0); 3];
+    for (queue, counts) in Queue::ALL.into_iter().zip(&mut counts) {
+        let waiting = depth(channel, topology.queue(queue)).await?;
+        *counts = (waiting, depth(channel, topology.dead_of(queue)).await?);
+    }
+    Ok(counts)
 }
 
 /// Hands the answer over; what failed also ends the channel.
@@ -248,7 +270,8 @@ async fn publish(
     let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let persistent =
         BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
-    let mut confirms = Vec::with_capacity(payloads.len());
+    let count = payloads.len();
+    let mut confirms = Vec::with_capacity(count);
     for payload in &payloads {
         let sent = channel
             .basic_publish(
@@ -262,6 +285,7 @@ async fn publish(
         match sent {
             Ok(confirm) => confirms.push(confirm),
             Err(error) => {
+                metrics::published(Published::Failed, count);
                 if let Some(answer) = answer {
                     let _ = answer.send(Err(away(error.to_string())));
                 }
@@ -283,6 +307,8 @@ async fn publish(
         if let Err(Error::Unavailable { source, .. }) = &outcome {
             tracing::warn!(error = %source, "wake-ups were not confirmed, the sweeper will repeat them");
         }
+        let told = if outcome.is_ok() { Published::Confirmed } else { Published::Failed };
+        metrics::published(told, count);
         if let Some(answer) = answer {
             let _ = answer.send(outcome);
         }

@@ -7,6 +7,7 @@ mod loans;
 mod migrations;
 mod people;
 mod queue;
+mod readings;
 mod schedules;
 mod support;
 mod tenancy;

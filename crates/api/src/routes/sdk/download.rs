@@ -27,12 +27,18 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(download_sdk))
 }
 
+/// The bytes of the package.
+#[derive(utoipa::ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "the document's name for what is sent as it is")]
+struct SdkArchive(Vec<u8>);
+
 /// The SDK as a package.
 ///
 /// `pip install https://…/api/sdk/download` installs it; it needs nothing else.
 #[utoipa::path(
     get, path = "/api/sdk/download", tag = "SDK",
-    responses((status = 200, description = "A `.tar.gz` with the package `bifrost`.", body = Vec<u8>, content_type = "application/gzip"), PublicProblems),
+    responses((status = 200, description = "A `.tar.gz` with the package `bifrost`.", body = SdkArchive, content_type = "application/gzip"), PublicProblems),
 )]
 async fn download_sdk(State(app): State<AppState>) -> Result<Response, Problem> {
     let root = app.platform.settings.platform_path.clone();

@@ -17,6 +17,7 @@ use domain::executions::bulk::Repeatable;
 use domain::executions::submit::{Idempotency, NewExecution, Work};
 use domain::id::{ExecutionId, FormId};
 use domain::json::canonical;
+use domain::telemetry::traces;
 use domain::workflows::{Workflow, check_parameters};
 use domain::{OrgScope, Permission, Result};
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,7 @@ use crate::extract::{IdempotencyKey, Json, Signed, check_text};
 use crate::problem::{Problem, Problems};
 use crate::routes::executions::{self, ExecutionStatus, result_schema};
 use crate::visibility::{self, Reader};
-use crate::{AppState, limits};
+use crate::{AppState, limits, observe};
 
 /// The name of this operation in the idempotency table.
 const ROUTE: &str = "workflows.execute";
@@ -116,6 +117,7 @@ pub(crate) struct WorkflowExecutionResponse {
     responses(
         (status = 200, body = WorkflowExecutionResponse),
         (status = 202, body = WorkflowExecutionResponse, description = "Not ended yet."),
+        (status = 409, description = "Several workflows bear the name."),
         Problems,
     ),
 )]
@@ -314,6 +316,7 @@ impl Run {
         let watch = self.patience(app).map(|patience| (app.platform.events.watch(id, false), patience));
         let new = self.submission(id, idempotency, headers);
         let submitted = limits::in_time(app.platform.submitter.submit(scope, new)).await?;
+        observe::submitted(scope, submitted.id);
         let outcome = match watch {
             _ if submitted.replayed => executions::get(app, scope.clone(), submitted.id).await?.into(),
             Some((watch, patience)) => wait::until_ended(app, scope, id, watch, patience).await,
@@ -335,6 +338,7 @@ impl Run {
         let watch = app.platform.events.watch(id, false);
         let new = self.submission(id, None, headers);
         limits::in_time(app.platform.submitter.submit(scope, new)).await?;
+        observe::submitted(scope, id);
         Ok(wait::until_ended(app, scope, id, watch, self.longest(app)).await)
     }
 
@@ -450,17 +454,10 @@ fn source(code: &str) -> String {
     }
 }
 
-/// Whether this is a W3C trace context: `version-trace-parent-flags` in lower-case hexadecimal.
-/// The trace context of a request, if it is one.
+/// The trace context of a request, if it has one.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
-    is_traceparent(text).then(|| text.to_owned())
-}
-
-fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let is_hex = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    parts.len() == 4 && parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]) && parts.iter().all(is_hex)
+    traces::is_traceparent(text).then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -512,12 +509,5 @@ mod tests {
         assert_eq!(source("cHJp\nbnQoMSk="), "print(1)");
         assert_eq!(source("print('ä')"), "print('ä')");
         assert_eq!(source(&STANDARD.encode([0x70, 0xe4])), "pä", "Latin-1");
-    }
-
-    #[test]
-    fn only_a_real_trace_context_is_passed_on() {
-        assert!(is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
-        assert!(!is_traceparent("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"));
-        assert!(!is_traceparent("'; DROP TABLE executions; --"));
     }
 }

@@ -1,10 +1,19 @@
-//! Logs of the process: human text or JSON lines on standard error, filtered by `RUST_LOG`.
+//! What a process tells about itself: log lines, figures for Prometheus, spans of traces.
+//!
+//! The invariant: nothing of it decides anything. A collector that is away, slow or full costs what it would have been
+//! told, and nothing else.
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::JsonFields;
 
 use crate::settings::Settings;
 
-/// Installs the log output of this process; a second call does nothing.
+mod lines;
+pub mod metrics;
+pub mod scrape;
+pub mod traces;
+
+/// Installs the log output and the export of traces of this process; a second call does nothing.
 pub fn init(settings: &Settings) {
     init_with(settings, "info,lapin=off,sqlx=warn");
 }
@@ -15,8 +24,9 @@ pub fn init_with(settings: &Settings, filter: &str) {
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // The first caller of a process wins; tests call it many times.
     let _ = if settings.log_format == "json" {
-        logs.json().flatten_event(true).try_init()
+        logs.fmt_fields(JsonFields::new()).event_format(lines::JsonLines).try_init()
     } else {
         logs.with_target(false).compact().try_init()
     };
+    traces::init(settings);
 }
