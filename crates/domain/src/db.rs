@@ -110,7 +110,7 @@ impl Db {
 
     /// Connections that are open and those of them that idle, of each pool.
     pub(crate) fn usage(&self) -> [(u32, usize); 2] {
-        [&self.app, &self.system].map(|pool| (pool.size(), pool.num_idle()))
+        [self.app.usage(), self.system.usage()]
     }
 
     /// Closes all connections.

@@ -91,6 +91,11 @@ impl Pool {
         Ok(Loan { conn: Some(conn), since, transaction: Step::None, doubts })
     }
 
+    /// Connections that are open, and those of them that idle.
+    pub(super) fn usage(&self) -> (u32, usize) {
+        (self.pool.size(), self.pool.num_idle())
+    }
+
     pub(super) async fn close(&self) {
         self.pool.close().await;
     }

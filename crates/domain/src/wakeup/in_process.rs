@@ -67,7 +67,8 @@ impl InProcess {
     }
 
     pub(super) fn counts(&self) -> [(u64, u64); 3] {
-        Name::ALL.map(|name| self.of(name).with(|queue| (queue.waiting.len() as u64, queue.dead.len() as u64)))
+        Name::ALL
+            .map(|name| self.of(name).with(|queue| (queue.waiting.len() as u64, queue.dead.len() as u64)))
     }
 
     pub(super) fn dead_letters(&self, name: Name, limit: usize) -> Vec<DeadLetter> {
