@@ -113,7 +113,7 @@ async fn reap_forever(platform: &Platform) {
                 reap::reap(&platform.db).await
             }
         };
-        let reaped = in_time(REAP_PATIENCE, look).await;
+        let reaped = in_time(REAP_PATIENCE, Box::pin(look)).await;
         match reaped {
             Ok(reaped) => announce(platform, reaped),
             Err(error) => {
