@@ -147,6 +147,11 @@ impl SystemTx {
         Ok(self.tx.commit().await?)
     }
 
+    /// Undoes it, now.
+    pub(crate) async fn rollback(self) -> Result<()> {
+        Ok(self.tx.rollback().await?)
+    }
+
     pub(crate) fn conn(&mut self) -> &mut PgConnection {
         &mut self.tx
     }

@@ -136,7 +136,7 @@ async fn write(
 ) -> domain::Result<Vec<Recorded>> {
     let outcomes: Vec<Outcome> = finished.iter().map(|finished| finished.outcome.clone()).collect();
     let Written { recorded, dropped_lines } =
-        in_time(WRITE_PATIENCE, finish::record(&platform.db, lines, &outcomes)).await?;
+        in_time(WRITE_PATIENCE, Box::pin(finish::record(&platform.db, lines, &outcomes))).await?;
     if dropped_lines > 0 {
         tracing::warn!(dropped_lines, "log lines of attempts that had lost their fence were dropped");
     }

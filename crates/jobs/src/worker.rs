@@ -99,7 +99,7 @@ impl Worker {
         let watching = CancellationToken::new();
         tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().keep_leases()));
         tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().hear_events()));
-        stop.run_until_cancelled(self.clone().take_work(&runs)).await;
+        stop.run_until_cancelled(Box::pin(self.clone().take_work(&runs))).await;
         self.drain(runs).await;
         watching.cancel();
         // Whoever cannot take leave is missed within ten seconds.
@@ -174,7 +174,7 @@ impl Worker {
     /// Claims; while PostgreSQL is away it waits, and the deliveries stay unacknowledged.
     async fn claim(&self, limit: usize) -> Vec<Claimed> {
         loop {
-            match in_time(CLAIM_PATIENCE, claim::claim(&self.platform.db, self.id, limit)).await {
+            match in_time(CLAIM_PATIENCE, Box::pin(claim::claim(&self.platform.db, self.id, limit))).await {
                 Ok(claimed) => return claimed,
                 Err(error) => {
                     tracing::warn!(%error, "cannot claim, trying again");

@@ -14,8 +14,8 @@ use domain::id::ExecutionId;
 use domain::{Error, OrgScope, Result};
 use tokio::time::Instant;
 
-use crate::AppState;
 use crate::visibility::Reader;
+use crate::{AppState, limits};
 
 mod frame;
 mod lines;
@@ -114,13 +114,17 @@ impl Follow {
     }
 
     async fn read(&self) -> Result<(Execution, Vec<logs::Line>)> {
-        let mut tx = self.app.platform.db.begin(&self.scope).await?;
-        // The row first: once it is terminal, all its lines are there.
-        let execution = list::get(&mut tx, self.id).await?;
-        let all_levels = self.lines.reader.sees_everything();
-        let stored = logs::list(&mut tx, self.id, self.lines.told, PAGE, all_levels).await?;
-        tx.commit().await?;
-        Ok((execution, stored))
+        // A stream outlives its request: nothing else ends the wait for a connection that died without a word.
+        limits::in_time(Box::pin(async {
+            let mut tx = self.app.platform.db.begin(&self.scope).await?;
+            // The row first: once it is terminal, all its lines are there.
+            let execution = list::get(&mut tx, self.id).await?;
+            let all_levels = self.lines.reader.sees_everything();
+            let stored = logs::list(&mut tx, self.id, self.lines.told, PAGE, all_levels).await?;
+            tx.commit().await?;
+            Ok((execution, stored))
+        }))
+        .await
     }
 
     fn take_rows(&mut self, execution: &Execution, stored: &[logs::Line]) {

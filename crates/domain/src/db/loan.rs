@@ -110,9 +110,17 @@ impl Loan {
         Ok(())
     }
 
-    pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        self.end("COMMIT").await
+    }
+
+    pub(super) async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, statement: &'static str) -> Result<(), sqlx::Error> {
         self.transaction = Step::Between;
-        sqlx::raw_sql("COMMIT").execute(&mut *self).await?;
+        sqlx::raw_sql(statement).execute(&mut *self).await?;
         self.transaction = Step::None;
         // It has answered just now.
         self.since = Instant::now();

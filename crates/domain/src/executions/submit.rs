@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
@@ -23,9 +24,11 @@ use crate::sabotage::{self, Fault};
 use crate::telemetry::metrics;
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
-use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx};
+use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx, in_time};
 
 const BATCH: usize = 256;
+/// How long the lane waits for PostgreSQL: it must not stand still for all because one connection is dead.
+const WRITE_PATIENCE: Duration = Duration::from_secs(4);
 /// Under load workers are awake; only a submission that comes alone may find one that idles.
 const FEW: usize = 2;
 const SCOPE: SystemScope =
@@ -177,7 +180,7 @@ async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::R
         if is_early {
             wakeups.publish(batch.iter().map(Entry::wakeup).collect());
         }
-        match write(&db, &batch).await {
+        match in_time(WRITE_PATIENCE, Box::pin(write(&db, &batch))).await {
             Ok(outcomes) => {
                 let now = Utc::now();
                 let fresh = batch.iter().zip(&outcomes).filter(|(entry, outcome)| {
@@ -456,8 +459,8 @@ impl NewExecution {
 
 impl RetryPolicy {
     /// Pause after attempt `n` (from 1), before jitter.
-    pub fn pause_after(&self, attempt: i32) -> std::time::Duration {
+    pub fn pause_after(&self, attempt: i32) -> Duration {
         let pause = self.backoff_seconds * 2f64.powi(attempt.max(1) - 1);
-        std::time::Duration::from_secs_f64(pause.min(self.max_backoff_seconds).clamp(0.0, 86_400.0))
+        Duration::from_secs_f64(pause.min(self.max_backoff_seconds).clamp(0.0, 86_400.0))
     }
 }

@@ -34,7 +34,14 @@ pub async fn sweep(db: &Db, wakeups: &Wakeups, grace_seconds: f64) -> Result<usi
     }
     let mut room = Room::load(tx.conn(), &heads).await?;
     let waiting = room.choose(heads, MOST.into());
-    let known = wakeups.depth().await?;
+    let known = match wakeups.depth().await {
+        Ok(known) => known,
+        Err(error) => {
+            // The broker was waited for, not PostgreSQL: its connection is as good as before.
+            tx.rollback().await?;
+            return Err(error);
+        }
+    };
     let missing: Vec<Wakeup> = waiting
         .into_iter()
         .skip(known)

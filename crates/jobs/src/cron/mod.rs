@@ -132,11 +132,11 @@ async fn reap_forever(platform: &Platform) {
                 reap::reap(&platform.db).await
             }
         };
-        let reaped = in_time(REAP_PATIENCE, look).await;
+        let reaped = in_time(REAP_PATIENCE, Box::pin(look)).await;
         // What is away is told of once, below.
         if reachable_since.elapsed() >= REAP_GRACE
             && reaped.is_ok()
-            && let Err(error) = in_time(REAP_PATIENCE, background::reap(platform)).await
+            && let Err(error) = in_time(REAP_PATIENCE, Box::pin(background::reap(platform))).await
         {
             tracing::warn!(%error, "cannot look for lost background jobs");
         }
