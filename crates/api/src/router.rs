@@ -18,8 +18,8 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, connections, dead_letters, docs, editor, endpoints, executions, forms, health,
-    organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
+    audit, auth, config, connections, dead_letters, docs, editor, endpoints, executions, forms, github,
+    health, organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -62,6 +62,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(audit::router())
         .merge(forms::router())
         .merge(editor::router())
+        .merge(github::router())
         .merge(workflows::router())
         .merge(schedules::router())
         .merge(sdk::router())

@@ -18,6 +18,7 @@ mod editor;
 mod endpoints;
 mod executions;
 mod forms;
+mod github;
 mod organizations;
 mod permissions;
 mod platform;
@@ -41,6 +42,7 @@ const AREAS: &[&[Row]] = &[
     users::ROWS,
     forms::ROWS,
     editor::ROWS,
+    github::ROWS,
     workflows::ROWS,
     endpoints::ROWS,
     schedules::ROWS,
