@@ -18,8 +18,9 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions, forms,
-    health, organizations, packages, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
+    audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions,
+    forms, github, health, organizations, packages, roles, schedules, sdk, secrets, stream, users,
+    workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -64,6 +65,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(forms::router())
         .merge(editor::router())
         .merge(packages::router())
+        .merge(github::router())
         .merge(workflows::router())
         .merge(schedules::router())
         .merge(sdk::router())

@@ -450,7 +450,7 @@ async fn search_files(
 
 /// Brings the rows up to date with what was changed. The change itself stands whatever comes of this; the indexer of the
 /// jobs process looks too.
-async fn reindex(app: &AppState, forms: bool, python: bool) {
+pub(crate) async fn reindex(app: &AppState, forms: bool, python: bool) {
     if forms && let Err(error) = Box::pin(files::sync(&app.platform)).await {
         tracing::warn!(%error, "forms and their files differ until the indexer looks");
     }
@@ -474,7 +474,7 @@ async fn index(app: &AppState) -> Result<(), Error> {
 }
 
 /// On a task of its own: a client that hangs up must not part the disk from the rows.
-async fn to_the_end<T: Send + 'static>(
+pub(crate) async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::spawn(work.in_current_span()).await.map_err(Error::internal)?

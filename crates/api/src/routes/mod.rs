@@ -14,6 +14,7 @@ pub(crate) mod endpoints;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod executions;
 pub(crate) mod forms;
+pub(crate) mod github;
 pub(crate) mod health;
 pub(crate) mod organizations;
 pub(crate) mod packages;

@@ -20,6 +20,7 @@ mod editor;
 mod endpoints;
 mod executions;
 mod forms;
+mod github;
 mod organizations;
 mod packages;
 mod permissions;
@@ -46,6 +47,7 @@ const AREAS: &[&[Row]] = &[
     forms::ROWS,
     editor::ROWS,
     packages::ROWS,
+    github::ROWS,
     workflows::ROWS,
     endpoints::ROWS,
     schedules::ROWS,

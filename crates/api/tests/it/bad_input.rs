@@ -4,6 +4,7 @@ mod cases;
 mod connections;
 mod editor;
 mod endpoints;
+mod github;
 mod logins;
 pub(crate) mod packages;
 mod people;
@@ -129,6 +130,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(sdk::all(&world));
     cases.extend(editor::all(&world));
     cases.extend(packages::all(&world));
+    cases.extend(github::all(&world));
     let before = rows(&world).await;
 
     let mut wrong = Vec::new();

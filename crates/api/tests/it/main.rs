@@ -16,6 +16,7 @@ mod execute;
 mod executions;
 mod form_files;
 mod forms;
+mod git;
 mod live;
 mod logins;
 mod mfa;

@@ -10,10 +10,10 @@ use serde_json::json;
 
 use super::merge::check_files;
 use super::names::{Address, Branch};
-use super::program::{self, Git};
+use super::program::Git;
 use super::remote::Remote;
 use super::session::{self, Turn};
-use super::{Failed, Outcome, SCOPE, disk, on_thread, store};
+use super::{Failed, Outcome, SCOPE, disk, on_thread, store, tame};
 use crate::audit::{self, Action};
 use crate::background_jobs::{Claimed, work};
 use crate::workspace_files::Files;
@@ -187,7 +187,7 @@ impl Connecting<'_> {
         let head = self.branch.local();
         let building = on_thread(move || {
             let building = Building::begin(&root)?;
-            program::create(&building.tree().git, &head)?;
+            tame::create(&building.tree().git, &head)?;
             Ok(building)
         })
         .await?;

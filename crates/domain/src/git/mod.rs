@@ -25,6 +25,7 @@ mod program;
 mod remote;
 mod session;
 pub mod store;
+mod tame;
 
 pub use program::version;
 

@@ -32,6 +32,16 @@ pub(super) struct Remote {
     addresses: Vec<IpAddr>,
 }
 
+impl Transport {
+    pub(super) fn scheme(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http => "http",
+            Self::Local => "file",
+        }
+    }
+}
+
 impl Remote {
     /// Looks at an address now.
     pub(super) async fn resolve(

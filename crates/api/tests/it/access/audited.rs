@@ -5,12 +5,21 @@ use reqwest::StatusCode;
 use super::{Body, Row, Stage, ends_sessions, table};
 
 /// Operations that are no reads by their method and yet change nothing, with the reason.
-const CHANGE_NOTHING: [(&str, &str, &str); 14] = [
+const CHANGE_NOTHING: [(&str, &str, &str); 23] = [
     ("post", "/api/dead-letters/replay", "nothing is dead"),
     ("post", "/api/dead-letters/drop", "nothing is dead"),
     ("post", "/api/executions/bulk/cancel", "the filter of the matrix finds nothing"),
     ("post", "/api/executions/bulk/retry", "the filter of the matrix finds nothing"),
     ("post", "/api/editor/search", "looks at files"),
+    ("post", "/api/github/refresh", "no repository is connected"),
+    ("post", "/api/github/commit", "no repository is connected"),
+    ("post", "/api/github/push", "no repository is connected"),
+    ("post", "/api/github/pull", "no repository is connected"),
+    ("post", "/api/github/abort-merge", "no repository is connected"),
+    ("post", "/api/github/discard-unpushed", "no repository is connected"),
+    ("post", "/api/github/discard-commit", "no repository is connected"),
+    ("post", "/api/github/analyze-workspace", "looks at files"),
+    ("post", "/api/github/init", "the repository of the matrix cannot be reached"),
     ("post", "/api/oauth/refresh_all", "no connection of the matrix has a token to refresh"),
     ("post", "/api/workflows/validate", "looks at a file"),
     ("post", "/api/schedules/validate", "says what an expression means"),
