@@ -19,7 +19,7 @@ use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
     audit, auth, config, connections, dead_letters, docs, editor, endpoints, executions, forms, health,
-    organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
+    notifications, organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -69,6 +69,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(endpoints::router())
         .merge(executions::router())
         .merge(dead_letters::router())
+        .merge(notifications::router())
         .merge(stream::router())
 }
 

@@ -160,7 +160,8 @@ impl Follow {
             | Event::Cancel { .. }
             | Event::Submitted
             | Event::WorkspaceChanged
-            | Event::Progress(_) => {}
+            | Event::Progress(_)
+            | Event::Notice(_) => {}
         }
     }
 

@@ -14,6 +14,7 @@ pub(crate) mod endpoints;
 pub(crate) mod executions;
 pub(crate) mod forms;
 pub(crate) mod health;
+pub(crate) mod notifications;
 pub(crate) mod organizations;
 pub(crate) mod roles;
 pub(crate) mod schedules;

@@ -5,6 +5,7 @@ mod connections;
 mod editor;
 mod endpoints;
 mod logins;
+mod notifications;
 mod people;
 mod queue;
 mod schedules;
@@ -122,6 +123,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(logins::all(&world));
     cases.extend(connections::all(&world));
     cases.extend(queue::all(&world));
+    cases.extend(notifications::all(&world));
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));

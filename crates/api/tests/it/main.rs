@@ -18,6 +18,7 @@ mod forms;
 mod live;
 mod logins;
 mod mfa;
+mod notifications;
 mod outages;
 mod people;
 mod proof;

@@ -89,6 +89,9 @@ pub enum Action {
     WorkflowResumed,
     DeadLettersReplayed,
     DeadLettersDropped,
+    NotificationDismissed,
+    UploadLockTaken,
+    UploadLockReleased,
 }
 
 impl Action {
@@ -168,6 +171,9 @@ impl Action {
             Self::WorkflowResumed => "workflow.resumed",
             Self::DeadLettersReplayed => "dead_letters.replayed",
             Self::DeadLettersDropped => "dead_letters.dropped",
+            Self::NotificationDismissed => "notification.dismissed",
+            Self::UploadLockTaken => "upload_lock.taken",
+            Self::UploadLockReleased => "upload_lock.released",
         }
     }
 }
