@@ -127,6 +127,10 @@ async fn a_notification_ends_once_and_goes_away_with_its_time() {
     admin.client.get(&path).await.expect_status(StatusCode::NOT_FOUND);
     admin.client.delete(&path).await.expect_status(StatusCode::NOT_FOUND);
     let kept = world.notify_in(&scope(admin, None), new("Going on")).await;
+    world.sql("UPDATE notifications SET status = 'running' WHERE status = 'failed'").await;
+    progress(&world, id, 80.0, "late").await;
+    complete(&world, id).await;
+    assert_eq!(titles(admin).await, ["Going on"], "nothing revives what expired");
     domain::executions::housekeep::housekeep(&world.platform().db).await.expect("tidies");
     assert_eq!(world.count("SELECT count(*) FROM notifications").await, 1, "what expired is removed");
     assert_eq!(seen(admin, kept).await["title"], "Going on");
@@ -242,9 +246,12 @@ async fn a_thousand_reports_are_told_a_few_times_and_the_latest_always() {
 async fn the_upload_lock_holds_for_one_and_can_be_forced() {
     let world = World::start().await;
     let admin = &world.admin.client;
-    world.person("bob@platform.example").await;
-    world.sql("UPDATE users SET is_superuser = TRUE, user_type = 'PLATFORM' WHERE email = 'bob@platform.example'").await;
-    let bob = world.nobody().sign_in("bob@platform.example", crate::support::PASSWORD).await;
+    world.org("acme").await;
+    world.person("bob@acme.example").await;
+    let promote = "UPDATE users SET is_superuser = TRUE, user_type = 'PLATFORM', organization_id = NULL
+                   WHERE email = 'bob@acme.example'";
+    world.sql(promote).await;
+    let bob = world.nobody().sign_in("bob@acme.example", crate::support::PASSWORD).await;
     let free = json!({
         "locked": false, "owner_user_id": null, "owner_email": null, "operation": null, "locked_at": null,
         "expires_at": null,

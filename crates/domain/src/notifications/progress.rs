@@ -55,8 +55,8 @@ pub(crate) struct Ending {
     pub(crate) end: End,
 }
 
-/// Writes how far the work is, and tells whoever may see it. Nothing happens if the notification has ended or was
-/// dismissed. Callers that have more to tell than a person can read use a [`Reporter`].
+/// Writes how far the work is, and tells whoever may see it. Nothing happens if the notification has ended, has expired
+/// or was dismissed. Callers that have more to tell than a person can read use a [`Reporter`].
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -68,7 +68,7 @@ pub async fn update(platform: &Platform, id: NotificationId, change: &Change) ->
             r#"UPDATE notifications
                SET status = 'running', percent = COALESCE($2, percent), description = COALESCE($3, description),
                    updated_at = now(), expires_at = now() + interval '1 hour'
-               WHERE id = $1 AND status IN ('pending', 'running')
+               WHERE id = $1 AND status IN ('pending', 'running') AND expires_at > now()
                RETURNING id AS "id: NotificationId", user_id AS "user_id: UserId", for_admins, category AS "category: Category",
                    title, description, status AS "status: Status", percent, error, result, metadata, created_at, updated_at"#,
             id as _,
@@ -84,7 +84,7 @@ pub async fn update(platform: &Platform, id: NotificationId, change: &Change) ->
     Ok(())
 }
 
-/// Writes the end, and tells whoever may see it. Nothing happens if it has ended before or was dismissed.
+/// Writes the end, and tells whoever may see it. Nothing happens if it has ended before, has expired or was dismissed.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -113,7 +113,7 @@ pub(crate) async fn end_all(tx: &mut SystemTx, endings: Vec<Ending>) -> Result<V
                description = COALESCE(e.description, n.description), error = e.error, result = e.result::jsonb,
                updated_at = now(), expires_at = now() + interval '5 minutes'
            FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[]) AS e (id, status, description, error, result)
-           WHERE n.id = e.id AND n.status IN ('pending', 'running')
+           WHERE n.id = e.id AND n.status IN ('pending', 'running') AND n.expires_at > now()
            RETURNING n.id AS "id: NotificationId", n.user_id AS "user_id: UserId", n.for_admins,
                n.category AS "category: Category", n.title, n.description, n.status AS "status: Status", n.percent, n.error,
                n.result, n.metadata, n.created_at, n.updated_at"#,
