@@ -19,8 +19,8 @@ use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
     audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions,
-    forms, github, health, organizations, packages, roles, schedules, sdk, secrets, stream, users,
-    workflow_keys, workflows,
+    forms, github, health, notifications, organizations, packages, roles, schedules, sdk, secrets,
+    stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -73,6 +73,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(endpoints::router())
         .merge(executions::router())
         .merge(dead_letters::router())
+        .merge(notifications::router())
         .merge(stream::router())
 }
 

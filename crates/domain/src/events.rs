@@ -17,7 +17,8 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::background_jobs;
 use crate::executions::{Kind, RawJson, Status, logs};
-use crate::id::{ExecutionId, JobId, OrgId, UserId};
+use crate::id::{ExecutionId, JobId, NotificationId, OrgId, UserId};
+use crate::notifications::Notification;
 use crate::telemetry::metrics;
 use crate::{Error, Result};
 
@@ -55,6 +56,17 @@ pub enum Event {
     PackagesSwitched,
     /// A background job tells who asked for it how far it is.
     Progress(Box<Progress>),
+    /// A notification of somebody appeared, changed or went away.
+    Notice(Notice),
+}
+
+/// What became of a notification.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Notice {
+    Created(Box<Notification>),
+    Updated(Box<Notification>),
+    Dismissed { id: NotificationId, user_id: UserId, for_admins: bool },
 }
 
 /// How far a background job is. Nothing stores it: the end is in the row.
@@ -190,6 +202,8 @@ enum Subscription {
 struct Hub {
     watchers: Mutex<HashMap<ExecutionId, Vec<Watcher>>>,
     everything: broadcast::Sender<Arc<Event>>,
+    /// Apart, since every connection hears them, and most need nothing else of everything.
+    notices: broadcast::Sender<Arc<Event>>,
 }
 
 #[derive(Debug)]
@@ -266,6 +280,11 @@ impl Events {
     /// Every change of state and cancel request of the installation, for workers and history channels.
     pub fn everything(&self) -> broadcast::Receiver<Arc<Event>> {
         self.hub.everything.subscribe()
+    }
+
+    /// What becomes of the notifications of everybody.
+    pub fn notices(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.hub.notices.subscribe()
     }
 }
 
@@ -348,7 +367,29 @@ impl Event {
             Self::Update(update) | Self::Answered(update) => Some(update.execution_id),
             Self::Lines(lines) => Some(lines.execution_id),
             Self::Cancel { execution_id, .. } => Some(*execution_id),
-            Self::Submitted | Self::WorkspaceChanged | Self::PackagesSwitched | Self::Progress(_) => None,
+            Self::Submitted
+            | Self::WorkspaceChanged
+            | Self::PackagesSwitched
+            | Self::Progress(_)
+            | Self::Notice(_) => None,
+        }
+    }
+}
+
+impl Notice {
+    /// Whose notification it is.
+    pub fn user_id(&self) -> UserId {
+        match self {
+            Self::Created(notification) | Self::Updated(notification) => notification.user_id,
+            Self::Dismissed { user_id, .. } => *user_id,
+        }
+    }
+
+    /// Whether platform administrators are told too.
+    pub fn is_for_admins(&self) -> bool {
+        match self {
+            Self::Created(notification) | Self::Updated(notification) => notification.for_admins,
+            Self::Dismissed { for_admins, .. } => *for_admins,
         }
     }
 }
@@ -379,7 +420,11 @@ impl From<&background_jobs::Outcome> for News {
 
 impl Hub {
     fn new() -> Self {
-        Self { watchers: Mutex::default(), everything: broadcast::channel(BACKLOG * 4).0 }
+        Self {
+            watchers: Mutex::default(),
+            everything: broadcast::channel(BACKLOG * 4).0,
+            notices: broadcast::channel(BACKLOG).0,
+        }
     }
 
     fn add(&self, execution_id: ExecutionId, events: mpsc::Sender<Arc<Event>>) -> u64 {
@@ -408,9 +453,12 @@ impl Hub {
                 let _ = watcher.events.try_send(event.clone());
             }
         }
-        if !matches!(&**event, Event::Lines(_) | Event::Answered(_)) {
-            let _ = self.everything.send(event.clone());
-        }
+        // Nobody listening is no fault.
+        let _ = match &**event {
+            Event::Lines(_) | Event::Answered(_) => Ok(0),
+            Event::Notice(_) => self.notices.send(event.clone()),
+            _ => self.everything.send(event.clone()),
+        };
     }
 
     fn watchers(&self) -> std::sync::MutexGuard<'_, HashMap<ExecutionId, Vec<Watcher>>> {

@@ -61,6 +61,8 @@ ids! {
     ExecutionId,
     /// A background job: a git job or a package build.
     JobId,
+    /// What the platform tells a user about work that goes on without them.
+    NotificationId,
     /// A worker process, as lease owner; new at every start.
     WorkerId,
 }

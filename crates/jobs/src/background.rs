@@ -14,6 +14,7 @@ use domain::background_jobs::{Kind, Status};
 use domain::events::{Event, News, Progress};
 use domain::executions::claim::LEASE;
 use domain::id::{JobId, UserId, WorkerId};
+use domain::notifications::Reporter;
 use domain::{Platform, Result};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +45,8 @@ pub(crate) const HANDLERS: &[(Kind, Handler)] =
 pub(crate) struct Running {
     pub(crate) platform: Platform,
     pub(crate) job: Claimed,
+    /// Tells the notification of the job, if it has one.
+    reporter: Option<Reporter>,
 }
 
 impl Running {
@@ -51,6 +54,15 @@ impl Running {
     pub(crate) fn log(&self, level: &str, message: impl Into<String>) {
         let news = News::Log { level: level.into(), message: message.into() };
         tell(&self.platform, self.job.id, self.job.kind, self.job.requested_by, news);
+    }
+
+    /// Says how far the job is, 0 to 100 or `None` for as far as before. However often it is called, the work does not
+    /// wait, and the notification changes at most four times a second.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no kind has a handler yet"))]
+    pub(crate) fn report(&self, percent: Option<f64>, description: impl Into<String>) {
+        if let Some(reporter) = &self.reporter {
+            reporter.report(percent, description);
+        }
     }
 }
 
@@ -113,7 +125,8 @@ impl Pool {
     async fn carry_out(self, job: Claimed, handler: Handler) {
         let platform = &self.platform;
         tracing::info!(job.id = %job.id, kind = job.kind.as_str(), job.attempt, "began a background job");
-        let running = Arc::new(Running { platform: platform.clone(), job: job.clone() });
+        let reporter = job.notification_id.map(|id| Reporter::start(platform, id.into()));
+        let running = Arc::new(Running { platform: platform.clone(), job: job.clone(), reporter });
         let mut task = tokio::spawn(handler(running));
         let timeout = Duration::from_secs(u64::try_from(job.timeout_seconds).unwrap_or_default());
         let outcome = tokio::select! {
@@ -158,7 +171,7 @@ impl Pool {
 /// # Errors
 /// As [`upkeep::reap`].
 pub(crate) async fn reap(platform: &Platform) -> Result<()> {
-    for lost in upkeep::reap(&platform.db).await? {
+    for lost in upkeep::reap(platform).await? {
         let Reaped { id, attempt, status, .. } = lost;
         tracing::warn!(job.id = %id, attempt, ?status, "took back a background job that nobody works on any more");
         if let Some(outcome) = lost.outcome() {
@@ -199,7 +212,7 @@ async fn keep_lease(platform: &Platform, job: &Claimed) {
 async fn record(platform: &Platform, job: &Claimed, outcome: &Outcome) -> bool {
     let began = Instant::now();
     loop {
-        match work::finish(&platform.db, job, outcome).await {
+        match work::finish(platform, job, outcome).await {
             Ok(is_ours) => return is_ours,
             Err(error) if began.elapsed() < LEASE => {
                 tracing::warn!(%error, job.id = %job.id, "cannot write the end of a background job, trying again");

@@ -165,7 +165,8 @@ impl Follow {
             | Event::Submitted
             | Event::WorkspaceChanged
             | Event::PackagesSwitched
-            | Event::Progress(_) => {}
+            | Event::Progress(_)
+            | Event::Notice(_) => {}
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod executions;
 pub(crate) mod forms;
 pub(crate) mod github;
 pub(crate) mod health;
+pub(crate) mod notifications;
 pub(crate) mod organizations;
 pub(crate) mod packages;
 pub(crate) mod roles;

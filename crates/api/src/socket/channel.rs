@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use domain::Permission;
-use domain::events::{Progress, Topic, Update};
+use domain::events::{Notice, Progress, Topic, Update};
 use domain::id::{ExecutionId, OrgId, UserId};
 use domain::sessions::Principal;
 
@@ -14,6 +14,10 @@ pub(super) enum Channel {
     Execution(ExecutionId),
     /// What concerns one user.
     User(UserId),
+    /// The notifications of a user.
+    Notification(UserId),
+    /// The notifications meant for platform administrators.
+    AdminNotifications,
     /// How far the package builds are that a user asked for.
     Package(UserId),
     /// How far the git jobs are that a user asked for.
@@ -32,6 +36,8 @@ impl FromStr for Channel {
         match kind {
             "execution" => id.parse().map(Self::Execution).map_err(drop),
             "user" => id.parse().map(Self::User).map_err(drop),
+            "notification" if id == "admins" => Ok(Self::AdminNotifications),
+            "notification" => id.parse().map(Self::Notification).map_err(drop),
             "package" => id.parse().map(Self::Package).map_err(drop),
             "git" => id.parse().map(Self::Git).map_err(drop),
             "history" if id == "GLOBAL" => Ok(Self::History(None)),
@@ -47,6 +53,8 @@ impl std::fmt::Display for Channel {
         match self {
             Self::Execution(id) => write!(f, "execution:{id}"),
             Self::User(id) => write!(f, "user:{id}"),
+            Self::Notification(id) => write!(f, "notification:{id}"),
+            Self::AdminNotifications => f.write_str("notification:admins"),
             Self::Package(id) => write!(f, "package:{id}"),
             Self::Git(id) => write!(f, "git:{id}"),
             Self::History(Some(org)) => write!(f, "history:{org}"),
@@ -69,9 +77,20 @@ impl Channel {
     pub(super) fn is_open_to(self, principal: &Principal) -> bool {
         match self {
             Self::Execution(_) | Self::System => true,
-            Self::User(id) | Self::Package(id) | Self::Git(id) => id == principal.user_id,
-            Self::History(None) => principal.is_superuser,
+            Self::User(id) | Self::Notification(id) | Self::Package(id) | Self::Git(id) => {
+                id == principal.user_id
+            }
+            Self::AdminNotifications | Self::History(None) => principal.is_superuser,
             Self::History(org) => principal.is_superuser || org == principal.organization_id,
+        }
+    }
+
+    /// Whether what became of a notification is told here.
+    pub(super) fn tells_of(self, notice: &Notice) -> bool {
+        match self {
+            Self::User(id) | Self::Notification(id) => id == notice.user_id(),
+            Self::AdminNotifications => notice.is_for_admins(),
+            _ => false,
         }
     }
 
@@ -111,6 +130,8 @@ mod tests {
         let all = [
             Channel::Execution(ExecutionId::generate()),
             Channel::User(UserId::generate()),
+            Channel::Notification(UserId::generate()),
+            Channel::AdminNotifications,
             Channel::Package(UserId::generate()),
             Channel::Git(UserId::generate()),
             Channel::History(Some(OrgId::generate())),
@@ -120,7 +141,9 @@ mod tests {
         for channel in all {
             assert_eq!(channel.to_string().parse(), Ok(channel));
         }
-        for wrong in ["", "execution", "execution:1", "history:", "system:x", "notification:admins"] {
+        for wrong in
+            ["", "execution", "execution:1", "history:", "system:x", "notification:", "notification:x"]
+        {
             assert_eq!(wrong.parse::<Channel>(), Err(()), "{wrong}");
         }
     }
@@ -133,6 +156,10 @@ mod tests {
         assert!(Channel::History(Some(own)).is_open_to(&user));
         assert!(!Channel::User(UserId::generate()).is_open_to(&user));
         assert!(Channel::Git(user.user_id).is_open_to(&user));
+        assert!(Channel::Notification(user.user_id).is_open_to(&user));
+        assert!(!Channel::Notification(UserId::generate()).is_open_to(&user));
+        assert!(!Channel::AdminNotifications.is_open_to(&user));
+        assert!(Channel::AdminNotifications.is_open_to(&Principal { is_superuser: true, ..user.clone() }));
         for foreign in [Channel::Package(UserId::generate()), Channel::Git(UserId::generate())] {
             assert!(!foreign.is_open_to(&user));
         }

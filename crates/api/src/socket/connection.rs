@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use domain::Result;
-use domain::events::{Event, News, Progress};
+use domain::events::{Event, News, Notice, Progress};
 use domain::id::ExecutionId;
+use domain::notifications::Notification;
 use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use super::outbox::Outbox;
 use super::{BEHIND, Listener, MOST_CHANNELS, RESTARTING, Refusal, UNAUTHENTICATED};
 use crate::AppState;
 use crate::live::{Follow, Frame, UpdateFrame};
+use crate::routes::notifications::NotificationPublic;
 use crate::visibility::Reader;
 
 /// How often the session is looked at; with the age of what is remembered of it, less than five seconds.
@@ -95,6 +97,7 @@ pub(super) async fn serve(socket: WebSocket, app: AppState, listener: Listener, 
         reader: Reader::of(&listener.scope),
         channels: joined.channels,
         follows: HashMap::new(),
+        notices: app.platform.events.notices(),
         events: None,
         outbox: outbox.clone(),
         app: app.clone(),
@@ -119,6 +122,11 @@ pub(super) async fn serve(socket: WebSocket, app: AppState, listener: Listener, 
                 // Gone, or going: the answer to its close is on its way.
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
             },
+            notice = connection.notices.recv() => match notice {
+                Ok(notice) => connection.tell(&notice).await,
+                Err(RecvError::Lagged(_)) => break BEHIND,
+                Err(RecvError::Closed) => break RESTARTING,
+            },
             event = next_event(&mut connection.events) => match event {
                 Ok(event) => connection.tell(&event).await,
                 Err(RecvError::Lagged(_)) => break BEHIND,
@@ -137,6 +145,8 @@ struct Connection {
     reader: Reader,
     channels: HashSet<Channel>,
     follows: HashMap<ExecutionId, AbortOnDropHandle<()>>,
+    /// What becomes of notifications: the own user channel is always joined.
+    notices: broadcast::Receiver<Arc<Event>>,
     /// What happens everywhere, while a channel is told of it.
     events: Option<broadcast::Receiver<Arc<Event>>>,
     outbox: Outbox,
@@ -217,6 +227,8 @@ impl Connection {
                 ))
             }
             Channel::User(_)
+            | Channel::Notification(_)
+            | Channel::AdminNotifications
             | Channel::Package(_)
             | Channel::Git(_)
             | Channel::History(_)
@@ -256,8 +268,9 @@ impl Connection {
 
     /// Begins or ends to hear what happens everywhere, as the channels need it.
     fn listen(&mut self) {
-        let wanted =
-            self.channels.iter().any(|channel| !matches!(channel, Channel::Execution(_) | Channel::User(_)));
+        let wanted = self.channels.iter().any(|channel| {
+            matches!(channel, Channel::History(_) | Channel::System | Channel::Package(_) | Channel::Git(_))
+        });
         if !wanted {
             self.events = None;
         } else if self.events.is_none() {
@@ -281,6 +294,7 @@ impl Connection {
                     self.outbox.send(&job_frame(channel, progress)).await;
                 }
             }
+            Event::Notice(notice) => self.tell_notice(notice).await,
             Event::Submitted | Event::WorkspaceChanged if self.channels.contains(&Channel::System) => {
                 self.outbox.send(&json!({"type": "system_event", "eventType": "workspace_changed"})).await;
             }
@@ -292,6 +306,39 @@ impl Connection {
             | Event::Cancel { .. } => {}
         }
     }
+
+    /// Tells what became of a notification, once, whichever of its channels are joined.
+    async fn tell_notice(&self, notice: &Notice) {
+        if !self.channels.iter().any(|channel| channel.tells_of(notice)) {
+            return;
+        }
+        let frame = match notice {
+            Notice::Created(notification) => {
+                json!({"type": "notification_created", "notification": NotificationPublic::from(Notification::clone(notification))})
+            }
+            Notice::Updated(notification) => {
+                json!({"type": "notification_updated", "notification": NotificationPublic::from(Notification::clone(notification))})
+            }
+            Notice::Dismissed { id, .. } => json!({"type": "notification_dismissed", "notification_id": id}),
+        };
+        self.outbox.send(&frame).await;
+        let is_own = self.channels.contains(&Channel::User(notice.user_id()));
+        if let Notice::Updated(ended) = notice
+            && is_own
+            && ended.status.is_terminal()
+        {
+            self.outbox.send(&end_frame(ended)).await;
+        }
+    }
+}
+
+/// The end of what a user waited for, for clients that show a line and keep no list.
+fn end_frame(ended: &Notification) -> Value {
+    let message = ended.error.as_ref().or(ended.description.as_ref());
+    json!({
+        "type": "notification", "notificationType": ended.status.as_str(), "title": ended.title,
+        "message": message.map_or("", String::as_str),
+    })
 }
 
 /// What a background job tells, as it goes over the wire.

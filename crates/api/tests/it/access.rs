@@ -21,6 +21,7 @@ mod endpoints;
 mod executions;
 mod forms;
 mod github;
+mod notifications;
 mod organizations;
 mod packages;
 mod permissions;
@@ -53,6 +54,7 @@ const AREAS: &[&[Row]] = &[
     schedules::ROWS,
     sdk::ROWS,
     executions::ROWS,
+    notifications::ROWS,
 ];
 /// Come last, because they end the sessions of the callers, who sign in anew before each.
 const ENDINGS: [Row; 2] =
@@ -173,6 +175,7 @@ impl Stage {
             Named::new("form_id", form.text("id"), FormId::generate()),
             Named::new("role_id", role.text("id"), RoleId::generate()),
             Named::new("workflow_name", "matrix", "nothing"),
+            Named::new("notification_id", world.notify(&owner, acme, "Matrix").await, Uuid::now_v7()),
             Named::new("key_id", sdk_key, Uuid::now_v7()),
             Named::new("workflow_id", &schedule, Uuid::now_v7()),
             Named::new("id", schedule, Uuid::now_v7()),

@@ -7,6 +7,7 @@ mod endpoints;
 mod github;
 mod logins;
 pub(crate) mod packages;
+mod notifications;
 mod people;
 mod queue;
 mod schedules;
@@ -124,6 +125,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(logins::all(&world));
     cases.extend(connections::all(&world));
     cases.extend(queue::all(&world));
+    cases.extend(notifications::all(&world));
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));

@@ -20,6 +20,7 @@ mod git;
 mod live;
 mod logins;
 mod mfa;
+mod notifications;
 mod outages;
 mod packages;
 mod people;

@@ -9,7 +9,8 @@ use domain::executions::claim::{self, Claimed};
 use domain::executions::finish::{self, Outcome, Recorded};
 use domain::executions::submit::{NewExecution, Work};
 use domain::executions::{RawJson, Status, logs};
-use domain::id::{ExecutionId, OrgId, UserId, WorkerId};
+use domain::id::{ExecutionId, NotificationId, OrgId, UserId, WorkerId};
+use domain::notifications::{self, Category, NewNotification};
 use domain::settings::Settings;
 use domain::{Actor, OrgScope, Permission, Platform, SystemScope};
 use reqwest::StatusCode;
@@ -223,6 +224,28 @@ impl World {
         let new = NewExecution::new(work, raw("{}"));
         let submitted = self.platform().submitter.submit(&OrgScope::for_run(org, actor), new).await;
         submitted.expect("accepted").id
+    }
+
+    /// Makes a notification for this person in this organization, as what goes on in the background does.
+    pub(crate) async fn notify(&self, person: &Person, org: OrgId, title: &str) -> NotificationId {
+        let actor = Actor {
+            id: person.id,
+            name: person.email.clone(),
+            email: person.email.clone(),
+            is_platform_admin: false,
+        };
+        self.notify_in(&OrgScope::for_run(Some(org), actor), NewNotification::new(Category::System, title))
+            .await
+    }
+
+    /// The same in this scope.
+    pub(crate) async fn notify_in(&self, scope: &OrgScope, new: NewNotification) -> NotificationId {
+        let mut tx = self.platform().db.begin(scope).await.expect("begins");
+        let made = notifications::create(&mut tx, new).await.expect("makes it");
+        tx.commit().await.expect("commits");
+        let id = made.id;
+        made.announce(&self.platform().events);
+        id
     }
 
     /// Runs a statement behind the application's back.

@@ -107,6 +107,9 @@ pub enum Action {
     WorkflowResumed,
     DeadLettersReplayed,
     DeadLettersDropped,
+    NotificationDismissed,
+    UploadLockTaken,
+    UploadLockReleased,
 }
 
 impl Action {
@@ -204,6 +207,9 @@ impl Action {
             Self::WorkflowResumed => "workflow.resumed",
             Self::DeadLettersReplayed => "dead_letters.replayed",
             Self::DeadLettersDropped => "dead_letters.dropped",
+            Self::NotificationDismissed => "notification.dismissed",
+            Self::UploadLockTaken => "upload_lock.taken",
+            Self::UploadLockReleased => "upload_lock.released",
         }
     }
 }

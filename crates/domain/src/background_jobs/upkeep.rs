@@ -5,8 +5,9 @@ use uuid::Uuid;
 
 use super::{Kind, Status};
 use crate::id::{JobId, OrgId, UserId};
+use crate::notifications::{self, Ending};
 use crate::wakeup::{JobWakeup, Wakeups};
-use crate::{Db, Result, SystemScope};
+use crate::{Db, Platform, Result, SystemScope};
 
 /// Most rows one tick removes.
 const BATCH: i64 = 10_000;
@@ -27,13 +28,14 @@ pub struct Reaped {
     pub notification_id: Option<Uuid>,
 }
 
-/// Takes back jobs whose lease has expired; the fence refuses whatever the lost worker still writes.
+/// Takes back jobs whose lease has expired; the fence refuses whatever the lost worker still writes. With the last
+/// attempt the notification of a job ends too.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
-    let mut conn = db.system(&SCOPE).await?;
-    Ok(sqlx::query_as!(
+pub async fn reap(platform: &Platform) -> Result<Vec<Reaped>> {
+    let mut tx = platform.db.begin_system(&SCOPE).await?;
+    let reaped = sqlx::query_as!(
         Reaped,
         r#"UPDATE background_jobs
            SET status = CASE WHEN attempt < max_attempts THEN 'Pending' ELSE 'Failed' END,
@@ -45,8 +47,16 @@ pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
            RETURNING id AS "id: JobId", kind AS "kind: Kind", organization_id AS "organization_id: OrgId",
                requested_by AS "requested_by: UserId", attempt, status AS "status: Status", message, notification_id"#,
     )
-    .fetch_all(&mut *conn)
-    .await?)
+    .fetch_all(tx.conn())
+    .await?;
+    let endings = reaped.iter().filter_map(|lost| {
+        let end = lost.outcome()?.end();
+        Some(Ending { id: lost.notification_id?.into(), end })
+    });
+    let told = notifications::end_all(&mut tx, endings.collect()).await?;
+    tx.commit().await?;
+    told.into_iter().for_each(|event| platform.events.publish(event));
+    Ok(reaped)
 }
 
 /// Wakes workers for the oldest job of each kind, if nothing runs and nobody was woken for it within five seconds;

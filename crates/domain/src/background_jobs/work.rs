@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::{Kind, Status};
 use crate::executions::claim::LEASE;
 use crate::id::{JobId, OrgId, UserId, WorkerId};
-use crate::{Actor, Db, OrgScope, Result, SystemScope, SystemTx};
+use crate::notifications::{self, End, Ending};
+use crate::{Actor, Db, OrgScope, Platform, Result, SystemScope, SystemTx};
 
 const SCOPE: SystemScope = SystemScope::because("a worker takes the jobs of every organization");
 
@@ -68,6 +69,17 @@ impl Outcome {
     /// Without effect.
     pub fn failure(message: impl Into<String>) -> Self {
         Self { status: Status::Failed, message: message.into(), result: Value::Null }
+    }
+
+    /// The same for the notification of the job: what a person must decide did not succeed by itself.
+    pub(super) fn end(&self) -> End {
+        let result = self.result.as_object().cloned();
+        match self.status {
+            Status::Success => End::Completed { description: Some(self.message.clone()), result },
+            Status::Conflict | Status::Failed | Status::Pending | Status::Running => {
+                End::Failed { error: self.message.clone(), result }
+            }
+        }
     }
 }
 
@@ -143,12 +155,13 @@ pub async fn hold(tx: &mut SystemTx, job: &Claimed) -> Result<bool> {
     Ok(held.is_some())
 }
 
-/// Ends a job, if the attempt still holds it; `false`: it is somebody else's, and nothing was written.
+/// Ends a job with its notification, if the attempt still holds it; `false`: it is somebody else's, and nothing was
+/// written.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn finish(db: &Db, job: &Claimed, outcome: &Outcome) -> Result<bool> {
-    let mut conn = db.system(&SCOPE).await?;
+pub async fn finish(platform: &Platform, job: &Claimed, outcome: &Outcome) -> Result<bool> {
+    let mut tx = platform.db.begin_system(&SCOPE).await?;
     let ended = sqlx::query!(
         "UPDATE background_jobs
          SET status = $3, message = $4, result = $5, completed_at = now(), lease_owner = NULL, lease_expires_at = NULL
@@ -160,9 +173,16 @@ pub async fn finish(db: &Db, job: &Claimed, outcome: &Outcome) -> Result<bool> {
         outcome.message.replace('\0', ""),
         outcome.result,
     )
-    .execute(&mut *conn)
+    .execute(tx.conn())
     .await?;
-    Ok(ended.rows_affected() == 1)
+    if ended.rows_affected() == 0 {
+        return Ok(false);
+    }
+    let ending = job.notification_id.map(|id| Ending { id: id.into(), end: outcome.end() });
+    let told = notifications::end_all(&mut tx, ending.into_iter().collect()).await?;
+    tx.commit().await?;
+    told.into_iter().for_each(|event| platform.events.publish(event));
+    Ok(true)
 }
 
 /// Hands a job back that its worker cannot end before it stops.

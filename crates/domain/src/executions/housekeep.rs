@@ -7,7 +7,7 @@ const BATCH: i64 = 10_000;
 
 /// Removes transient executions a day after their end, what is left of data providers whose askers went away, old
 /// answers of data providers, announced files that never came, old idempotency keys, old starts, workers that could not take leave,
-/// dead sessions, and the history of
+/// notifications past their time, dead sessions, and the history of
 /// schedules after 90 days.
 ///
 /// # Errors
@@ -59,6 +59,13 @@ pub async fn housekeep(db: &Db) -> Result<()> {
     sqlx::query!(
         "DELETE FROM schedule_fires
          WHERE ctid IN (SELECT ctid FROM schedule_fires WHERE decided_at < now() - interval '90 days' LIMIT $1)",
+        BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM notifications
+         WHERE id IN (SELECT id FROM notifications WHERE expires_at < now() LIMIT $1)",
         BATCH,
     )
     .execute(tx.conn())

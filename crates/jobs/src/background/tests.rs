@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use domain::background_jobs::{self, Job, NewJob};
+use domain::events::Notice;
+use domain::notifications::{self, Category, NewNotification, Notification};
 use domain::wakeup::dead_letters::Queue;
 use domain::{Actor, OrgScope};
 use serde_json::{Value, json};
@@ -30,6 +32,10 @@ fn obey(running: Arc<Running>) -> Work {
                 tokio::time::sleep(Duration::from_millis(30)).await;
                 AT_WORK.fetch_sub(1, Ordering::SeqCst);
                 Ok(Outcome::success("counted", json!({"number": running.job.payload["number"]})))
+            }
+            Some("report") => {
+                running.report(Some(50.0), "halfway");
+                Ok(Outcome::success("reported", json!({"version": "2.0"})))
             }
             Some("panic") => panic!("as asked"),
             Some("fail") => anyhow::bail!("a path that nobody may see: /etc/secret"),
@@ -176,7 +182,7 @@ async fn a_job_of_a_lost_worker_is_taken_back_and_the_late_end_does_not_count() 
 
     assert!(!work::heartbeat(db, &lost).await.expect("asks"));
     let late = Outcome::success("late", Value::Null);
-    assert!(!work::finish(db, &lost, &late).await.expect("asks"), "fenced");
+    assert!(!work::finish(&fixture.platform, &lost, &late).await.expect("asks"), "fenced");
     for attempt in 2..=3 {
         let again =
             work::claim(db, WorkerId::generate(), &[Kind::GitSync]).await.expect("asks").expect("waits");
@@ -246,5 +252,85 @@ async fn a_lost_wakeup_is_repeated_and_poison_goes_to_the_dead_letters() {
     assert!(letter.reason.starts_with("rejected: "), "{}", letter.reason);
     stop.cancel();
     worker.await.expect("ends");
+    fixture.close().await;
+}
+
+/// A job with a notification of its own.
+async fn submit_notified(fixture: &Fixture, payload: Value) -> (JobId, Notification) {
+    let mut tx = fixture.platform.db.begin(&fixture.scope).await.expect("begins");
+    let new = NewNotification::new(Category::PackageInstall, "Installing requests");
+    let made = notifications::create(&mut tx, new).await.expect("makes it");
+    let new = NewJob {
+        kind: Kind::PackagesInstall,
+        payload,
+        notification_id: Some(made.id.0),
+        timeout: Duration::from_secs(60),
+        traceparent: None,
+    };
+    let submitted = background_jobs::submit(&mut tx, new).await.expect("submits");
+    tx.commit().await.expect("commits");
+    made.clone().announce(&fixture.platform.events);
+    submitted.wake(&fixture.platform.wakeups);
+    (submitted.id, made)
+}
+
+async fn seen(fixture: &Fixture, id: domain::id::NotificationId) -> Notification {
+    let mut tx = fixture.platform.db.begin(&fixture.scope).await.expect("begins");
+    notifications::get(&mut tx, id).await.expect("is there")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_notification_of_a_job_ends_with_it_whatever_becomes_of_its_worker() {
+    let fixture = Fixture::start(TestEnv::with_files(&[]).await, false).await;
+    let mut conn = fixture.test.db.connect().await;
+    // Notifications are of people whom the database knows.
+    let known = "INSERT INTO users (id, email, user_type) VALUES ($1, 'ada@example.com', 'PLATFORM')";
+    sqlx::query(known).bind(fixture.scope.actor().id.0).execute(&mut conn).await.expect("inserts");
+    let mut notices = fixture.platform.events.notices();
+    let stop = CancellationToken::new();
+    let worker = fixture.work(&stop);
+    let mut ended = Vec::new();
+    for wish in ["report", "refuse", "conflict", "panic"] {
+        let (id, made) = submit_notified(&fixture, json!({"do": wish})).await;
+        fixture.ended(id).await;
+        let now = seen(&fixture, made.id).await;
+        assert!(now.status.is_terminal(), "{wish}: in the transaction of the job's end");
+        ended.push((now.status.as_str(), now.description.or(now.error).unwrap_or_default()));
+        if wish == "report" {
+            assert_eq!((now.percent, now.result), (Some(100.0), Some(json!({"version": "2.0"}))));
+        }
+        let mut told = Vec::new();
+        while told.last().is_none_or(|status: &notifications::Status| !status.is_terminal()) {
+            let notice = notices.recv().await.expect("is told");
+            if let Event::Notice(notice) = &*notice
+                && let Notice::Created(news) | Notice::Updated(news) = notice
+            {
+                assert_eq!(news.id, made.id);
+                told.push(news.status);
+            }
+        }
+        assert_eq!(told.first(), Some(&notifications::Status::Pending));
+    }
+    stop.cancel();
+    worker.await.expect("ends");
+    println!("notifications of jobs: {ended:?}");
+    let failed = |text: &str| ("failed", text.to_owned());
+    let expected =
+        [("completed", "reported".to_owned()), failed("no such thing"), failed("decide"), failed(BROKEN)];
+    assert_eq!(ended, expected);
+
+    let (_, lost) = submit_notified(&fixture, json!({"do": "count"})).await;
+    let expire =
+        "UPDATE background_jobs SET lease_expires_at = now() - interval '1 second' WHERE status = 'Running'";
+    for attempt in 1..=3 {
+        assert!(!seen(&fixture, lost.id).await.status.is_terminal(), "another attempt follows");
+        let claimed = work::claim(&fixture.platform.db, WorkerId::generate(), &[Kind::PackagesInstall]).await;
+        assert_eq!(claimed.expect("asks").expect("waits").attempt, attempt);
+        sqlx::query(expire).execute(&mut conn).await.expect("writes");
+        reap(&fixture.platform).await.expect("reaps");
+    }
+    let now = seen(&fixture, lost.id).await;
+    assert_eq!(now.status, notifications::Status::Failed);
+    assert!(now.error.expect("says why").contains("3 times"));
     fixture.close().await;
 }
