@@ -39,6 +39,7 @@ use crate::router;
         (name = "Workflow Keys", description = "What they call them with."),
         (name = "Editor", description = "The files of the workspace."),
         (name = "Dead letters", description = "Messages that nobody could handle."),
+        (name = "Metrics", description = "How much runs, how it ends and what it uses."),
         (name = "Executions", description = "What runs, and what became of it."),
     ),
     components(schemas(ProblemDocument<'static>, FieldProblem<'static>)),

@@ -19,7 +19,7 @@ use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
     audit, auth, config, connections, dead_letters, docs, editor, endpoints, executions, forms, health,
-    organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
+    metrics, organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -68,6 +68,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(workflow_keys::router())
         .merge(endpoints::router())
         .merge(executions::router())
+        .merge(metrics::router())
         .merge(dead_letters::router())
         .merge(stream::router())
 }

@@ -21,6 +21,7 @@ pub mod id;
 pub mod json;
 pub mod logins;
 pub mod mail;
+pub mod metrics;
 pub mod mfa;
 pub mod opaque;
 pub mod organizations;
