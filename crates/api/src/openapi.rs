@@ -43,6 +43,7 @@ use crate::router;
         (name = "Editor", description = "The files of the workspace."),
         (name = "Notifications", description = "What is told about work that goes on by itself."),
         (name = "Dead letters", description = "Messages that nobody could handle."),
+        (name = "Metrics", description = "How much runs, how it ends and what it uses."),
         (name = "Executions", description = "What runs, and what became of it."),
     ),
     components(schemas(ProblemDocument<'static>, FieldProblem<'static>)),

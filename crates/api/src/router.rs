@@ -18,9 +18,9 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions,
-    forms, github, health, notifications, organizations, packages, roles, schedules, sdk, secrets,
-    stream, users, workflow_keys, workflows,
+    audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions, forms,
+    github, health, metrics, notifications, organizations, packages, roles, schedules, sdk, secrets, stream,
+    users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -72,6 +72,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(workflow_keys::router())
         .merge(endpoints::router())
         .merge(executions::router())
+        .merge(metrics::router())
         .merge(dead_letters::router())
         .merge(notifications::router())
         .merge(stream::router())

@@ -24,6 +24,7 @@ pub mod id;
 pub mod json;
 pub mod logins;
 pub mod mail;
+pub mod metrics;
 pub mod mfa;
 pub mod notifications;
 pub mod opaque;

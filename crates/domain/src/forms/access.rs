@@ -68,6 +68,30 @@ pub async fn reachable(tx: &mut OrgTx, user: UserId, organization: Option<OrgId>
     Ok(forms.into_iter().map(|form| form.id).collect())
 }
 
+/// How many active forms the actor of the scope may use.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn count_usable(tx: &mut OrgTx) -> Result<i64> {
+    let scope = tx.scope().clone();
+    let (actor, organization) = (scope.actor(), scope.org());
+    Ok(sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!"
+           FROM forms f
+           WHERE f.is_active AND ($1 OR f.organization_id IS NULL OR f.organization_id = $2)
+             AND ($3 OR ($4 AND f.organization_id = $2) OR f.access_level IN ('public', 'authenticated')
+                  OR EXISTS (SELECT FROM form_roles fr JOIN roles r ON r.id = fr.role_id AND r.is_active
+                             JOIN user_roles ur ON ur.role_id = r.id WHERE fr.form_id = f.id AND ur.user_id = $5))"#,
+        scope.spans_all(),
+        organization as _,
+        actor.is_platform_admin,
+        scope.permits(Permission::FormsManage),
+        actor.id as _,
+    )
+    .fetch_one(tx.conn())
+    .await?)
+}
+
 /// The active forms a role is assigned to, as far as the scope sees them, by id.
 ///
 /// # Errors

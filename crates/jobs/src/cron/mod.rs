@@ -7,6 +7,7 @@ use domain::connections;
 use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
 use domain::executions::{Status, housekeep, sweep};
+use domain::metrics;
 use domain::packages;
 use domain::sabotage::{self, Fault};
 use domain::schedules::fire;
@@ -23,6 +24,8 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 const SCHEDULE_PERIOD: Duration = Duration::from_secs(1);
 /// How often a replica looks whether the tokens of connections are due; one of all replicas refreshes them.
 const TOKENS_PERIOD: Duration = Duration::from_secs(60);
+/// How often a replica looks whether metrics are due; one of all replicas takes them, every two minutes.
+const METRICS_PERIOD: Duration = Duration::from_secs(5);
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 /// Rows younger than this are left to the publisher that is still at it.
 const SWEEP_GRACE_SECONDS: f64 = 3.0;
@@ -43,6 +46,7 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
             every(SWEEP_PERIOD, TICK_PATIENCE, "sweep of jobs", || sweep_jobs(&platform)),
             every(SCHEDULE_PERIOD, TICK_PATIENCE, "schedules", || fire_schedules(&platform)),
             every(TOKENS_PERIOD, LONG_PATIENCE, "token refresh", || refresh_tokens(&platform)),
+            every(METRICS_PERIOD, LONG_PATIENCE, "metrics", || take_metrics(&platform)),
             every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping", || housekeep::housekeep(&platform.db)),
             every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping of jobs", || upkeep::housekeep(
                 &platform.db
@@ -115,6 +119,13 @@ async fn refresh_tokens(platform: &Platform) -> Result<()> {
             failed = report.failed,
             "refreshed tokens of connections"
         );
+    }
+    Ok(())
+}
+
+async fn take_metrics(platform: &Platform) -> Result<()> {
+    if let Some(ticked) = metrics::tick(&platform.db).await? {
+        tracing::debug!(ticked.folded, "took metrics");
     }
     Ok(())
 }
