@@ -28,6 +28,7 @@ use crate::router;
         (name = "Configuration", description = "Values that workflows read; an organization's over the global ones."),
         (name = "Secrets", description = "Values that only runs can read."),
         (name = "OAuth Connections", description = "Accounts at other services that workflows act with."),
+        (name = "Logs", description = "What happened."),
         (name = "Audit", description = "Who did what."),
         (name = "Users", description = "The people."),
         (name = "Roles", description = "What people may do, and which forms they reach."),

@@ -18,7 +18,7 @@ use crate::envelope::{self, X_REQUEST_ID};
 use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
-    audit, auth, config, connections, dead_letters, docs, editor, endpoints, executions, forms, health,
+    audit, auth, config, connections, dead_letters, docs, editor, endpoints, executions, forms, health, logs,
     notifications, organizations, roles, schedules, sdk, secrets, stream, users, workflow_keys, workflows,
 };
 use crate::socket;
@@ -60,6 +60,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(secrets::router())
         .merge(connections::router())
         .merge(audit::router())
+        .merge(logs::router())
         .merge(forms::router())
         .merge(editor::router())
         .merge(workflows::router())

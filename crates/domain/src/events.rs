@@ -51,6 +51,19 @@ pub enum Event {
     Progress(Box<Progress>),
     /// A notification of somebody appeared, changed or went away.
     Notice(Notice),
+    /// Something happened to the platform; for administrators.
+    Happened(Box<Happened>),
+}
+
+/// A system event that was written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as the fields of a log entry")]
+pub struct Happened {
+    pub id: uuid::Uuid,
+    pub at: DateTime<Utc>,
+    pub category: String,
+    pub level: String,
+    pub message: String,
 }
 
 /// What became of a notification.
@@ -353,7 +366,11 @@ impl Event {
             Self::Update(update) | Self::Answered(update) => Some(update.execution_id),
             Self::Lines(lines) => Some(lines.execution_id),
             Self::Cancel { execution_id, .. } => Some(*execution_id),
-            Self::Submitted | Self::WorkspaceChanged | Self::Progress(_) | Self::Notice(_) => None,
+            Self::Submitted
+            | Self::WorkspaceChanged
+            | Self::Progress(_)
+            | Self::Notice(_)
+            | Self::Happened(_) => None,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::logins::Providers;
 use crate::mail::Mailer;
 use crate::outbound::Outbound;
 use crate::settings::Settings;
+use crate::system_events::SystemEvents;
 use crate::uploads::Uploads;
 use crate::vault::Vault;
 use crate::wakeup::Wakeups;
@@ -31,6 +32,8 @@ pub struct Platform {
     pub wakeups: Wakeups,
     /// Redis publish/subscribe, or the hub of this process.
     pub events: Events,
+    /// Where what happens to the platform is reported.
+    pub system_events: SystemEvents,
     /// Redis, or the counters of this process.
     pub cache: Cache,
     /// The way out to addresses that people configure.
@@ -82,6 +85,7 @@ impl Platform {
             submitter: Submitter::start(db.clone(), wakeups.clone(), events.clone()),
             uploads: Uploads::open(&settings),
             catalog: Catalog::default(),
+            system_events: SystemEvents::start(db.clone(), events.clone()),
             settings: Arc::new(settings),
             db,
             wakeups,
@@ -96,6 +100,7 @@ impl Platform {
         if tokio::time::timeout(grace, self.refresher.drain()).await.is_err() {
             tracing::warn!("a refresh of a token was still under way, its answer may be lost");
         }
+        self.system_events.drain().await;
         self.db.close().await;
     }
 }

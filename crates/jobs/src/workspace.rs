@@ -11,9 +11,11 @@ use domain::Platform;
 use domain::events::Event;
 use domain::forms::files::{self, Synced, is_form_file};
 use domain::settings::Settings;
+use domain::system_events::{Category, Level, NewEvent};
 use domain::workflows::{self, Index};
 use notify::{RecursiveMode, Watcher};
 use runner::Template;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +29,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Looks again even if no change was told, for file systems that tell none.
 const LOOK_AGAIN: Duration = Duration::from_secs(8);
 const INDEX_TIMEOUT: Duration = Duration::from_secs(60);
+/// Faults of files that a log entry names.
+const MOST_FAULTS_TOLD: usize = 20;
 const RETRY: Duration = Duration::from_secs(2);
 /// Who runs are when we are root.
 const NOBODY: (u32, u32) = (65_534, 65_534);
@@ -60,6 +64,12 @@ impl Indexer {
                 tracing::warn!(%error, "forms and their files differ, trying again");
             }
             if let Err(error) = self.refresh().await {
+                let event = NewEvent::new(
+                    Category::Discovery,
+                    Level::Error,
+                    "The workspace is not in use as it stands; runs go on with what it was before",
+                );
+                self.platform.system_events.report(event.with(json!({"error": error.to_string()})));
                 tracing::warn!(%error, "the workspace is not in use as it stands, trying again");
                 tokio::time::sleep(RETRY).await;
                 continue;
@@ -114,6 +124,7 @@ impl Indexer {
                 "indexed the workspace"
             );
             self.platform.events.publish(Event::WorkspaceChanged);
+            self.platform.system_events.report(indexed(&index, &synced, &generation));
             self.synced = Some(generation);
         }
         self.seen = Some(fingerprint);
@@ -284,4 +295,27 @@ fn open_to_all(path: &Path) -> bool {
     let Ok(path): Result<PathBuf, _> = path.canonicalize() else { return false };
     path.ancestors()
         .all(|folder| folder.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
+}
+
+/// What an indexing found, for the log: every replica indexes the same, so one of them tells.
+fn indexed(index: &Index, synced: &workflows::Synced, generation: &str) -> NewEvent {
+    let faults: Vec<_> = index
+        .files
+        .iter()
+        .flat_map(|file| file.problems.iter().map(move |problem| (file, problem)))
+        .take(MOST_FAULTS_TOLD)
+        .map(|(file, problem)| json!({"path": file.path, "line": problem.line, "message": problem.message}))
+        .collect();
+    let (level, message) = match synced.problems {
+        0 => (
+            Level::Info,
+            format!("The workspace was indexed: {} workflows and data providers", synced.active),
+        ),
+        faults => (Level::Warning, format!("The workspace was indexed; its files have {faults} faults")),
+    };
+    let hour = chrono::Utc::now().format("%Y%m%d%H");
+    let details = json!({"active": synced.active, "deactivated": synced.deactivated, "files": faults});
+    NewEvent::new(Category::Discovery, level, message)
+        .with(details)
+        .once(format!("indexed:{generation}:{hour}"))
 }

@@ -161,7 +161,8 @@ impl Follow {
             | Event::Submitted
             | Event::WorkspaceChanged
             | Event::Progress(_)
-            | Event::Notice(_) => {}
+            | Event::Notice(_)
+            | Event::Happened(_) => {}
         }
     }
 

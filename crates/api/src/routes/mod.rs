@@ -14,6 +14,8 @@ pub(crate) mod endpoints;
 pub(crate) mod executions;
 pub(crate) mod forms;
 pub(crate) mod health;
+#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
+pub(crate) mod logs;
 pub(crate) mod notifications;
 pub(crate) mod organizations;
 pub(crate) mod roles;

@@ -5,6 +5,7 @@ mod connections;
 mod editor;
 mod endpoints;
 mod logins;
+mod logs;
 mod notifications;
 mod people;
 mod queue;
@@ -127,6 +128,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));
+    cases.extend(logs::all(&world));
     cases.extend(sdk::all(&world));
     cases.extend(editor::all(&world));
     let before = rows(&world).await;

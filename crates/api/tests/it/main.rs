@@ -17,6 +17,7 @@ mod form_files;
 mod forms;
 mod live;
 mod logins;
+mod logs;
 mod mfa;
 mod notifications;
 mod outages;

@@ -3,6 +3,7 @@
 mod audit;
 mod directory;
 mod executions;
+mod logs;
 mod migrations;
 mod people;
 mod queue;

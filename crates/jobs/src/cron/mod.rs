@@ -1,5 +1,7 @@
 //! The clockwork: idempotent ticks, safe on every replica at once.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use domain::background_jobs::upkeep;
@@ -8,8 +10,11 @@ use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
 use domain::executions::{Status, housekeep, sweep};
 use domain::schedules::fire;
+use domain::system_events::{Category, Level, NewEvent};
 use domain::wakeup::Wakeup;
+use domain::wakeup::dead_letters::Queue;
 use domain::{Platform, Result};
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +26,8 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 const SCHEDULE_PERIOD: Duration = Duration::from_secs(1);
 /// How often a replica looks whether the tokens of connections are due; one of all replicas refreshes them.
 const TOKENS_PERIOD: Duration = Duration::from_secs(60);
+/// How often somebody looks whether messages have died.
+const DEAD_LETTERS_PERIOD: Duration = Duration::from_secs(20);
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 /// Rows younger than this are left to the publisher that is still at it.
 const SWEEP_GRACE_SECONDS: f64 = 3.0;
@@ -31,14 +38,16 @@ const REAP_GRACE: Duration = Duration::from_secs(5);
 pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle<()> {
     let platform = platform.clone();
     let work = async move {
+        let dead = Mutex::new(HashMap::new());
         tokio::join!(
             reap_forever(&platform),
-            every(SWEEP_PERIOD, "sweep", || sweep_once(&platform)),
-            every(SWEEP_PERIOD, "sweep of jobs", || sweep_jobs(&platform)),
-            every(SCHEDULE_PERIOD, "schedules", || fire_schedules(&platform)),
-            every(TOKENS_PERIOD, "token refresh", || refresh_tokens(&platform)),
-            every(HOUSEKEEPING_PERIOD, "housekeeping", || housekeep::housekeep(&platform.db)),
-            every(HOUSEKEEPING_PERIOD, "housekeeping of jobs", || upkeep::housekeep(&platform.db)),
+            every(&platform, SWEEP_PERIOD, "sweep", || sweep_once(&platform)),
+            every(&platform, SWEEP_PERIOD, "sweep of jobs", || sweep_jobs(&platform)),
+            every(&platform, SCHEDULE_PERIOD, "schedules", || fire_schedules(&platform)),
+            every(&platform, TOKENS_PERIOD, "token refresh", || refresh_tokens(&platform)),
+            every(&platform, DEAD_LETTERS_PERIOD, "dead letters", || count_dead_letters(&platform, &dead)),
+            every(&platform, HOUSEKEEPING_PERIOD, "housekeeping", || housekeep::housekeep(&platform.db)),
+            every(&platform, HOUSEKEEPING_PERIOD, "housekeeping of jobs", || upkeep::housekeep(&platform.db)),
         );
     };
     tokio::spawn({
@@ -49,13 +58,20 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
     })
 }
 
-async fn every<F: Future<Output = Result<()>>>(period: Duration, name: &'static str, tick: impl Fn() -> F) {
+async fn every<F: Future<Output = Result<()>>>(
+    platform: &Platform,
+    period: Duration,
+    name: &'static str,
+    tick: impl Fn() -> F,
+) {
     let mut clock = tokio::time::interval(period);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
         if let Err(error) = tick().await {
             tracing::warn!(%error, tick = name, "a tick failed, the next one tries again");
+            let event = NewEvent::new(Category::System, Level::Error, format!("The tick `{name}` failed"));
+            platform.system_events.report(event.with(json!({"error": error.to_string()})));
         }
     }
 }
@@ -86,10 +102,35 @@ async fn fire_schedules(platform: &Platform) -> Result<()> {
     Ok(())
 }
 
+/// Tells of dead letters when there are more of them than there were.
+async fn count_dead_letters(platform: &Platform, seen: &Mutex<HashMap<Queue, usize>>) -> Result<()> {
+    for (queue, count) in platform.wakeups.count_dead_letters().await? {
+        let before = seen.lock().unwrap_or_else(PoisonError::into_inner).insert(queue, count);
+        if count <= before.unwrap_or_default() {
+            continue;
+        }
+        let name = queue.as_str();
+        let message = format!("Messages could not be handled and are dead letters of {name}");
+        // Every replica counts the same.
+        let minute = chrono::Utc::now().format("%Y%m%d%H%M");
+        let event = NewEvent::new(Category::System, Level::Warning, message)
+            .with(json!({"queue": name, "count": count}))
+            .once(format!("dead-letters:{name}:{count}:{minute}"));
+        platform.system_events.report(event);
+    }
+    Ok(())
+}
+
 async fn refresh_tokens(platform: &Platform) -> Result<()> {
     let Some(report) = connections::refresh_due(&platform.db, &platform.refresher).await? else {
         return Ok(());
     };
+    if report.failed > 0 {
+        let message = "Tokens of connections could not be refreshed; their log entries say which and why";
+        let event = NewEvent::new(Category::Oauth, Level::Warning, message);
+        let details = json!({"failed": report.failed, "refreshed": report.refreshed});
+        platform.system_events.report(event.with(details));
+    }
     if report.needed > 0 {
         tracing::info!(
             refreshed = report.refreshed,
@@ -128,6 +169,16 @@ async fn reap_forever(platform: &Platform) {
     }
 }
 
+/// An attempt that was lost, for the log.
+fn of_lost(lost: &Reaped) -> NewEvent {
+    let message = format!("An attempt of {} was ended, since nobody ran it any more", lost.workflow_name);
+    let details = json!({
+        "execution_id": lost.id, "attempt": lost.attempt, "status": lost.status.to_string(),
+        "error": lost.error_message,
+    });
+    NewEvent::new(Category::Execution, Level::Warning, message).of(lost.organization_id).with(details)
+}
+
 fn announce(platform: &Platform, reaped: Vec<Reaped>) {
     let mut wakeups = Vec::new();
     for lost in reaped {
@@ -137,6 +188,7 @@ fn announce(platform: &Platform, reaped: Vec<Reaped>) {
             status = %lost.status,
             "ended an attempt that nobody runs any more"
         );
+        platform.system_events.report(of_lost(&lost));
         if lost.status == Status::Pending {
             wakeups.push(Wakeup::new(lost.id, lost.organization_id, lost.priority, None));
         }
