@@ -30,6 +30,7 @@ use crate::router;
         (name = "Secrets", description = "Values that only runs can read."),
         (name = "OAuth Connections", description = "Accounts at other services that workflows act with."),
         (name = "Branding", description = "How the pages look."),
+        (name = "Logs", description = "What happened."),
         (name = "Audit", description = "Who did what."),
         (name = "Users", description = "The people."),
         (name = "Roles", description = "What people may do, and which forms they reach."),

@@ -19,8 +19,8 @@ use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
 use crate::routes::{
     audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions, forms,
-    github, health, metrics, notifications, organizations, packages, roles, schedules, sdk, secrets, stream,
-    users, workflow_keys, workflows,
+    github, health, logs, metrics, notifications, organizations, packages, roles, schedules, sdk, secrets,
+    stream, users, workflow_keys, workflows,
 };
 use crate::socket;
 
@@ -62,6 +62,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(secrets::router())
         .merge(connections::router())
         .merge(audit::router())
+        .merge(logs::router())
         .merge(forms::router())
         .merge(editor::router())
         .merge(packages::router())

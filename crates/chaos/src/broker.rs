@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use domain::id::ExecutionId;
 use domain::wakeup::Wakeup;
+use domain::wakeup::dead_letters::Queue as Name;
 use domain::wakeup::topology::Topology;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
@@ -34,8 +35,11 @@ pub(crate) async fn watch_queue(url: Url, samples: Arc<Mutex<Vec<Queue>>>) {
             None => None,
             Some((_, channel)) => {
                 let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-                let asked =
-                    channel.queue_declare(topology.executions().into(), passive, FieldTable::default());
+                let asked = channel.queue_declare(
+                    topology.queue(Name::Executions).into(),
+                    passive,
+                    FieldTable::default(),
+                );
                 match tokio::time::timeout(PATIENCE, asked).await {
                     Ok(Ok(queue)) => Some(queue.consumer_count()),
                     _ => None,
@@ -54,7 +58,7 @@ pub(crate) async fn watch_queue(url: Url, samples: Arc<Mutex<Vec<Queue>>>) {
 pub(crate) async fn purge(url: &Url) -> anyhow::Result<()> {
     let (connection, channel) = connect(url).await?;
     channel
-        .queue_purge(Topology::new(QUEUE_PREFIX).executions().into(), QueuePurgeOptions::default())
+        .queue_purge(Topology::new(QUEUE_PREFIX).queue(Name::Executions).into(), QueuePurgeOptions::default())
         .await?;
     Ok(connection.close(200, "done".into()).await?)
 }
@@ -91,7 +95,7 @@ async fn publish(url: &Url, payloads: Vec<Vec<u8>>) -> anyhow::Result<usize> {
     for payload in &payloads {
         let published = channel.basic_publish(
             topology.direct().into(),
-            topology.execute_key().into(),
+            topology.key_of(Name::Executions).into(),
             BasicPublishOptions::default(),
             payload,
             BasicProperties::default(),

@@ -58,6 +58,19 @@ pub enum Event {
     Progress(Box<Progress>),
     /// A notification of somebody appeared, changed or went away.
     Notice(Notice),
+    /// Something happened to the platform; for administrators.
+    Happened(Box<Happened>),
+}
+
+/// A system event that was written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as the fields of a log entry")]
+pub struct Happened {
+    pub id: uuid::Uuid,
+    pub at: DateTime<Utc>,
+    pub category: String,
+    pub level: String,
+    pub message: String,
 }
 
 /// What became of a notification.
@@ -371,7 +384,8 @@ impl Event {
             | Self::WorkspaceChanged
             | Self::PackagesSwitched
             | Self::Progress(_)
-            | Self::Notice(_) => None,
+            | Self::Notice(_)
+            | Self::Happened(_) => None,
         }
     }
 }

@@ -47,6 +47,7 @@ pub mod sdk_keys;
 pub mod secrets;
 pub mod sessions;
 pub mod settings;
+pub mod system_events;
 pub mod telemetry;
 pub mod upload_lock;
 pub mod uploads;

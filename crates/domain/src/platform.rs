@@ -15,6 +15,7 @@ use crate::mail::Mailer;
 use crate::outbound::Outbound;
 use crate::packages::updates::Updates;
 use crate::settings::Settings;
+use crate::system_events::SystemEvents;
 use crate::uploads::Uploads;
 use crate::vault::Vault;
 use crate::wakeup::Wakeups;
@@ -35,6 +36,8 @@ pub struct Platform {
     pub wakeups: Wakeups,
     /// Redis publish/subscribe, or the hub of this process.
     pub events: Events,
+    /// Where what happens to the platform is reported.
+    pub system_events: SystemEvents,
     /// Redis, or the counters of this process.
     pub cache: Cache,
     /// The way out to addresses that people configure.
@@ -89,6 +92,7 @@ impl Platform {
             uploads: Uploads::open(&settings),
             updates: Updates::new(&settings.package_index_url)?,
             catalog: Catalog::default(),
+            system_events: SystemEvents::start(db.clone(), events.clone()),
             settings: Arc::new(settings),
             db,
             wakeups,
@@ -103,6 +107,7 @@ impl Platform {
         if tokio::time::timeout(grace, self.refresher.drain()).await.is_err() {
             tracing::warn!("a refresh of a token was still under way, its answer may be lost");
         }
+        self.system_events.drain().await;
         // Goodbyes that nobody hears must not keep the process.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.db.close()).await;
         telemetry::traces::flush().await;

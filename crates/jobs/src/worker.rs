@@ -10,10 +10,12 @@ use domain::executions::claim::{self, Claimed};
 use domain::gather::{Gather, LINGER};
 use domain::id::{ExecutionId, WorkerId};
 use domain::sabotage::{self, Fault};
+use domain::system_events::{Category, Level, NewEvent};
 use domain::telemetry::{metrics, scrape};
 use domain::wakeup::Wakeup;
 use domain::{in_time, workers};
 use runner::Template;
+use serde_json::json;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -95,6 +97,7 @@ impl Worker {
     /// Works until `stop`, then drains.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         self.show_slots();
+        self.report("A worker started");
         let runs = TaskTracker::new();
         let watching = CancellationToken::new();
         tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().keep_leases()));
@@ -104,6 +107,8 @@ impl Worker {
         watching.cancel();
         // Whoever cannot take leave is missed within ten seconds.
         let _ = in_time(BEAT_PATIENCE, workers::leave(&self.platform.db, self.id)).await;
+        self.report("A worker stopped");
+        self.platform.system_events.drain().await;
     }
 
     /// Has each scrape look at the slots, as long as they are there.
@@ -114,6 +119,13 @@ impl Worker {
                 metrics::slots(all, slots.available_permits());
             }
         });
+    }
+
+    /// Tells that it came or went.
+    fn report(&self, message: &str) {
+        let details = json!({"worker": self.id, "slots": self.platform.settings.worker_slots});
+        let event = NewEvent::new(Category::System, Level::Info, message).with(details);
+        self.platform.system_events.report(event);
     }
 
     async fn take_work(self: Arc<Self>, runs: &TaskTracker) {

@@ -13,10 +13,12 @@ use domain::forms::files::{self, Synced, is_form_file};
 use domain::packages::{self, Environment};
 use domain::python::{self, Interpreter};
 use domain::settings::Settings;
+use domain::system_events::{Category, Level, NewEvent};
 use domain::workflows::{self, Index};
 use domain::workspace_trees;
 use notify::{RecursiveMode, Watcher};
 use runner::Template;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -31,6 +33,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Looks again even if no change was told, for file systems that tell none.
 const LOOK_AGAIN: Duration = Duration::from_secs(8);
 const INDEX_TIMEOUT: Duration = Duration::from_secs(60);
+/// Faults of files that a log entry names.
+const MOST_FAULTS_TOLD: usize = 20;
 const RETRY: Duration = Duration::from_secs(2);
 /// Longest pause after the workspace could not be used.
 const LONGEST_PAUSE: u32 = 15;
@@ -92,6 +96,12 @@ impl Indexer {
             if let Err(error) = self.refresh().await {
                 failures += 1;
                 let retry_in = RETRY * failures.min(LONGEST_PAUSE);
+                let event = NewEvent::new(
+                    Category::Discovery,
+                    Level::Error,
+                    "The workspace is not in use as it stands; runs go on with what it was before",
+                );
+                self.platform.system_events.report(event.with(json!({"error": error.to_string()})));
                 tracing::warn!(
                     error = format!("{error:#}"),
                     ?retry_in,
@@ -161,6 +171,7 @@ impl Indexer {
                 "indexed the workspace"
             );
             self.platform.events.publish(Event::WorkspaceChanged);
+            self.platform.system_events.report(indexed(&index, &synced, &generation));
             self.synced = Some(generation);
         }
         self.seen = Some(fingerprint);
@@ -325,4 +336,27 @@ fn watch_files(workspace: &Path, root: &Path, told: mpsc::Sender<()>) -> Option<
         Ok(watcher)
     });
     watcher.inspect_err(|error| tracing::warn!(%error, every = ?LOOK_AGAIN, "changes are not told, looking at the files instead")).ok()
+}
+
+/// What an indexing found, for the log: every replica indexes the same, so one of them tells.
+fn indexed(index: &Index, synced: &workflows::Synced, generation: &str) -> NewEvent {
+    let faults: Vec<_> = index
+        .files
+        .iter()
+        .flat_map(|file| file.problems.iter().map(move |problem| (file, problem)))
+        .take(MOST_FAULTS_TOLD)
+        .map(|(file, problem)| json!({"path": file.path, "line": problem.line, "message": problem.message}))
+        .collect();
+    let (level, message) = match synced.problems {
+        0 => (
+            Level::Info,
+            format!("The workspace was indexed: {} workflows and data providers", synced.active),
+        ),
+        faults => (Level::Warning, format!("The workspace was indexed; its files have {faults} faults")),
+    };
+    let hour = chrono::Utc::now().format("%Y%m%d%H");
+    let details = json!({"active": synced.active, "deactivated": synced.deactivated, "files": faults});
+    NewEvent::new(Category::Discovery, level, message)
+        .with(details)
+        .once(format!("indexed:{generation}:{hour}"))
 }

@@ -166,7 +166,8 @@ impl Follow {
             | Event::WorkspaceChanged
             | Event::PackagesSwitched
             | Event::Progress(_)
-            | Event::Notice(_) => {}
+            | Event::Notice(_)
+            | Event::Happened(_) => {}
         }
     }
 

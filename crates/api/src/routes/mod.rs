@@ -17,6 +17,8 @@ pub(crate) mod forms;
 pub(crate) mod github;
 pub(crate) mod health;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
+pub(crate) mod logs;
+#[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod metrics;
 pub(crate) mod notifications;
 pub(crate) mod organizations;

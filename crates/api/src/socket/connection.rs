@@ -298,9 +298,19 @@ impl Connection {
             Event::Submitted | Event::WorkspaceChanged if self.channels.contains(&Channel::System) => {
                 self.outbox.send(&json!({"type": "system_event", "eventType": "workspace_changed"})).await;
             }
+            Event::Happened(happened)
+                if self.channels.contains(&Channel::System) && self.listener.principal.is_superuser =>
+            {
+                let event = json!({
+                    "event_id": happened.id, "timestamp": happened.at, "category": happened.category,
+                    "level": happened.level, "message": happened.message,
+                });
+                self.outbox.send(&json!({"type": "system_event", "eventType": "log", "event": event})).await;
+            }
             Event::Submitted
             | Event::WorkspaceChanged
             | Event::PackagesSwitched
+            | Event::Happened(_)
             | Event::Answered(_)
             | Event::Lines(_)
             | Event::Cancel { .. } => {}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use domain::id::{ExecutionId, FormId, OrgId, RoleId, UserId};
+use domain::system_events::{Category, Level, NewEvent};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -21,6 +22,7 @@ mod endpoints;
 mod executions;
 mod forms;
 mod github;
+mod logs;
 mod notifications;
 mod organizations;
 mod packages;
@@ -54,6 +56,7 @@ const AREAS: &[&[Row]] = &[
     schedules::ROWS,
     sdk::ROWS,
     executions::ROWS,
+    logs::ROWS,
     notifications::ROWS,
 ];
 /// Come last, because they end the sessions of the callers, who sign in anew before each.
@@ -161,6 +164,10 @@ impl Stage {
         }
         let sessions = kay.client.get("/auth/sessions").await.expect_status(StatusCode::OK).json();
         let session = sessions[0]["id"].as_str().expect("has one").to_owned();
+        let event = NewEvent::new(Category::System, Level::Info, "The matrix is set");
+        let happened = event.id();
+        world.platform().system_events.report(event);
+        world.platform().system_events.drain().await;
         let names = vec![
             Named::new("key", "matrix", "nothing"),
             Named::new("name", "matrix", "nothing"),
@@ -178,6 +185,8 @@ impl Stage {
             Named::new("notification_id", world.notify(&owner, acme, "Matrix").await, Uuid::now_v7()),
             Named::new("key_id", sdk_key, Uuid::now_v7()),
             Named::new("workflow_id", &schedule, Uuid::now_v7()),
+            Named::new("category", "system", "nothing"),
+            Named::new("row_key", happened, Uuid::now_v7()),
             Named::new("id", schedule, Uuid::now_v7()),
             Named::new("execution_id", execution, ExecutionId::generate()),
             Named::new("org_id", organization, OrgId::generate()),

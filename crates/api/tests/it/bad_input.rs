@@ -6,6 +6,7 @@ mod editor;
 mod endpoints;
 mod github;
 mod logins;
+mod logs;
 mod notifications;
 pub(crate) mod packages;
 mod people;
@@ -129,6 +130,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(workflows::all(&world));
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));
+    cases.extend(logs::all(&world));
     cases.extend(sdk::all(&world));
     cases.extend(editor::all(&world));
     cases.extend(packages::all(&world));

@@ -19,6 +19,7 @@ mod forms;
 mod git;
 mod live;
 mod logins;
+mod logs;
 mod mfa;
 mod notifications;
 mod outages;

@@ -168,7 +168,7 @@ async fn every_change_is_told_once_to_who_may_hear_it_on_every_replica() {
     let (mut silent, _) = listen(&world.replica, &ada, &[]).await;
     let (mut of_bob, granted) = listen(&second, &bob, &[own]).await;
     assert_eq!(granted, json!([format!("user:{}", bob.id)]));
-    let (mut of_admin, granted) = listen(&second, &world.admin, &[admins.clone()]).await;
+    let (mut of_admin, granted) = listen(&second, &world.admin, std::slice::from_ref(&admins)).await;
     assert_eq!(granted, json!([format!("user:{}", world.admin.id), admins]));
 
     let private = world.notify_in(&scope(&ada, Some(acme)), new("Private")).await;

@@ -7,8 +7,7 @@ const BATCH: i64 = 10_000;
 
 /// Removes transient executions a day after their end, what is left of data providers whose askers went away, old
 /// answers of data providers, announced files that never came, old idempotency keys, old starts, workers that could not take leave,
-/// notifications past their time, dead sessions, and the history of
-/// schedules after 90 days.
+/// notifications past their time, dead sessions, and after 90 days system events and the history of schedules.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -66,6 +65,13 @@ pub async fn housekeep(db: &Db) -> Result<()> {
     sqlx::query!(
         "DELETE FROM notifications
          WHERE id IN (SELECT id FROM notifications WHERE expires_at < now() LIMIT $1)",
+        BATCH,
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "DELETE FROM system_events
+         WHERE id IN (SELECT id FROM system_events WHERE created_at < now() - interval '90 days' LIMIT $1)",
         BATCH,
     )
     .execute(tx.conn())

@@ -32,7 +32,7 @@ const ENOUGH: Duration = Duration::from_secs(12);
 const WEARY: i64 = 10;
 
 /// A queue of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
     /// Wake-ups of executions.
     Executions,
@@ -146,6 +146,33 @@ impl Wakeups {
                         letters.extend(list(rabbit, channel, *queue, limit).await?);
                     }
                     Ok(letters)
+                })
+                .await
+            }
+        }
+    }
+
+    /// How many dead letters each queue has.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the broker is away.
+    pub async fn count_dead_letters(&self) -> Result<Vec<(Queue, usize)>> {
+        match self {
+            Self::InProcess(own) => {
+                Ok(Queue::ALL.map(|queue| (queue, own.count_dead_letters(queue))).to_vec())
+            }
+            Self::Rabbit(rabbit) => {
+                with_channel(rabbit, async |channel| {
+                    let mut counts = Vec::new();
+                    for queue in Queue::ALL {
+                        let dead = rabbit.topology().dead_of(queue);
+                        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                        let declared = channel
+                            .queue_declare(dead.as_str().into(), passive, FieldTable::default())
+                            .await?;
+                        counts.push((queue, usize::try_from(declared.message_count()).unwrap_or(usize::MAX)));
+                    }
+                    Ok(counts)
                 })
                 .await
             }

@@ -39,7 +39,7 @@ impl Topology {
     }
 
     /// A queue of work.
-    pub(super) fn queue(&self, queue: Queue) -> String {
+    pub fn queue(&self, queue: Queue) -> String {
         format!("{}{}", self.prefix, queue.as_str())
     }
 
@@ -54,7 +54,7 @@ impl Topology {
     }
 
     /// The routing key of a queue of work.
-    pub(super) fn key_of(&self, queue: Queue) -> &'static str {
+    pub fn key_of(&self, queue: Queue) -> &'static str {
         match queue {
             Queue::Executions => QUEUES[0].1,
             Queue::GitSync | Queue::PackagesInstall => queue.as_str(),

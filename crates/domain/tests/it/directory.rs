@@ -44,7 +44,7 @@ const ROWS: &str = "
 const LARGE: &str = "00000000-0000-0000-0001-000000000001";
 
 /// The statements of the domain that contain all of this, as they are sent.
-fn statements(marks: &[&str]) -> Vec<String> {
+pub(crate) fn statements(marks: &[&str]) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.sqlx");
     let files = std::fs::read_dir(folder).expect("the checked queries are there");
     files
@@ -56,7 +56,13 @@ fn statements(marks: &[&str]) -> Vec<String> {
 }
 
 /// How the planner carries out a statement, with a plan for these values or for any.
-async fn plan(conn: &mut PgConnection, scope: &str, mode: &str, statement: &str, values: &str) -> String {
+pub(crate) async fn plan(
+    conn: &mut PgConnection,
+    scope: &str,
+    mode: &str,
+    statement: &str,
+    values: &str,
+) -> String {
     let script = format!(
         "RESET ROLE; SET plan_cache_mode = {mode}; SET ROLE bifrost_app; SET bifrost.org_id = '{scope}';
          DEALLOCATE ALL; PREPARE asked AS {statement}"

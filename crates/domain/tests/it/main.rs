@@ -4,6 +4,7 @@ mod audit;
 mod directory;
 mod executions;
 mod loans;
+mod logs;
 mod migrations;
 mod people;
 mod queue;

@@ -1,5 +1,7 @@
 //! The clockwork: idempotent ticks, safe on every replica at once.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use domain::background_jobs::upkeep;
@@ -11,8 +13,11 @@ use domain::metrics;
 use domain::packages;
 use domain::sabotage::{self, Fault};
 use domain::schedules::fire;
+use domain::system_events::{Category, Level, NewEvent};
 use domain::wakeup::Wakeup;
+use domain::wakeup::dead_letters::Queue;
 use domain::{Platform, Result, in_time};
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +31,8 @@ const SCHEDULE_PERIOD: Duration = Duration::from_secs(1);
 const TOKENS_PERIOD: Duration = Duration::from_secs(60);
 /// How often a replica looks whether metrics are due; one of all replicas takes them, every two minutes.
 const METRICS_PERIOD: Duration = Duration::from_secs(5);
+/// How often somebody looks whether messages have died.
+const DEAD_LETTERS_PERIOD: Duration = Duration::from_secs(20);
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 /// Rows younger than this are left to the publisher that is still at it.
 const SWEEP_GRACE_SECONDS: f64 = 3.0;
@@ -40,18 +47,25 @@ const LONG_PATIENCE: Duration = Duration::from_secs(600);
 pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle<()> {
     let platform = platform.clone();
     let work = async move {
+        let dead = Mutex::new(HashMap::new());
+        let ticks = Ticks { platform: &platform };
         tokio::join!(
             reap_forever(&platform),
-            every(SWEEP_PERIOD, TICK_PATIENCE, "sweep", || sweep_once(&platform)),
-            every(SWEEP_PERIOD, TICK_PATIENCE, "sweep of jobs", || sweep_jobs(&platform)),
-            every(SCHEDULE_PERIOD, TICK_PATIENCE, "schedules", || fire_schedules(&platform)),
-            every(TOKENS_PERIOD, LONG_PATIENCE, "token refresh", || refresh_tokens(&platform)),
-            every(METRICS_PERIOD, LONG_PATIENCE, "metrics", || take_metrics(&platform)),
-            every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping", || housekeep::housekeep(&platform.db)),
-            every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping of jobs", || upkeep::housekeep(
+            ticks.every(SWEEP_PERIOD, TICK_PATIENCE, "sweep", || sweep_once(&platform)),
+            ticks.every(SWEEP_PERIOD, TICK_PATIENCE, "sweep of jobs", || sweep_jobs(&platform)),
+            ticks.every(SCHEDULE_PERIOD, TICK_PATIENCE, "schedules", || fire_schedules(&platform)),
+            ticks.every(TOKENS_PERIOD, LONG_PATIENCE, "token refresh", || refresh_tokens(&platform)),
+            ticks.every(METRICS_PERIOD, LONG_PATIENCE, "metrics", || take_metrics(&platform)),
+            ticks.every(DEAD_LETTERS_PERIOD, LONG_PATIENCE, "dead letters", || count_dead_letters(
+                &platform, &dead
+            )),
+            ticks.every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping", || housekeep::housekeep(
                 &platform.db
             )),
-            every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping of packages", || {
+            ticks.every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping of jobs", || upkeep::housekeep(
+                &platform.db
+            )),
+            ticks.every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping of packages", || {
                 packages::housekeep(&platform.db)
             }),
         );
@@ -64,18 +78,29 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
     })
 }
 
-async fn every<F: Future<Output = Result<()>>>(
-    period: Duration,
-    patience: Duration,
-    name: &'static str,
-    tick: impl Fn() -> F,
-) {
-    let mut clock = tokio::time::interval(period);
-    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        clock.tick().await;
-        if let Err(error) = in_time(patience, tick()).await {
-            tracing::warn!(%error, tick = name, "a tick failed, the next one tries again");
+/// What is done again and again; what fails is told.
+struct Ticks<'a> {
+    platform: &'a Platform,
+}
+
+impl Ticks<'_> {
+    async fn every<F: Future<Output = Result<()>>>(
+        &self,
+        period: Duration,
+        patience: Duration,
+        name: &'static str,
+        tick: impl Fn() -> F,
+    ) {
+        let mut clock = tokio::time::interval(period);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            clock.tick().await;
+            if let Err(error) = in_time(patience, tick()).await {
+                tracing::warn!(%error, tick = name, "a tick failed, the next one tries again");
+                let event =
+                    NewEvent::new(Category::System, Level::Error, format!("The tick `{name}` failed"));
+                self.platform.system_events.report(event.with(json!({"error": error.to_string()})));
+            }
         }
     }
 }
@@ -109,10 +134,35 @@ async fn fire_schedules(platform: &Platform) -> Result<()> {
     Ok(())
 }
 
+/// Tells of dead letters when there are more of them than there were.
+async fn count_dead_letters(platform: &Platform, seen: &Mutex<HashMap<Queue, usize>>) -> Result<()> {
+    for (queue, count) in platform.wakeups.count_dead_letters().await? {
+        let before = seen.lock().unwrap_or_else(PoisonError::into_inner).insert(queue, count);
+        if count <= before.unwrap_or_default() {
+            continue;
+        }
+        let name = queue.as_str();
+        let message = format!("Messages could not be handled and are dead letters of {name}");
+        // Every replica counts the same.
+        let minute = chrono::Utc::now().format("%Y%m%d%H%M");
+        let event = NewEvent::new(Category::System, Level::Warning, message)
+            .with(json!({"queue": name, "count": count}))
+            .once(format!("dead-letters:{name}:{count}:{minute}"));
+        platform.system_events.report(event);
+    }
+    Ok(())
+}
+
 async fn refresh_tokens(platform: &Platform) -> Result<()> {
     let Some(report) = connections::refresh_due(&platform.db, &platform.refresher).await? else {
         return Ok(());
     };
+    if report.failed > 0 {
+        let message = "Tokens of connections could not be refreshed; their log entries say which and why";
+        let event = NewEvent::new(Category::Oauth, Level::Warning, message);
+        let details = json!({"failed": report.failed, "refreshed": report.refreshed});
+        platform.system_events.report(event.with(details));
+    }
     if report.needed > 0 {
         tracing::info!(
             refreshed = report.refreshed,
@@ -161,6 +211,16 @@ async fn reap_forever(platform: &Platform) {
     }
 }
 
+/// An attempt that was lost, for the log.
+fn of_lost(lost: &Reaped) -> NewEvent {
+    let message = format!("An attempt of {} was ended, since nobody ran it any more", lost.workflow_name);
+    let details = json!({
+        "execution_id": lost.id, "attempt": lost.attempt, "status": lost.status.to_string(),
+        "error": lost.error_message,
+    });
+    NewEvent::new(Category::Execution, Level::Warning, message).of(lost.organization_id).with(details)
+}
+
 fn announce(platform: &Platform, reaped: Vec<Reaped>) {
     let mut wakeups = Vec::new();
     for lost in reaped {
@@ -170,6 +230,7 @@ fn announce(platform: &Platform, reaped: Vec<Reaped>) {
             status = %lost.status,
             "ended an attempt that nobody runs any more"
         );
+        platform.system_events.report(of_lost(&lost));
         if lost.status == Status::Pending {
             wakeups.push(Wakeup::new(lost.id, lost.organization_id, lost.priority, None));
         }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod endings;
+mod events;
 mod examples;
 mod faults;
 mod git;

@@ -1,0 +1,2 @@
+DROP INDEX audit_log_newest_idx;
+DROP TABLE system_events;
