@@ -18,6 +18,7 @@ mod editor;
 mod endpoints;
 mod executions;
 mod forms;
+mod metrics;
 mod organizations;
 mod permissions;
 mod platform;
@@ -45,6 +46,7 @@ const AREAS: &[&[Row]] = &[
     endpoints::ROWS,
     schedules::ROWS,
     sdk::ROWS,
+    metrics::ROWS,
     executions::ROWS,
 ];
 /// Come last, because they end the sessions of the callers, who sign in anew before each.

@@ -5,6 +5,7 @@ mod connections;
 mod editor;
 mod endpoints;
 mod logins;
+mod metrics;
 mod people;
 mod queue;
 mod schedules;
@@ -126,6 +127,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(endpoints::all(&world));
     cases.extend(schedules::all(&world));
     cases.extend(sdk::all(&world));
+    cases.extend(metrics::all(&world));
     cases.extend(editor::all(&world));
     let before = rows(&world).await;
 

@@ -17,6 +17,7 @@ mod form_files;
 mod forms;
 mod live;
 mod logins;
+mod metrics;
 mod mfa;
 mod outages;
 mod people;

@@ -3,6 +3,7 @@
 mod audit;
 mod directory;
 mod executions;
+mod metrics;
 mod migrations;
 mod people;
 mod queue;

@@ -4,6 +4,7 @@ mod calls;
 mod endings;
 mod examples;
 mod faults;
+mod metrics;
 mod oauth;
 mod providers;
 mod queue;
