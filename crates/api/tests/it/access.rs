@@ -24,6 +24,7 @@ mod forms;
 mod github;
 mod logs;
 mod notifications;
+mod metrics;
 mod organizations;
 mod packages;
 mod permissions;
@@ -55,6 +56,7 @@ const AREAS: &[&[Row]] = &[
     endpoints::ROWS,
     schedules::ROWS,
     sdk::ROWS,
+    metrics::ROWS,
     executions::ROWS,
     logs::ROWS,
     notifications::ROWS,

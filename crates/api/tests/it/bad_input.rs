@@ -9,6 +9,7 @@ mod logins;
 mod logs;
 mod notifications;
 pub(crate) mod packages;
+mod metrics;
 mod people;
 mod queue;
 mod schedules;
@@ -132,6 +133,7 @@ async fn bad_input_gets_a_clear_problem_and_writes_nothing() {
     cases.extend(schedules::all(&world));
     cases.extend(logs::all(&world));
     cases.extend(sdk::all(&world));
+    cases.extend(metrics::all(&world));
     cases.extend(editor::all(&world));
     cases.extend(packages::all(&world));
     cases.extend(github::all(&world));

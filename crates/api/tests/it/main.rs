@@ -20,6 +20,7 @@ mod git;
 mod live;
 mod logins;
 mod logs;
+mod metrics;
 mod mfa;
 mod notifications;
 mod outages;

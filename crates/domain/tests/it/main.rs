@@ -5,6 +5,7 @@ mod directory;
 mod executions;
 mod loans;
 mod logs;
+mod metrics;
 mod migrations;
 mod people;
 mod queue;

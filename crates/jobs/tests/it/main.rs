@@ -6,6 +6,7 @@ mod events;
 mod examples;
 mod faults;
 mod git;
+mod metrics;
 mod oauth;
 mod packages;
 mod providers;
