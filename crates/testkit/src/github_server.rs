@@ -96,10 +96,10 @@ impl Drop for GithubServer {
 }
 
 impl Shared {
-    fn check(&self, headers: &HeaderMap) -> Result<(), Response> {
+    fn check(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let is_known = given == Some(format!("Bearer {}", self.token).as_str());
-        if is_known { Ok(()) } else { Err(StatusCode::UNAUTHORIZED.into_response()) }
+        if is_known { Ok(()) } else { Err(StatusCode::UNAUTHORIZED) }
     }
 
     fn repository(&self, owner: &str, name: &str) -> Value {
@@ -115,7 +115,7 @@ async fn list(
     State(shared): Server,
     headers: HeaderMap,
     Query(query): Query<std::collections::HashMap<String, String>>,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, StatusCode> {
     shared.check(&headers)?;
     // More than a page of them.
     let page: usize = query.get("page").and_then(|page| page.parse().ok()).unwrap_or(1);
@@ -131,11 +131,11 @@ async fn create(
     headers: HeaderMap,
     organization: Option<Path<String>>,
     Json(body): Json<Value>,
-) -> Result<(StatusCode, Json<Value>), Response> {
+) -> Result<(StatusCode, Json<Value>), StatusCode> {
     shared.check(&headers)?;
     let name = body["name"].as_str().unwrap_or_default().to_owned();
     if name == "taken" {
-        return Err(StatusCode::UNPROCESSABLE_ENTITY.into_response());
+        return Err(StatusCode::UNPROCESSABLE_ENTITY);
     }
     let owner = organization.map_or_else(|| "ada".to_owned(), |Path(organization)| organization);
     shared.made.lock().expect("no panic").push(body);
@@ -146,10 +146,10 @@ async fn branches(
     State(shared): Server,
     headers: HeaderMap,
     Path((owner, name)): Path<(String, String)>,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, StatusCode> {
     shared.check(&headers)?;
     if (owner.as_str(), name.as_str()) != ("acme", "flows") {
-        return Err(StatusCode::NOT_FOUND.into_response());
+        return Err(StatusCode::NOT_FOUND);
     }
     Ok(Json(json!([
         {"name": "main", "protected": true, "commit": {"sha": "1c002dd4b536e7479fe34593e72e6c6c1819e53b"}},
