@@ -42,6 +42,7 @@ use crate::router;
         (name = "Endpoints", description = "Workflows that machines call, with a key or publicly."),
         (name = "Workflow Keys", description = "What they call them with."),
         (name = "Editor", description = "The files of the workspace."),
+        (name = "GitHub", description = "The workspace as a repository."),
         (name = "Notifications", description = "What is told about work that goes on by itself."),
         (name = "Dead letters", description = "Messages that nobody could handle."),
         (name = "Metrics", description = "How much runs, how it ends and what it uses."),

@@ -3,7 +3,8 @@
 //! Python never sees a connection string or a key. An organization other than the run's own is for platform
 //! administrators.
 
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -44,6 +45,8 @@ pub(crate) struct Caller {
     execution_id: ExecutionId,
     form_id: Option<uuid::Uuid>,
     slot: Slot,
+    /// The files that the run is made of, once it has begun.
+    workspace: OnceLock<PathBuf>,
     /// Context of the run, for what it starts.
     traceparent: Option<String>,
     mask: Mutex<Mask>,
@@ -70,9 +73,15 @@ impl Caller {
             execution_id: claimed.id,
             form_id: claimed.form_id,
             slot,
+            workspace: OnceLock::new(),
             traceparent,
             mask: Mutex::default(),
         }
+    }
+
+    /// Says which files the run is made of: what it reads is of the same state as its code.
+    pub(crate) fn runs_in(&self, workspace: &Path) {
+        let _ = self.workspace.set(workspace.to_owned()); // a second try begins in the same
     }
 
     /// Works with the secrets this run has read so far.

@@ -128,6 +128,7 @@ impl<'a> Attempt<'a> {
             let words = "this worker cannot get the packages of the workspace; its log says why";
             return End::NotStarted(failure("PackagesUnavailable", words));
         };
+        self.caller.runs_in(template.workspace());
         match self.start(&template).await {
             Ok(run) => self.follow(run, stop).await,
             Err(failure) => End::NotStarted(failure),

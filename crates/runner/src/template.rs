@@ -169,6 +169,11 @@ impl Template {
         &self.config.generation
     }
 
+    /// The files that its runs are made of.
+    pub fn workspace(&self) -> &Path {
+        &self.config.workspace
+    }
+
     /// Which change of the packages it was started for.
     pub fn environment_version(&self) -> i64 {
         self.config.environment_version

@@ -23,8 +23,8 @@ mod executions;
 mod forms;
 mod github;
 mod logs;
-mod notifications;
 mod metrics;
+mod notifications;
 mod organizations;
 mod packages;
 mod permissions;
@@ -286,6 +286,11 @@ fn table() -> impl Iterator<Item = &'static Row> {
     AREAS.iter().copied().flatten().chain(&ENDINGS)
 }
 
+/// What everybody is shown belongs to no tenant.
+fn is_public(row: &Row) -> bool {
+    row.3[0] == 200
+}
+
 fn ends_sessions(row: &Row) -> bool {
     ENDINGS.iter().any(|ending| ending.1 == row.1)
 }
@@ -335,7 +340,7 @@ async fn what_belongs_to_another_tenant_looks_like_what_does_not_exist() {
     let stage = Stage::set().await;
     let no_execution = ExecutionId::generate();
     let mut compared = 0;
-    for row in table().filter(|row| row.1.contains('{')) {
+    for row in table().filter(|row| row.1.contains('{') && !is_public(row)) {
         let there = stage.call(&stage.rival.client, row).await;
         let missing = stage.call_with(&stage.rival.client, row, |name| &name.missing).await;
         assert_eq!(there.status, missing.status, "{} {}", row.0, row.1);

@@ -123,8 +123,8 @@ async fn a_scope_sees_what_concerns_its_organization() {
     let of_acme = event(Some(acme), "acme");
     let id = of_acme.id();
     report(&world, vec![of_acme, event(Some(rival), "rival"), event(None, "nobody")]).await;
-    let role = json!({"name": "Helpers"});
-    admin.in_organization(acme).post("/api/roles", &role).await.expect_status(StatusCode::CREATED);
+    let value = json!({"key": "days", "value": "7", "type": "int"});
+    admin.in_organization(acme).post("/api/config", &value).await.expect_status(StatusCode::CREATED);
 
     let mut strays = 0;
     for (client, expected) in [
@@ -136,10 +136,10 @@ async fn a_scope_sees_what_concerns_its_organization() {
         assert_eq!(messages(&found), expected);
         strays += found.len() - expected.len();
     }
-    let deeds = logs(&admin.in_organization(acme), "category=role").await;
+    let deeds = logs(&admin.in_organization(acme), "category=config").await;
     assert_eq!(deeds.len(), 1);
     assert_eq!(deeds[0]["details"]["organization_id"], json!(acme));
-    assert_eq!(logs(&admin.in_organization(rival), "category=role").await.len(), 0);
+    assert_eq!(logs(&admin.in_organization(rival), "category=config").await.len(), 0);
     let path = format!("/api/logs/execution/{id}");
     admin.in_organization(acme).get(&path).await.expect_status(StatusCode::OK);
     admin.in_organization(rival).get(&path).await.expect_status(StatusCode::NOT_FOUND);

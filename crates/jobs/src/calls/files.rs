@@ -13,6 +13,7 @@ use domain::Error;
 use domain::editor::MAX_FILE;
 use domain::id::OrgId;
 use domain::workspace_files::{FilePath, Files, OVERLAYS};
+use domain::workspace_trees;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -81,8 +82,7 @@ pub(super) async fn write(caller: &Caller, args: Write) -> Answer {
 pub(super) async fn delete(caller: &Caller, args: One) -> Answer {
     check_may_change(caller, &args.path)?;
     on_disk(caller, &args.path, |places, path| {
-        let root = places.roots.first().filter(|root| root.is_dir()).ok_or(Error::NotFound("file"))?;
-        let files = Files::open(root)?;
+        let files = places.changeable()?;
         if files.entry(path)?.is_folder {
             return Err(Error::Impossible(format!("{path} is a folder")));
         }
@@ -124,22 +124,23 @@ pub(super) async fn list(caller: &Caller, args: Folder) -> Answer {
     .await
 }
 
-/// Where a run's files are: read in this order, written to the first.
+/// Where a run's files are: read in this order. What is written goes to the organization's overlay, or to the workspace
+/// in use, which may be another tree by now than the one the run is made of.
 struct Places {
     roots: Vec<PathBuf>,
-    is_shared: bool,
+    /// `None`: the workspace itself.
+    overlay: Option<PathBuf>,
+    workspace: PathBuf,
 }
 
 impl Places {
     fn of(caller: &Caller) -> Result<Self, Refusal> {
-        let shared = caller.platform.settings.workspace_path.clone();
+        let workspace = caller.platform.settings.workspace_path.clone();
+        let shared = caller.workspace.get().cloned().unwrap_or_else(|| workspace_trees::current(&workspace));
         let own: Option<OrgId> = caller.scope.owner()?;
-        Ok(match own {
-            Some(org) => {
-                Self { roots: vec![shared.join(OVERLAYS).join(org.to_string()), shared], is_shared: false }
-            }
-            None => Self { roots: vec![shared], is_shared: true },
-        })
+        let overlay = own.map(|org| workspace.join(OVERLAYS).join(org.to_string()));
+        let roots = overlay.iter().cloned().chain([shared]).collect();
+        Ok(Self { roots, overlay, workspace })
     }
 
     fn existing(&self) -> impl Iterator<Item = &PathBuf> {
@@ -161,13 +162,21 @@ impl Places {
     fn writable(&self) -> Result<Files, Error> {
         use std::os::unix::fs::DirBuilderExt;
 
-        let root = self.roots.first().ok_or_else(|| Error::internal("no place for files"))?;
-        if !self.is_shared {
+        if let Some(root) = &self.overlay {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| {
                 Error::Unavailable { service: "the disk of the workspace", source: error.into() }
             })?;
         }
-        Files::open(root)
+        self.changeable()
+    }
+
+    /// The same without making it.
+    fn changeable(&self) -> Result<Files, Error> {
+        match &self.overlay {
+            Some(overlay) if overlay.is_dir() => Files::open(overlay),
+            Some(_) => Err(Error::NotFound("file")),
+            None => Files::open_workspace(&self.workspace),
+        }
     }
 }
 

@@ -445,7 +445,7 @@ async fn a_killed_build_leaves_the_old_environment_or_the_new_one() {
         .expect("writes");
         if expired.rows_affected() > 0 {
             interrupted += 1;
-            upkeep::reap(&platform.db).await.expect("reaps");
+            upkeep::reap(platform).await.expect("reaps");
             upkeep::wake_next(&platform.db, &platform.wakeups).await.expect("wakes");
         }
         let ended = ended(platform, id).await;

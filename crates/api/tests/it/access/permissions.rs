@@ -5,7 +5,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use testkit::Client;
 
-use super::{Stage, body_of, documented, ends_sessions, table};
+use super::{Stage, body_of, documented, ends_sessions, is_public, table};
 use crate::support::World;
 
 /// What a permission opens: method, path, and what its holder gets. Everything else answers a holder as it answers a
@@ -120,7 +120,7 @@ async fn no_permission_reaches_into_another_organization() {
     let stage = Stage::set().await;
     let lead = holder(&stage.world, stage.rival_org, "lead@rival.example", Permission::ALL).await;
     let (mut compared, mut leaks) = (0, Vec::new());
-    for row in table().filter(|row| row.1.contains('{')) {
+    for row in table().filter(|row| row.1.contains('{') && !is_public(row)) {
         let there = stage.call(&lead, row).await;
         let missing = stage.call_with(&lead, row, |name| &name.missing).await;
         compared += 1;
