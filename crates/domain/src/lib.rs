@@ -21,6 +21,7 @@ pub mod forms;
 pub mod gather;
 pub mod git;
 pub mod id;
+mod job_runs;
 pub mod json;
 pub mod logins;
 pub mod mail;

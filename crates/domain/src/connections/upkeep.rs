@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Connection, Refreshed, Refresher, list, select};
 use crate::id::OrgId;
-use crate::{Db, OrgScope, Result, SystemScope};
+use crate::{Db, OrgScope, Result, SystemScope, job_runs};
 
 /// Time between two runs.
 const PERIOD: Duration = Duration::from_secs(15 * 60);
@@ -57,20 +57,7 @@ pub struct RunOfRefresh {
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn refresh_due(db: &Db, refresher: &Refresher) -> Result<Option<Report>> {
     let mut tx = db.begin_system(&SYSTEM).await?;
-    let period = PERIOD.as_secs_f64();
-    let ours = sqlx::query!(
-        "INSERT INTO job_runs AS run (name, started_at)
-         VALUES ($1, now())
-         ON CONFLICT (name) DO UPDATE
-         SET started_at = now(), ended_at = NULL
-         WHERE run.started_at <= now() - make_interval(secs => $2)",
-        JOB,
-        period,
-    )
-    .execute(tx.conn())
-    .await?
-    .rows_affected();
-    if ours == 0 {
+    if !job_runs::begin(tx.conn(), JOB, PERIOD).await? {
         return Ok(None);
     }
     let total = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM oauth_connections"#)

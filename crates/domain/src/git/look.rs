@@ -177,16 +177,7 @@ async fn open(platform: &Platform, scope: &OrgScope) -> Outcome<(Connection, Fou
 
 /// Files that differ from the last commit. Folders that are repositories themselves are passed by.
 async fn changes(git: &Git, has_commits: bool) -> Outcome<Vec<Changed>> {
-    let output = git
-        .list([
-            "status",
-            "--porcelain=v1",
-            "-z",
-            "--untracked-files=all",
-            "--ignore-submodules=all",
-            "--no-renames",
-        ])
-        .await?;
+    let output = differing(git).await?;
     let mut lines = BTreeMap::new();
     if has_commits {
         let options = ["--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=all"];
@@ -217,18 +208,15 @@ async fn changes(git: &Git, has_commits: bool) -> Outcome<Vec<Changed>> {
 
 /// Paths of all that differs from the last commit, without bound.
 pub(super) async fn dirty(git: &Git) -> Outcome<Vec<String>> {
-    let output = git
-        .list([
-            "status",
-            "--porcelain=v1",
-            "-z",
-            "--untracked-files=all",
-            "--ignore-submodules=all",
-            "--no-renames",
-        ])
-        .await?;
+    let output = differing(git).await?;
     let paths = output.into_iter().filter_map(|line| line.get(3..).map(ToOwned::to_owned));
     Ok(paths.filter(|path| !path.ends_with('/')).collect())
+}
+
+/// What differs from the last commit, a line each: two letters for its state, a blank, its path.
+async fn differing(git: &Git) -> Outcome<Vec<String>> {
+    let options = ["--untracked-files=all", "--ignore-submodules=all", "--no-renames"];
+    git.list(["status", "--porcelain=v1", "-z"].into_iter().chain(options)).await
 }
 
 /// How many commits only we have, and only the server has.

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::{Db, Result, SystemScope};
+use crate::{Db, Result, SystemScope, job_runs};
 
 mod dashboard;
 mod fold;
@@ -112,19 +112,7 @@ pub struct Ticked {
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away; what was added up until then stays, and the next tick goes on.
 pub async fn tick(db: &Db) -> Result<Option<Ticked>> {
-    let ours = sqlx::query!(
-        "INSERT INTO job_runs AS run (name, started_at)
-         VALUES ($1, now())
-         ON CONFLICT (name) DO UPDATE
-         SET started_at = now(), ended_at = NULL
-         WHERE run.started_at <= now() - make_interval(secs => $2)",
-        JOB,
-        PERIOD.as_secs_f64(),
-    )
-    .execute(&mut *db.system(&SYSTEM).await?)
-    .await?
-    .rows_affected();
-    if ours == 0 {
+    if !job_runs::begin(&mut *db.system(&SYSTEM).await?, JOB, PERIOD).await? {
         return Ok(None);
     }
     refresh(db).await.map(Some)

@@ -108,6 +108,48 @@ struct Wanted {
     level: Option<&'static str>,
 }
 
+/// A page of both tables, of the rows that `$of_scope` lets through: a condition on either, with its ` AND `.
+macro_rules! happened {
+    ($of_scope:literal, $before:expr, $wanted:expr, $filters:expr, $limit:expr, $offset:expr $(, $org:expr)? $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            r#"SELECT id AS "id!", created_at AS "created_at!", organization_id AS "organization_id: OrgId", category, level,
+                   message, action, resource, actor_id AS "actor_id: UserId", actor, request_id, details AS "details: Value"
+               FROM (
+                   (SELECT id, created_at, organization_id, category, level, message, NULL AS action, NULL AS resource,
+                        NULL::uuid AS actor_id, NULL AS actor, NULL AS request_id, details
+                    FROM system_events
+                    WHERE "# + $of_scope + r#"($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR category = $2)
+                      AND ($3::text IS NULL OR level = $3)
+                      AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
+                    ORDER BY id DESC LIMIT $9::bigint + $10::bigint)
+                   UNION ALL
+                   (SELECT id, created_at, organization_id, NULL, NULL, NULL, action, resource, actor_id, actor, request_id,
+                        details::jsonb
+                    FROM audit_log
+                    WHERE "# + $of_scope + r#"($1::uuid IS NULL OR id < $1)
+                      AND (split_part(action, '.', 1) = ANY($6::text[])) <> $7::boolean
+                      AND ($3::text IS NULL OR $3 = CASE WHEN action = ANY($8::text[]) THEN 'warning' ELSE 'info' END)
+                      AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
+                    ORDER BY id DESC LIMIT $9::bigint + $10::bigint)
+               ) AS happened
+               ORDER BY id DESC
+               LIMIT $9 OFFSET $10"#,
+            $before,
+            $wanted.category,
+            $wanted.level,
+            $filters.since,
+            $filters.until,
+            &$wanted.nouns,
+            $wanted.all_but_nouns,
+            &$wanted.warnings,
+            $limit,
+            $offset,
+            $($org,)?
+        )
+    };
+}
+
 /// What happened in the scope, newest first: at most `limit` after `after`, once `offset` were skipped.
 ///
 /// # Errors
@@ -123,84 +165,19 @@ pub async fn list(
     let wanted = Wanted::of(filters);
     let before = after.map(|cursor| cursor.0);
     let rows = if scope.spans_all() {
-        sqlx::query_as!(
-            Row,
-            r#"SELECT id AS "id!", created_at AS "created_at!", organization_id AS "organization_id: OrgId", category, level,
-                   message, action, resource, actor_id AS "actor_id: UserId", actor, request_id, details AS "details: Value"
-               FROM (
-                   (SELECT id, created_at, organization_id, category, level, message, NULL AS action, NULL AS resource,
-                        NULL::uuid AS actor_id, NULL AS actor, NULL AS request_id, details
-                    FROM system_events
-                    WHERE ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR category = $2)
-                      AND ($3::text IS NULL OR level = $3)
-                      AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-                    ORDER BY id DESC LIMIT $9::bigint + $10::bigint)
-                   UNION ALL
-                   (SELECT id, created_at, organization_id, NULL, NULL, NULL, action, resource, actor_id, actor, request_id,
-                        details::jsonb
-                    FROM audit_log
-                    WHERE ($1::uuid IS NULL OR id < $1)
-                      AND (split_part(action, '.', 1) = ANY($6::text[])) <> $7::boolean
-                      AND ($3::text IS NULL OR $3 = CASE WHEN action = ANY($8::text[]) THEN 'warning' ELSE 'info' END)
-                      AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-                    ORDER BY id DESC LIMIT $9::bigint + $10::bigint)
-               ) AS happened
-               ORDER BY id DESC
-               LIMIT $9 OFFSET $10"#,
-            before,
-            wanted.category,
-            wanted.level,
-            filters.since,
-            filters.until,
-            &wanted.nouns,
-            wanted.all_but_nouns,
-            &wanted.warnings,
-            limit,
-            offset,
-        )
-        .fetch_all(tx.conn())
-        .await?
+        happened!("", before, wanted, filters, limit, offset).fetch_all(tx.conn()).await?
     } else {
+        let org = scope.org().map_or(Uuid::nil(), |org| org.0);
         // The chain's expression is what the indexes have; see the schema.
-        sqlx::query_as!(
-            Row,
-            r#"SELECT id AS "id!", created_at AS "created_at!", organization_id AS "organization_id: OrgId", category, level,
-                   message, action, resource, actor_id AS "actor_id: UserId", actor, request_id, details AS "details: Value"
-               FROM (
-                   (SELECT id, created_at, organization_id, category, level, message, NULL AS action, NULL AS resource,
-                        NULL::uuid AS actor_id, NULL AS actor, NULL AS request_id, details
-                    FROM system_events
-                    WHERE (CASE WHEN organization_id IS NULL
-                          THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $11
-                      AND ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR category = $2)
-                      AND ($3::text IS NULL OR level = $3)
-                      AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-                    ORDER BY id DESC LIMIT $9::bigint + $10::bigint)
-                   UNION ALL
-                   (SELECT id, created_at, organization_id, NULL, NULL, NULL, action, resource, actor_id, actor, request_id,
-                        details::jsonb
-                    FROM audit_log
-                    WHERE (CASE WHEN organization_id IS NULL
-                          THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $11
-                      AND ($1::uuid IS NULL OR id < $1)
-                      AND (split_part(action, '.', 1) = ANY($6::text[])) <> $7::boolean
-                      AND ($3::text IS NULL OR $3 = CASE WHEN action = ANY($8::text[]) THEN 'warning' ELSE 'info' END)
-                      AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-                    ORDER BY id DESC LIMIT $9::bigint + $10::bigint)
-               ) AS happened
-               ORDER BY id DESC
-               LIMIT $9 OFFSET $10"#,
+        happened!(
+            "(CASE WHEN organization_id IS NULL
+                 THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $11 AND ",
             before,
-            wanted.category,
-            wanted.level,
-            filters.since,
-            filters.until,
-            &wanted.nouns,
-            wanted.all_but_nouns,
-            &wanted.warnings,
+            wanted,
+            filters,
             limit,
             offset,
-            scope.org().map_or(Uuid::nil(), |org| org.0),
+            org,
         )
         .fetch_all(tx.conn())
         .await?
