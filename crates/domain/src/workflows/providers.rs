@@ -29,6 +29,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(75);
 /// How often the row of a run is looked at: what a lost event costs.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long the end of a run that nobody has settled is an answer; who waited for it may have gone away.
+const UNSETTLED: Duration = Duration::from_secs(5);
 /// Somebody looks at an empty field, so these go before most.
 const PRIORITY: i16 = 8;
 /// Seconds an answer is kept if the decorator says nothing.
@@ -232,13 +234,16 @@ impl Question<'_> {
         Ok(Turn::Ours)
     }
 
-    /// What is kept and still good, else the run that computes it.
+    /// What is kept and still good, else the run that computes it, or has just done so: until somebody who waits for it has
+    /// settled it, its row is where the answer is.
     async fn look(&self, tx: &mut OrgTx) -> Result<Option<Turn>> {
         let found = sqlx::query!(
             r#"SELECT a.options AS "options: Json<RawJson>", a.expires_at, a.expires_at > now() AS "is_good",
                    a.execution_id AS "execution_id: ExecutionId",
                    EXISTS (SELECT FROM executions e
-                           WHERE e.id = a.execution_id AND e.status IN ('Pending', 'Running')) AS "is_computed!"
+                           WHERE e.id = a.execution_id
+                             AND (e.status IN ('Pending', 'Running') OR e.completed_at > now() - make_interval(secs => $5)))
+                       AS "is_computed!"
                FROM provider_answers a
                WHERE a.organization_id IS NOT DISTINCT FROM $1 AND a.provider_id = $2 AND a.inputs_hash = $3
                  AND a.content_hash = $4"#,
@@ -246,6 +251,7 @@ impl Question<'_> {
             self.provider.definition.id as _,
             self.hash,
             self.provider.content_hash,
+            UNSETTLED.as_secs_f64(),
         )
         .fetch_optional(tx.conn())
         .await?;

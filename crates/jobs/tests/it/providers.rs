@@ -8,7 +8,7 @@ use testkit::eventually;
 use crate::support::{Engine, user_of, write_file};
 
 const FILE: &str = r#"
-import logging
+import logging, os, time
 from bifrost import UserError, config, context, data_provider, param
 
 @data_provider(name="sites")
@@ -16,6 +16,13 @@ async def sites(prefix: str = ""):
     runs = await config.get("runs", default=0) + 1
     await config.set("runs", runs)
     return [prefix + "London", {"label": "Org", "value": context.org_id or "GLOBAL"}, {"label": "Admin", "value": context.is_platform_admin}]
+
+@data_provider
+async def gated(gate: str):
+    await config.set("gated_runs", await config.get("gated_runs", default=0) + 1)
+    while not os.path.exists(gate):
+        time.sleep(0.02)
+    return ["open"]
 
 @data_provider
 def broken():
@@ -95,11 +102,42 @@ async fn many_who_ask_at_once_make_one_run() {
     let answers = futures::future::join_all(asked).await;
     assert!(answers.into_iter().all(|answer| options(answer).0[0]["value"] == "London"));
 
-    let mut tx = engine.platform.db.begin(&scope).await.expect("begins");
-    let runs = domain::config::find(&mut tx, &engine.platform.vault, "runs").await.expect("reads");
-    let runs = runs.expect("the provider counted").value;
-    tx.commit().await.expect("commits");
+    let runs = counted(&engine, &scope, "runs").await;
     println!("data providers: 30 asked on 2 replicas, runs {runs}");
     assert_eq!(runs, json!(1));
+    engine.close().await;
+}
+
+/// What a provider has counted.
+async fn counted(engine: &Engine, scope: &OrgScope, key: &str) -> Value {
+    let mut tx = engine.platform.db.begin(scope).await.expect("begins");
+    let found = domain::config::find(&mut tx, &engine.platform.vault, key).await.expect("reads");
+    found.expect("the provider counted").value
+}
+
+#[tokio::test]
+async fn an_answer_whose_askers_went_away_is_given_to_who_asks_next() {
+    let engine = Engine::on_files(&[("providers.py", FILE)]).await;
+    let scope = user_of(engine.org("acme").await);
+    let gate = engine.workspace.join("gate");
+    let inputs = json!({"gate": gate});
+    let conn = tokio::sync::Mutex::new(engine.test.db.connect().await);
+    let runs = async |status: &str| -> bool {
+        let count = "SELECT count(*) FROM executions WHERE kind = 'data_provider' AND status = $1";
+        let mut conn = conn.lock().await;
+        sqlx::query_scalar::<_, i64>(count).bind(status).fetch_one(&mut *conn).await.expect("counts") > 0
+    };
+
+    let begun = eventually("the run", async || runs("Running").await.then_some(()));
+    tokio::select! {
+        () = begun => {}
+        answer = ask(&engine.platform, &scope, "gated", inputs.clone()) => panic!("answered: {answer:?}"),
+    }
+    std::fs::write(&gate, "").expect("the workspace is the test's");
+    eventually("its end", async || runs("Success").await.then_some(())).await;
+
+    let answer = ask(&engine.platform, &scope, "gated", inputs).await;
+    assert_eq!(options(answer).0[0]["value"], "open");
+    assert_eq!(counted(&engine, &scope, "gated_runs").await, json!(1), "it is not computed again");
     engine.close().await;
 }
