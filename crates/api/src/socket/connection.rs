@@ -295,7 +295,7 @@ impl Connection {
                 }
             }
             Event::Notice(notice) => self.tell_notice(notice).await,
-            Event::Submitted | Event::WorkspaceChanged if self.channels.contains(&Channel::System) => {
+            Event::WorkspaceChanged if self.channels.contains(&Channel::System) => {
                 self.outbox.send(&json!({"type": "system_event", "eventType": "workspace_changed"})).await;
             }
             Event::Happened(happened)

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use domain::events::Event;
 use domain::system_events::{Category, Level, NewEvent};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -259,8 +260,12 @@ async fn administrators_hear_of_events_as_they_are_written_and_users_do_not() {
     assert_eq!((&frame["eventType"], &frame["event"]["event_id"]), (&json!("log"), &json!(id)));
     assert_eq!(frame["event"]["message"], "A worker was lost");
     // Both sockets were told on the same way, so what a user gets is there by now.
-    user.send(&json!({"type": "ping"})).await;
-    let frames = user.until(|frame| frame["type"] == "pong").await;
-    assert_eq!(frames.len(), 1, "{frames:#?}");
+    assert_eq!(user.settled().await, [Value::Null; 0]);
+    // A submission wakes workers, and is no change of the workspace.
+    world.platform().events.publish(Event::Submitted);
+    world.platform().events.publish(Event::WorkspaceChanged);
+    let frames = user.until(|frame| frame["type"] == "system_event").await;
+    assert_eq!(frames.last().expect("one")["eventType"], "workspace_changed");
+    assert_eq!(user.settled().await, [Value::Null; 0], "told once");
     world.close().await;
 }
