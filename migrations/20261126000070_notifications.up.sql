@@ -2,7 +2,7 @@
 CREATE TABLE notifications (
     id               UUID PRIMARY KEY,
     organization_id  UUID REFERENCES organizations,
-    user_id          UUID NOT NULL REFERENCES users ON DELETE CASCADE,
+    user_id          UUID NOT NULL,
     for_admins       BOOLEAN NOT NULL DEFAULT FALSE,
     category         TEXT NOT NULL
                          CHECK (category IN ('github_setup', 'github_sync', 'file_upload', 'package_install', 'system')),

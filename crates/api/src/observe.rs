@@ -5,11 +5,11 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use domain::OrgScope;
 use domain::id::ExecutionId;
 use domain::telemetry::metrics;
-use domain::telemetry::traces::{Part, Span};
+use domain::telemetry::traces::{self, Part, Span};
 use tracing::field::{Empty, display};
 
 use crate::envelope::RequestId;
@@ -81,6 +81,12 @@ pub(crate) fn in_scope(scope: &OrgScope) {
     if let Ok(Some(organization)) = scope.owner() {
         tracing::Span::current().record("organization.id", display(organization));
     }
+}
+
+/// The trace context that what this request starts belongs to, if it has one.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
+    traces::is_traceparent(text).then(|| text.to_owned())
 }
 
 /// Lets the lines of this request name the execution it submits, and says that it did.

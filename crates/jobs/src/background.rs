@@ -50,15 +50,16 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Tells who asked for the job.
+    /// Tells who asked for the job, where they follow it and in its notification.
     pub(crate) fn log(&self, level: &str, message: impl Into<String>) {
-        let news = News::Log { level: level.into(), message: message.into() };
+        let message = message.into();
+        self.report(None, &*message);
+        let news = News::Log { level: level.into(), message };
         tell(&self.platform, self.job.id, self.job.kind, self.job.requested_by, news);
     }
 
     /// Says how far the job is, 0 to 100 or `None` for as far as before. However often it is called, the work does not
     /// wait, and the notification changes at most four times a second.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no kind has a handler yet"))]
     pub(crate) fn report(&self, percent: Option<f64>, description: impl Into<String>) {
         if let Some(reporter) = &self.reporter {
             reporter.report(percent, description);

@@ -92,6 +92,17 @@ impl Socket {
         }
     }
 
+    /// The frames up to the answer to a ping: whatever was sent before it is among them.
+    ///
+    /// # Panics
+    /// When the socket closes before.
+    pub async fn settled(&mut self) -> Vec<Value> {
+        self.send(&serde_json::json!({"type": "ping"})).await;
+        let mut frames = self.until(|frame| frame["type"] == "pong").await;
+        frames.pop();
+        frames
+    }
+
     /// The code it is closed with, skipping frames before.
     ///
     /// # Panics

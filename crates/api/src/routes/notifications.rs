@@ -173,7 +173,7 @@ impl From<Option<Held>> for UploadLockInfo {
 /// The caller's notifications, newest first.
 ///
 /// Those that have not expired: an hour after the last update, five minutes after the end. A platform administrator sees
-/// those for administrators too. At most 200. The WebSocket tells of each change on `notification:{user}`.
+/// those for administrators too, of the organization that `X-Organization-Id` names if it does. At most 200. The WebSocket tells of each change on `notification:{user}`.
 #[utoipa::path(
     get, path = "/api/notifications", tag = "Notifications", security(("bearer" = [])),
     responses((status = 200, body = NotificationListResponse), Problems),
@@ -182,8 +182,8 @@ async fn list_notifications(
     State(app): State<AppState>,
     signed: Signed,
 ) -> Result<Json<NotificationListResponse>, Problem> {
-    let mut tx = app.platform.db.begin(&signed.scope).await?;
-    let listed = notifications::list(&mut tx).await?;
+    let mut tx = app.platform.db.begin(&signed.scope.clone().widened()).await?;
+    let listed = notifications::list(&mut tx, &signed.scope).await?;
     tx.commit().await?;
     Ok(Json(NotificationListResponse { notifications: listed.into_iter().map(Into::into).collect() }))
 }

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::AppState;
 use crate::extract::{Admin, Json, Path, Signed};
+use crate::observe::traceparent;
 use crate::problem::{Problem, Problems};
-use crate::routes::workflows::execute::traceparent;
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -78,7 +78,7 @@ struct InstallPackageRequest {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "package_name": "requests", "version": "2.32.3", "status": "queued", "message": "requests is going to be installed.",
-    "job_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "notification_id": null,
+    "job_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "notification_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b12",
 }))]
 struct PackageInstallResponse {
     package_name: String,
@@ -97,7 +97,7 @@ struct PackageInstallResponse {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "message": "requests is going to be removed.", "status": "queued", "job_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11",
-    "notification_id": null,
+    "notification_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b12",
 }))]
 struct PackageChangeResponse {
     message: String,
@@ -247,8 +247,9 @@ async fn request(
     // The workspace is one, whatever organization the administrator looks at.
     let scope = admin.scope.of_owner(None);
     let mut tx = app.platform.db.begin(&scope).await?;
-    let job = packages::request(&mut tx, change, None, traceparent(headers)).await?;
+    let job = packages::request(&mut tx, change, traceparent(headers)).await?;
     tx.commit().await?;
-    job.wake(&app.platform.wakeups);
-    Ok(PackageChangeResponse { message, status: "queued".into(), job_id: job.id.0, notification_id: None })
+    let (job_id, notification_id) = (job.id.0, Some(job.notification.id.0));
+    job.announce(&app.platform);
+    Ok(PackageChangeResponse { message, status: "queued".into(), job_id, notification_id })
 }

@@ -69,6 +69,16 @@ async fn notifications_are_their_owners_and_some_are_for_administrators_too() {
     let in_other = Person { client: world.admin.client.in_organization(other), ..world.admin.clone() };
     assert_eq!(titles(&in_other).await, Vec::<String>::new(), "exactly the scope");
 
+    // What is one's own is shown wherever one looks.
+    let of_nobody = world.notify_in(&scope(&world.admin, None), new("Installing httpx")).await;
+    assert_eq!(titles(&in_other).await, ["Installing httpx"]);
+    world
+        .admin
+        .client
+        .delete(&format!("/api/notifications/{of_nobody}"))
+        .await
+        .expect_status(StatusCode::NO_CONTENT);
+
     let shown = seen(&ada, own).await;
     assert_eq!((&shown["status"], &shown["category"]), (&json!("pending"), &json!("package_install")));
     assert_eq!(shown["metadata"], json!({"package_name": "requests"}));
@@ -146,14 +156,6 @@ async fn listen(replica: &Replica, person: &Person, channels: &[String]) -> (Soc
     (socket, hello["channels"].clone())
 }
 
-/// The frames up to the answer to a ping.
-async fn settled(socket: &mut Socket) -> Vec<Value> {
-    socket.send(&json!({"type": "ping"})).await;
-    let mut frames = socket.until(|frame| frame["type"] == "pong").await;
-    frames.pop();
-    frames
-}
-
 #[tokio::test]
 async fn every_change_is_told_once_to_who_may_hear_it_on_every_replica() {
     let world = World::with_redis().await;
@@ -201,7 +203,7 @@ async fn every_change_is_told_once_to_who_may_hear_it_on_every_replica() {
     assert_eq!(to_admin.len(), 2, "{to_admin:#?}");
     assert_eq!(to_admin[0]["notification"]["title"], "Shared");
     // What the others of this replica have heard, he would have heard by now.
-    let foreign = settled(&mut of_bob).await;
+    let foreign = of_bob.settled().await;
     println!("notifications: {} frames to their owner, to somebody else {}", frames.len(), foreign.len());
     assert_eq!(foreign, [Value::Null; 0]);
     drop(second);
@@ -234,7 +236,7 @@ async fn a_thousand_reports_are_told_a_few_times_and_the_latest_always() {
     let frames = socket.until(|frame| frame["notification"]["status"] == "completed").await;
     assert!(frames.len() <= 2, "{frames:#?}");
     assert_eq!(frames.last().expect("one")["notification"]["percent"], 100.0);
-    let after = settled(&mut socket).await;
+    let after = socket.settled().await;
     assert!(
         after.iter().all(|frame| frame["type"] == "notification"),
         "nothing changes after the end: {after:?}"

@@ -19,14 +19,6 @@ async fn connect(client: &Client, path: &str) -> (Socket, Value) {
     (socket, hello)
 }
 
-/// The answer to a ping: whatever came before it has arrived then.
-async fn settled(socket: &mut Socket) -> Vec<Value> {
-    socket.send(&json!({"type": "ping"})).await;
-    let mut frames = socket.until(|frame| frame["type"] == "pong").await;
-    frames.pop();
-    frames
-}
-
 #[tokio::test]
 async fn refusals_accept_the_socket_and_say_why() {
     let world = World::start().await;
@@ -103,7 +95,7 @@ async fn frames_of_a_client_never_end_the_socket() {
     for frame in [json!({}), json!({"type": "unknown"}), json!({"type": "subscribe"})] {
         socket.send(&frame).await;
     }
-    assert_eq!(settled(&mut socket).await, [Value::Null; 0], "unknown types are ignored");
+    assert_eq!(socket.settled().await, [Value::Null; 0], "unknown types are ignored");
     world.close().await;
 }
 
@@ -122,7 +114,7 @@ async fn unsubscribing_ends_what_a_channel_carries() {
     worker.store(&claimed, &lines(1, 5)).await;
     worker.tell(&claimed, &lines(1, 5));
     worker.finish(&claimed, &success(&claimed, "{}")).await;
-    assert_eq!(settled(&mut socket).await, [Value::Null; 0]);
+    assert_eq!(socket.settled().await, [Value::Null; 0]);
 
     socket.send(&json!({"type": "subscribe", "channels": [channel], "after": {channel.clone(): 3}})).await;
     let frames = socket.until(|frame| frame["completed_at"].is_string() && frame["snapshot"] != true).await;

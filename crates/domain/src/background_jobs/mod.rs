@@ -12,9 +12,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::id::{JobId, OrgId, UserId};
+use crate::notifications::{self, Category, NewNotification, Notification};
+use crate::wakeup::JobWakeup;
 use crate::wakeup::dead_letters::Queue;
-use crate::wakeup::{JobWakeup, Wakeups};
-use crate::{Error, OrgTx, Result};
+use crate::{Error, OrgTx, Platform, Result};
 
 pub mod upkeep;
 pub mod work;
@@ -61,20 +62,22 @@ pub struct NewJob {
     pub kind: Kind,
     /// What is to be done; the handler of the kind reads it. Names and references, never a secret.
     pub payload: Value,
-    /// The notification that tells of its progress.
-    pub notification_id: Option<Uuid>,
+    /// What the notification of its progress is called.
+    pub title: String,
     /// How long one attempt may take.
     pub timeout: Duration,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
 }
 
-/// A job that was submitted, and has to be woken once its transaction has committed.
+/// A job that was submitted, and has to be announced once its transaction has committed.
 #[derive(Debug, Clone)]
-#[must_use = "nobody is woken before `wake`"]
+#[must_use = "nobody is woken before `announce`"]
 pub struct Submitted {
     /// The job.
     pub id: JobId,
+    /// Tells its user how far it is, pending.
+    pub notification: Notification,
     kind: Kind,
     wakeup: JobWakeup,
 }
@@ -113,6 +116,15 @@ impl Kind {
     }
 }
 
+impl From<Kind> for Category {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::GitSync => Self::GithubSetup,
+            Kind::PackagesInstall => Self::PackageInstall,
+        }
+    }
+}
+
 impl Status {
     /// Whether it never changes again.
     pub fn is_terminal(self) -> bool {
@@ -121,19 +133,22 @@ impl Status {
 }
 
 impl Submitted {
-    /// Wakes a worker; called after the commit. A wake-up that gets lost is repeated by the sweeper.
-    pub fn wake(&self, wakeups: &Wakeups) {
-        wakeups.publish_job(self.kind.queue(), &self.wakeup);
+    /// Shows its notification and wakes a worker; called after the commit. A wake-up that gets lost is repeated by the
+    /// sweeper.
+    pub fn announce(self, platform: &Platform) {
+        self.notification.announce(&platform.events);
+        platform.wakeups.publish_job(self.kind.queue(), &self.wakeup);
     }
 }
 
-/// Writes a pending job in the scope of `tx`, on behalf of its actor.
+/// Writes a pending job and its notification in the scope of `tx`, on behalf of its actor.
 ///
 /// # Errors
 /// [`Error::Forbidden`] without an organization context, [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn submit(tx: &mut OrgTx, new: NewJob) -> Result<Submitted> {
     let (id, owner) = (JobId::generate(), tx.scope().owner()?);
     let actor = tx.scope().actor().clone();
+    let notification = notifications::create(tx, NewNotification::new(new.kind.into(), new.title)).await?;
     sqlx::query!(
         "INSERT INTO background_jobs (id, kind, organization_id, requested_by, requested_by_name, requested_by_email,
              payload, notification_id, traceparent, max_attempts, timeout_seconds)
@@ -145,14 +160,15 @@ pub async fn submit(tx: &mut OrgTx, new: NewJob) -> Result<Submitted> {
         actor.name,
         actor.email,
         new.payload,
-        new.notification_id,
+        notification.id as _,
         new.traceparent,
         MAX_ATTEMPTS,
         i32::try_from(new.timeout.as_secs()).unwrap_or(i32::MAX),
     )
     .execute(tx.conn())
     .await?;
-    Ok(Submitted { id, kind: new.kind, wakeup: JobWakeup::new(id, owner, new.traceparent) })
+    let wakeup = JobWakeup::new(id, owner, new.traceparent);
+    Ok(Submitted { id, notification, kind: new.kind, wakeup })
 }
 
 /// A job of the scope.

@@ -15,7 +15,7 @@ pub(crate) use progress::{Ending, end_all};
 use crate::audit::{self, Action};
 use crate::events::{Event, Events, Notice};
 use crate::id::{NotificationId, UserId};
-use crate::{Error, OrgTx, Result};
+use crate::{Error, OrgScope, OrgTx, Result};
 
 /// Most that a list shows; who has more sees the newest.
 const MOST_LISTED: i64 = 200;
@@ -153,22 +153,26 @@ pub async fn create(tx: &mut OrgTx, new: NewNotification) -> Result<Notification
     .await?)
 }
 
-/// The actor's notifications that have not expired, newest first; an administrator's with those for administrators.
+/// The actor's notifications that have not expired, newest first; an administrator's with those for administrators of the
+/// organization that `seen_in` looks at. `tx` reaches all of the actor's own.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn list(tx: &mut OrgTx) -> Result<Vec<Notification>> {
-    let actor = tx.scope().actor().clone();
+pub async fn list(tx: &mut OrgTx, seen_in: &OrgScope) -> Result<Vec<Notification>> {
+    let actor = seen_in.actor();
     Ok(sqlx::query_as!(
         Notification,
         r#"SELECT id AS "id: NotificationId", user_id AS "user_id: UserId", for_admins, category AS "category: Category",
                title, description, status AS "status: Status", percent, error, result, metadata, created_at, updated_at
            FROM notifications
-           WHERE (user_id = $1 OR ($2 AND for_admins)) AND expires_at > now()
+           WHERE (user_id = $1 OR ($2 AND for_admins AND ($3 OR organization_id IS NOT DISTINCT FROM $4)))
+             AND expires_at > now()
            ORDER BY id DESC
-           LIMIT $3"#,
+           LIMIT $5"#,
         actor.id as _,
         actor.is_platform_admin,
+        seen_in.spans_all(),
+        seen_in.org() as _,
         MOST_LISTED,
     )
     .fetch_all(tx.conn())

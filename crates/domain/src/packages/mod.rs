@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use sqlx::types::Json;
-use uuid::Uuid;
 
 use crate::audit::{self, Action};
 use crate::background_jobs::{self, Claimed, Kind, NewJob, Submitted, work};
@@ -60,6 +59,17 @@ pub enum Change {
     },
     /// Go back to the environment before.
     RollBack,
+}
+
+impl Change {
+    /// What is going on, in a few words.
+    fn title(&self) -> String {
+        match self {
+            Self::Install { name, .. } => format!("Installing {name}"),
+            Self::Uninstall { name } => format!("Removing {name}"),
+            Self::RollBack => "Going back to the packages before".to_owned(),
+        }
+    }
 }
 
 /// An environment in use, or used before.
@@ -144,20 +154,15 @@ pub async fn before(db: &Db, version: i64) -> Result<Option<Environment>> {
     }))
 }
 
-/// Asks for a change, on behalf of the actor of `tx`: a job that the caller wakes after the commit.
+/// Asks for a change, on behalf of the actor of `tx`: a job that the caller announces after the commit.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn request(
-    tx: &mut OrgTx,
-    change: &Change,
-    notification_id: Option<Uuid>,
-    traceparent: Option<String>,
-) -> Result<Submitted> {
+pub async fn request(tx: &mut OrgTx, change: &Change, traceparent: Option<String>) -> Result<Submitted> {
     let new = NewJob {
         kind: Kind::PackagesInstall,
         payload: serde_json::to_value(change).map_err(Error::internal)?,
-        notification_id,
+        title: change.title(),
         timeout: PATIENCE,
         traceparent,
     };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use domain::background_jobs::{self, Job, NewJob};
 use domain::events::Notice;
-use domain::notifications::{self, Category, NewNotification, Notification};
+use domain::notifications::{self, Category, Notification};
 use domain::wakeup::dead_letters::Queue;
 use domain::{Actor, OrgScope};
 use serde_json::{Value, json};
@@ -75,11 +75,12 @@ impl Fixture {
 
     async fn submit_within(&self, timeout: Duration, kind: Kind, payload: Value) -> JobId {
         let mut tx = self.platform.db.begin(&self.scope).await.expect("begins");
-        let new = NewJob { kind, payload, notification_id: None, timeout, traceparent: None };
+        let new = NewJob { kind, payload, title: "A job".into(), timeout, traceparent: None };
         let submitted = background_jobs::submit(&mut tx, new).await.expect("submits");
         tx.commit().await.expect("commits");
-        submitted.wake(&self.platform.wakeups);
-        submitted.id
+        let id = submitted.id;
+        submitted.announce(&self.platform);
+        id
     }
 
     async fn get(&self, id: JobId) -> Job {
@@ -227,7 +228,7 @@ async fn a_lost_wakeup_is_repeated_and_poison_goes_to_the_dead_letters() {
     let new = NewJob {
         kind: Kind::PackagesInstall,
         payload: json!({}),
-        notification_id: None,
+        title: "A job".into(),
         timeout: Duration::from_secs(60),
         traceparent: None,
     };
@@ -255,23 +256,25 @@ async fn a_lost_wakeup_is_repeated_and_poison_goes_to_the_dead_letters() {
     fixture.close().await;
 }
 
-/// A job with a notification of its own.
+/// A job, with its notification.
 async fn submit_notified(fixture: &Fixture, payload: Value) -> (JobId, Notification) {
     let mut tx = fixture.platform.db.begin(&fixture.scope).await.expect("begins");
-    let new = NewNotification::new(Category::PackageInstall, "Installing requests");
-    let made = notifications::create(&mut tx, new).await.expect("makes it");
     let new = NewJob {
         kind: Kind::PackagesInstall,
         payload,
-        notification_id: Some(made.id.0),
+        title: "Installing requests".into(),
         timeout: Duration::from_secs(60),
         traceparent: None,
     };
     let submitted = background_jobs::submit(&mut tx, new).await.expect("submits");
     tx.commit().await.expect("commits");
-    made.clone().announce(&fixture.platform.events);
-    submitted.wake(&fixture.platform.wakeups);
-    (submitted.id, made)
+    let (id, notification) = (submitted.id, submitted.notification.clone());
+    assert_eq!(
+        (&*notification.title, notification.category),
+        ("Installing requests", Category::PackageInstall)
+    );
+    submitted.announce(&fixture.platform);
+    (id, notification)
 }
 
 async fn seen(fixture: &Fixture, id: domain::id::NotificationId) -> Notification {
@@ -283,9 +286,6 @@ async fn seen(fixture: &Fixture, id: domain::id::NotificationId) -> Notification
 async fn the_notification_of_a_job_ends_with_it_whatever_becomes_of_its_worker() {
     let fixture = Fixture::start(TestEnv::with_files(&[]).await, false).await;
     let mut conn = fixture.test.db.connect().await;
-    // Notifications are of people whom the database knows.
-    let known = "INSERT INTO users (id, email, user_type) VALUES ($1, 'ada@example.com', 'PLATFORM')";
-    sqlx::query(known).bind(fixture.scope.actor().id.0).execute(&mut conn).await.expect("inserts");
     let mut notices = fixture.platform.events.notices();
     let stop = CancellationToken::new();
     let worker = fixture.work(&stop);

@@ -8,6 +8,7 @@ use domain::events::{Event, News};
 use domain::executions::Status;
 use domain::git::connect::{self, Wanted};
 use domain::git::merge;
+use domain::notifications;
 use serde_json::{Value, json};
 use testkit::{Origin, eventually};
 
@@ -111,18 +112,19 @@ async fn a_job_connects_the_workspace_and_tells_who_asked() {
         let new = NewJob {
             kind: Kind::GitSync,
             payload: json!(Wanted { repo_url: address, branch: "main".into() }),
-            notification_id: None,
+            title: "Connecting".into(),
             timeout: std::time::Duration::from_secs(60),
             traceparent: None,
         };
         let job = background_jobs::submit(&mut tx, new).await.expect("submits");
         tx.commit().await.expect("commits");
-        job.wake(&engine.platform.wakeups);
+        let (job_id, notification_id) = (job.id, job.notification.id);
+        job.announce(&engine.platform);
         let mut logs = 0;
         let end = loop {
             let event = events.recv().await.expect("is told");
             let Event::Progress(progress) = &*event else { continue };
-            if progress.job_id != job.id {
+            if progress.job_id != job_id {
                 continue;
             }
             assert_eq!(progress.user_id, scope.actor().id);
@@ -133,7 +135,11 @@ async fn a_job_connects_the_workspace_and_tells_who_asked() {
         };
         assert!(end.contains(words) && logs >= 2, "{end}");
         let mut tx = engine.platform.db.begin(&scope).await.expect("begins");
-        assert_eq!(background_jobs::get(&mut tx, job.id).await.expect("is there").status, status);
+        assert_eq!(background_jobs::get(&mut tx, job_id).await.expect("is there").status, status);
+        let shown = notifications::get(&mut tx, notification_id).await.expect("is there");
+        assert_eq!(shown.status == notifications::Status::Completed, status == JobStatus::Success);
+        let words_shown = shown.error.or(shown.description).unwrap_or_default();
+        assert!(words_shown.contains(words), "{words_shown}");
     }
     let ask = || async {
         let workflow = engine.platform.catalog.get(&engine.platform.db, &scope, "answer").await;

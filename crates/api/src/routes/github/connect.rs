@@ -21,6 +21,7 @@ use super::change::seen_through;
 use super::shapes::{GitRefreshStatusResponse, all};
 use crate::AppState;
 use crate::extract::{Admin, Json, Query, check_text};
+use crate::observe::traceparent;
 use crate::problem::{Problem, Problems};
 
 /// How long a job may take that connects a repository.
@@ -165,13 +166,13 @@ struct WorkspaceAnalysisResponse {
 /// A job that connects a repository.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
-    "job_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "notification_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11",
+    "job_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "notification_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b12",
     "status": "queued",
 }))]
 struct GitHubSetupResponse {
     /// Its progress is told on the channel `git:{user}`.
     job_id: String,
-    /// The name under which people hear of it: that of the job.
+    /// The notification that follows it.
     notification_id: String,
     #[schema(default = "queued", required = false)]
     status: String,
@@ -361,7 +362,7 @@ async fn init_git(
 
 /// Connects a repository in the background.
 ///
-/// As `POST /api/github/init`, with the token that was validated. Progress and end are told on the channel `git:{user}`.
+/// As `POST /api/github/init`, with the token that was validated. Progress and end are told on the channel `git:{user}` and by the notification.
 #[utoipa::path(
     post, path = "/api/github/configure", tag = "GitHub", security(("bearer" = [])),
     request_body = GitHubConfigRequest,
@@ -384,19 +385,16 @@ async fn configure_git(
     let new = NewJob {
         kind: Kind::GitSync,
         payload: serde_json::to_value(&wanted).map_err(Error::internal)?,
-        notification_id: None,
+        title: format!("Connecting {}", address.url().path().trim_start_matches('/')),
         timeout: CONNECT_TIMEOUT,
-        traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).map(ToOwned::to_owned),
+        traceparent: traceparent(&headers),
     };
     let job = background_jobs::submit(&mut tx, new).await?;
     audit::record(&mut tx, audit::Action::GitConnecting, format!("job/{}", job.id), &wanted).await?;
     tx.commit().await?;
-    job.wake(&app.platform.wakeups);
-    Ok(Json(GitHubSetupResponse {
-        job_id: job.id.to_string(),
-        notification_id: job.id.to_string(),
-        status: "queued".into(),
-    }))
+    let (job_id, notification_id) = (job.id.to_string(), job.notification.id.to_string());
+    job.announce(&app.platform);
+    Ok(Json(GitHubSetupResponse { job_id, notification_id, status: "queued".into() }))
 }
 
 /// Lets the repository go.

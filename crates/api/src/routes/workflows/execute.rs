@@ -17,7 +17,6 @@ use domain::executions::bulk::Repeatable;
 use domain::executions::submit::{Idempotency, NewExecution, Work};
 use domain::id::{ExecutionId, FormId};
 use domain::json::canonical;
-use domain::telemetry::traces;
 use domain::workflows::{Workflow, check_parameters};
 use domain::{OrgScope, Permission, Result};
 use serde::{Deserialize, Serialize};
@@ -350,7 +349,7 @@ impl Run {
     ) -> NewExecution {
         NewExecution {
             id,
-            traceparent: traceparent(headers),
+            traceparent: observe::traceparent(headers),
             idempotency,
             priority: self.priority,
             form_id: self.form_id,
@@ -452,12 +451,6 @@ fn source(code: &str) -> String {
             .unwrap_or_else(|error| error.into_bytes().into_iter().map(char::from).collect()),
         Err(_) => code.to_owned(),
     }
-}
-
-/// The trace context of a request, if it has one.
-pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    traces::is_traceparent(text).then(|| text.to_owned())
 }
 
 #[cfg(test)]
