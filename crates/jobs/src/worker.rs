@@ -1,6 +1,7 @@
 //! The worker: takes wake-ups when slots are free, claims that many rows in one statement, acknowledges, runs.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -30,8 +31,8 @@ use crate::workspace::LookAgain;
 /// Deliveries held beyond the slots, so that a slot that becomes free does not wait for the broker.
 const PREFETCH_AHEAD: usize = 16;
 const HEARTBEAT: Duration = Duration::from_secs(3);
-/// How long a run waits until this machine has the packages it needs.
-const PACKAGES_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a run waits until this machine has the packages it needs, before it is given back.
+const PACKAGES_PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE_WITHOUT_DATABASE: Duration = Duration::from_millis(300);
 /// How long an answer of PostgreSQL is waited for: a connection may be dead without anybody having said so. What was
 /// claimed all the same is the reaper's.
@@ -50,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) templates: Templates,
     pub(crate) recorder: Recorder,
     look_again: LookAgain,
+    /// The newest packages that a claim asked for.
+    wanted: AtomicI64,
     slots: Arc<Semaphore>,
     running: Mutex<HashMap<ExecutionId, Running>>,
     /// Told when something was submitted somewhere.
@@ -63,6 +66,11 @@ struct Running {
     stop: Stop,
 }
 
+/// Whether there is a template with the packages of this version or a later one.
+fn is_of(template: &Option<Arc<Template>>, environment_version: i64) -> bool {
+    template.as_ref().is_some_and(|template| template.environment_version() >= environment_version)
+}
+
 impl Worker {
     pub(crate) fn new(platform: Platform, templates: Templates, look_again: LookAgain) -> Self {
         Self {
@@ -74,24 +82,29 @@ impl Worker {
             platform,
             templates,
             look_again,
+            wanted: AtomicI64::new(0),
         }
     }
 
     /// The template with the packages of this version or a later one; `None` when this machine cannot make them in time.
     pub(crate) async fn template(&self, environment_version: i64) -> Option<Arc<Template>> {
-        let is_ready = |template: &Option<Arc<Template>>| {
-            template.as_ref().is_some_and(|template| template.environment_version() >= environment_version)
-        };
+        let is_ready = |template: &Option<Arc<Template>>| is_of(template, environment_version);
         {
             let current = self.templates.borrow();
             if is_ready(&current) {
                 return current.clone();
             }
         }
+        self.wanted.fetch_max(environment_version, Ordering::Relaxed);
         self.look_again.now();
         let mut templates = self.templates.clone();
         let ready = tokio::time::timeout(PACKAGES_PATIENCE, templates.wait_for(is_ready)).await;
         ready.ok()?.ok()?.clone()
+    }
+
+    /// Whether the template has the newest packages that a claim asked for.
+    fn has_packages(&self, template: &Option<Arc<Template>>) -> bool {
+        is_of(template, self.wanted.load(Ordering::Relaxed))
     }
 
     /// Works until `stop`, then drains.
@@ -153,6 +166,10 @@ impl Worker {
                 waiting.extend(more.unwrap_or_default());
             }
             gather.saw(waiting.len());
+            // What cannot be run here is left to others.
+            if templates.wait_for(|template| self.has_packages(template)).await.is_err() {
+                return;
+            }
             // No slot is held while nothing waits: a parent that takes its own back could need it.
             let wanted = waiting.len();
             if sabotage::is(Fault::AckBeforeClaim) {

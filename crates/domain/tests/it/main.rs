@@ -7,6 +7,7 @@ mod loans;
 mod logs;
 mod metrics;
 mod migrations;
+mod packages;
 mod people;
 mod queue;
 mod readings;

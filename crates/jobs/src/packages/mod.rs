@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::background::{Running, Work};
 
 pub(crate) mod environments;
+mod lock;
 pub(crate) mod tool;
 
 use environments::Environments;

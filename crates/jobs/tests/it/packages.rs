@@ -74,10 +74,11 @@ fn uninstall(name: &str) -> Change {
 /// Asks for a change, as the api does.
 pub(crate) async fn ask(platform: &Platform, change: &Change) -> JobId {
     let mut tx = platform.db.begin(&Engine::admin()).await.expect("begins");
-    let job = packages::request(&mut tx, change, None, None).await.expect("asks");
+    let job = packages::request(&mut tx, change, None).await.expect("asks");
     tx.commit().await.expect("commits");
-    job.wake(&platform.wakeups);
-    job.id
+    let id = job.id;
+    job.announce(platform);
+    id
 }
 
 pub(crate) async fn job(platform: &Platform, id: JobId) -> Job {
@@ -396,6 +397,44 @@ async fn every_worker_has_the_new_packages_before_its_next_run() {
     }
     println!("packages: 6 switches, 72 runs on {} workers, with old packages {stale}", places.len());
     assert_eq!((stale, places.len()), (0, 2));
+    drop(running);
+    workers.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_get_the_packages_gives_its_runs_back() {
+    let index = index().await;
+    let workers = Workers::prepare(&index).await;
+    let mut cut_off = workers.settings.clone();
+    cut_off.package_index_url = "http://127.0.0.1:9/simple".into();
+    let running =
+        [crate::faults::Worker::start(&workers.settings, 0), crate::faults::Worker::start(&cut_off, 1)];
+    let capacity = || async {
+        let capacity = domain::workers::capacity(&workers.platform.db).await.expect("reads");
+        (capacity.workers == 2).then_some(())
+    };
+    eventually_within(PATIENCE, "both workers", capacity).await;
+    // Whichever gets the job: the one that is cut off fails it, and changes nothing.
+    let mut refused = 0;
+    while ended(&workers.platform, ask(&workers.platform, &install("alpha", Some("1.0"))).await).await.status
+        != Status::Success
+    {
+        refused += 1;
+        assert!(refused < 20, "the other one gets it at some time");
+    }
+    let began = Instant::now();
+    let runs = futures::future::join_all((0..24).map(|_| workers.run("versions"))).await;
+    let right = runs.iter().filter(|run| **run == json!({"alpha": "1.0", "beta": "1.0"})).count();
+    let mut conn = workers.test.db.connect().await;
+    let again: i64 = sqlx::query_scalar("SELECT count(*) FROM executions WHERE attempt > 1")
+        .fetch_one(&mut conn)
+        .await
+        .expect("counts");
+    println!(
+        "packages: beside a worker that cannot get them {right} of 24 runs have them after {:.1?}; given back {again}",
+        began.elapsed()
+    );
+    assert_eq!(right, 24);
     drop(running);
     workers.close().await;
 }
