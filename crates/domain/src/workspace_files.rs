@@ -163,6 +163,20 @@ pub async fn on_disk<T: Send + 'static>(
         .map_err(Error::internal)?
 }
 
+/// Makes a folder for the files of one organization, and the one it is in, which nobody but the platform may enter.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the disk refuses.
+pub fn make_overlay(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| Error::Unavailable { service: "the disk of the workspace", source: error.into() })
+}
+
 impl Files {
     /// Opens the tree of the workspace that is in use, which is not exchanged as long as this is held.
     ///

@@ -455,6 +455,10 @@ fn read<'a, T: Deserialize<'a>>(args: &'a str) -> Result<T, Refusal> {
     })
 }
 
+fn parse_id<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Refusal> {
+    text.parse().map_err(|_| Refusal::value(&format!("{name}: not an id")))
+}
+
 fn yes() -> bool {
     true
 }

@@ -28,10 +28,13 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Lines that wait to be stored while the run goes on, at most, and for how long.
 const FLUSH_LINES: usize = 1_000;
 const FLUSH_PERIOD: Duration = Duration::from_millis(100);
+/// Pause before what was given back is taken again.
+const GIVEN_BACK: Duration = Duration::from_secs(1);
 const MAX_RESULT: u64 = 16 * 1024 * 1024;
 const MAX_OPEN_FILES: u64 = 1_024;
-/// The kernel counts processes per user, so this is shared by all runs that are the same user.
-const MAX_PROCESSES: u64 = 4_096;
+/// The kernel counts processes per user: one that is a run's own, or one that it shares with all others.
+const MAX_PROCESSES: u64 = 512;
+const MAX_SHARED_PROCESSES: u64 = 4_096;
 const MAX_FILE_SIZE: u64 = 1024 * 1024 * 1024;
 
 /// How an attempt ended.
@@ -44,6 +47,8 @@ enum End {
     Stopped(Reason),
     /// It could not be started.
     NotStarted(Failure),
+    /// This machine does not have the packages it needs: another may, or this one later.
+    GivenBack,
     /// Its fence is lost: nothing of it counts.
     Fenced,
 }
@@ -124,10 +129,7 @@ impl<'a> Attempt<'a> {
             template = self.worker.template(self.claimed.environment_version) => template,
             why = stopped(stop) => return why.map_or(End::Fenced, End::Stopped),
         };
-        let Some(template) = template else {
-            let words = "this worker cannot get the packages of the workspace; its log says why";
-            return End::NotStarted(failure("PackagesUnavailable", words));
-        };
+        let Some(template) = template else { return End::GivenBack };
         self.caller.runs_in(template.workspace());
         match self.start(&template).await {
             Ok(run) => self.follow(run, stop).await,
@@ -151,7 +153,7 @@ impl<'a> Attempt<'a> {
             tries += 1;
             let started = async {
                 let mut run = template.run(isolation, &scope).await?;
-                let replier = self.send_start(&mut run, &scope, template.generation()).await?;
+                let replier = self.send_start(&mut run, &scope, template).await?;
                 Ok::<_, runner::Error>((run, replier))
             };
             match started.await {
@@ -168,7 +170,7 @@ impl<'a> Attempt<'a> {
         &self,
         run: &mut Run,
         scope: &str,
-        generation: &str,
+        template: &Template,
     ) -> Result<runner::Replier, runner::Error> {
         let claimed = self.claimed;
         let (id, user_id) = (claimed.id.to_string(), claimed.executed_by.to_string());
@@ -204,16 +206,16 @@ impl<'a> Attempt<'a> {
                 is_function_key: claimed.is_function_key,
                 traceparent: self.traceparent.as_deref(),
             },
-            limits: self.limits(),
+            limits: self.limits(template.has_own_users()),
             temp_dir: None,
             capture_variables: true,
             pooled: run.is_pooled(),
-            generation,
+            generation: template.generation(),
         };
         run.start(&start).await
     }
 
-    fn limits(&self) -> Limits {
+    fn limits(&self, has_own_user: bool) -> Limits {
         let settings = &self.worker.platform.settings;
         Limits {
             memory_bytes: Some(settings.run_memory_mb * 1024 * 1024),
@@ -221,7 +223,7 @@ impl<'a> Attempt<'a> {
             cpu_seconds: u64::try_from(self.claimed.timeout_seconds)
                 .ok()
                 .map(|seconds| seconds.saturating_mul(4)),
-            processes: Some(MAX_PROCESSES),
+            processes: Some(if has_own_user { MAX_PROCESSES } else { MAX_SHARED_PROCESSES }),
             file_size_bytes: Some(MAX_FILE_SIZE),
             open_files: Some(MAX_OPEN_FILES),
             result_bytes: MAX_RESULT,
@@ -361,6 +363,10 @@ impl<'a> Attempt<'a> {
                     &mut outcome,
                     failure("WorkerLost", "the worker was stopped before the run had ended"),
                 );
+            }
+            End::GivenBack => {
+                outcome.status = Status::Pending;
+                outcome.retry_in = GIVEN_BACK;
             }
             End::Fenced => unreachable!("a fenced attempt has no outcome"),
         }

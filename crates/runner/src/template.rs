@@ -164,6 +164,11 @@ impl Template {
         self.gone.is_cancelled()
     }
 
+    /// Whether each process is a user of its own, so that what the kernel counts per user is counted per process.
+    pub fn has_own_users(&self) -> bool {
+        self.config.enclosure.run_as.is_some_and(|users| users.count > 1)
+    }
+
     /// The state of the workspace it was started for.
     pub fn generation(&self) -> &str {
         &self.config.generation

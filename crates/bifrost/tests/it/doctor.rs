@@ -21,6 +21,20 @@ async fn a_healthy_installation_has_nothing_to_repair() {
         assert!(finding(&findings, part).is_some(), "nothing about {part} in {findings:#}");
     }
     assert_eq!(of_verdict(&findings, "error"), Vec::<&Value>::new());
+    let pieces: Vec<&str> = findings
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|finding| finding["part"] == "isolation")
+        .filter_map(|finding| finding["found"].as_str())
+        .collect();
+    for piece in ["process tree", "user", "system calls", "file system", "network", "memory"] {
+        assert!(pieces.iter().any(|found| found.starts_with(&format!("{piece}: "))), "{piece} in {pieces:?}");
+    }
+    let off = doctor(&env).env("ISOLATION", "off").finish().await.json();
+    let unused =
+        of_verdict(&off, "warning").into_iter().filter(|finding| finding["part"] == "isolation").count();
+    assert!(unused >= 2, "{off:#}");
     let said = doctor(&env).finish().await;
     assert!(!said.all().contains("bifrost_test:"), "no login with its password");
     let text = Launch::bifrost(env.folder(), &["doctor"]).in_env(&env).finish().await.expect_code(0);

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use domain::Error;
 use domain::editor::MAX_FILE;
 use domain::id::OrgId;
-use domain::workspace_files::{FilePath, Files, OVERLAYS};
+use domain::workspace_files::{FilePath, Files, OVERLAYS, make_overlay};
 use domain::workspace_trees;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -160,12 +160,8 @@ impl Places {
 
     /// The place to write to. The overlay comes with its first file; nobody but us may enter the folder of overlays.
     fn writable(&self) -> Result<Files, Error> {
-        use std::os::unix::fs::DirBuilderExt;
-
-        if let Some(root) = &self.overlay {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| {
-                Error::Unavailable { service: "the disk of the workspace", source: error.into() }
-            })?;
+        if let Some(overlay) = &self.overlay {
+            make_overlay(overlay)?;
         }
         self.changeable()
     }

@@ -6,13 +6,13 @@ use domain::page::NameCursor;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Caller};
+use super::{Answer, Caller, parse_id};
 
 const MOST_FORMS: i64 = 1_000;
 
 #[derive(Deserialize)]
 pub(super) struct OneForm {
-    form_id: FormId,
+    form_id: String,
 }
 
 pub(super) async fn list(caller: &Caller) -> Answer {
@@ -23,8 +23,9 @@ pub(super) async fn list(caller: &Caller) -> Answer {
 }
 
 pub(super) async fn get(caller: &Caller, args: OneForm) -> Answer {
+    let id: FormId = parse_id("form_id", &args.form_id)?;
     let mut tx = caller.begin(None).await?;
-    let found = access::get_usable(&mut tx, args.form_id).await?;
+    let found = access::get_usable(&mut tx, id).await?;
     tx.commit().await?;
     Ok(show(&found))
 }

@@ -9,7 +9,7 @@ use domain::users::directory::UserKey;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Caller, Refusal};
+use super::{Answer, Caller, Refusal, parse_id};
 
 const MOST_ROLES: i64 = 10_000;
 const MOST_USERS: i64 = 10_000;
@@ -27,7 +27,7 @@ pub(super) struct NewRole {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChangedRole {
-    role_id: RoleId,
+    role_id: String,
     name: Option<String>,
     description: Option<String>,
     is_active: Option<bool>,
@@ -35,19 +35,19 @@ pub(super) struct ChangedRole {
 
 #[derive(Deserialize)]
 pub(super) struct OneRole {
-    role_id: RoleId,
+    role_id: String,
 }
 
 #[derive(Deserialize)]
 pub(super) struct Users {
-    role_id: RoleId,
+    role_id: String,
     user_ids: Vec<String>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct Forms {
-    role_id: RoleId,
-    form_ids: Vec<FormId>,
+    role_id: String,
+    form_ids: Vec<String>,
 }
 
 pub(super) async fn list(caller: &Caller) -> Answer {
@@ -58,8 +58,9 @@ pub(super) async fn list(caller: &Caller) -> Answer {
 }
 
 pub(super) async fn get(caller: &Caller, args: OneRole) -> Answer {
+    let id = role(&args.role_id)?;
     let mut tx = caller.begin(None).await?;
-    let found = roles::get(&mut tx, args.role_id).await?;
+    let found = roles::get(&mut tx, id).await?;
     tx.commit().await?;
     Ok(show(&found))
 }
@@ -82,6 +83,7 @@ pub(super) async fn create(caller: &Caller, args: NewRole) -> Answer {
 }
 
 pub(super) async fn update(caller: &Caller, args: ChangedRole) -> Answer {
+    let id = role(&args.role_id)?;
     let details = json!({ "name": args.name, "is_active": args.is_active });
     let changes = roles::Changes {
         name: args.name,
@@ -90,54 +92,65 @@ pub(super) async fn update(caller: &Caller, args: ChangedRole) -> Answer {
         is_active: args.is_active,
     };
     let mut tx = caller.begin_as_admin(MANAGE).await?;
-    let role = roles::update(&mut tx, args.role_id, changes).await?;
-    audit::record(&mut tx, Action::RoleUpdated, args.role_id, &details).await?;
+    let role = roles::update(&mut tx, id, changes).await?;
+    audit::record(&mut tx, Action::RoleUpdated, id, &details).await?;
     tx.commit().await?;
     Ok(show(&role))
 }
 
 /// Softly, as over HTTP: the role becomes inactive and grants nothing.
 pub(super) async fn delete(caller: &Caller, args: OneRole) -> Answer {
+    let id = role(&args.role_id)?;
     let inactive = roles::Changes { is_active: Some(false), ..roles::Changes::default() };
     let mut tx = caller.begin_as_admin(MANAGE).await?;
-    roles::update(&mut tx, args.role_id, inactive).await?;
-    audit::record(&mut tx, Action::RoleDeleted, args.role_id, &()).await?;
+    roles::update(&mut tx, id, inactive).await?;
+    audit::record(&mut tx, Action::RoleDeleted, id, &()).await?;
     tx.commit().await?;
     Ok(Value::Bool(true))
 }
 
 pub(super) async fn list_users(caller: &Caller, args: OneRole) -> Answer {
+    let id = role(&args.role_id)?;
     let mut tx = caller.begin(None).await?;
-    let users = members::list(&mut tx, args.role_id, MOST_USERS, None).await?;
+    let users = members::list(&mut tx, id, MOST_USERS, None).await?;
     tx.commit().await?;
     Ok(json!(users))
 }
 
 pub(super) async fn list_forms(caller: &Caller, args: OneRole) -> Answer {
+    let id = role(&args.role_id)?;
     let mut tx = caller.begin(None).await?;
-    let forms = access::forms_of(&mut tx, args.role_id).await?;
+    let forms = access::forms_of(&mut tx, id).await?;
     tx.commit().await?;
     Ok(json!(forms))
 }
 
 pub(super) async fn assign_users(caller: &Caller, args: Users) -> Answer {
+    let id = role(&args.role_id)?;
     check_count("user_ids", args.user_ids.len())?;
     let keys: Result<Vec<UserKey>, ()> = args.user_ids.iter().map(|text| text.parse()).collect();
     let keys = keys.map_err(|()| Refusal::value("user_ids must be ids or e-mail addresses"))?;
     let mut tx = caller.begin_as_admin(MANAGE).await?;
-    members::assign(&mut tx, args.role_id, &keys).await?;
-    audit::record(&mut tx, Action::RoleAssigned, args.role_id, &json!({ "users": args.user_ids })).await?;
+    members::assign(&mut tx, id, &keys).await?;
+    audit::record(&mut tx, Action::RoleAssigned, id, &json!({ "users": args.user_ids })).await?;
     tx.commit().await?;
     Ok(Value::Null)
 }
 
 pub(super) async fn assign_forms(caller: &Caller, args: Forms) -> Answer {
+    let id = role(&args.role_id)?;
     check_count("form_ids", args.form_ids.len())?;
+    let forms: Vec<FormId> =
+        args.form_ids.iter().map(|text| parse_id("form_ids", text)).collect::<Result<_, _>>()?;
     let mut tx = caller.begin_as_admin(MANAGE).await?;
-    access::assign(&mut tx, args.role_id, &args.form_ids).await?;
-    audit::record(&mut tx, Action::FormAssigned, args.role_id, &json!({ "forms": args.form_ids })).await?;
+    access::assign(&mut tx, id, &forms).await?;
+    audit::record(&mut tx, Action::FormAssigned, id, &json!({ "forms": forms })).await?;
     tx.commit().await?;
     Ok(Value::Null)
+}
+
+fn role(text: &str) -> Result<RoleId, Refusal> {
+    parse_id("role_id", text)
 }
 
 fn check_count(what: &str, count: usize) -> Result<(), Refusal> {

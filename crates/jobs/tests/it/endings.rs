@@ -1,12 +1,13 @@
 //! Bad endings: each is a failure with the right reason, and never a success.
 
 use domain::executions::Status;
+use futures::FutureExt as _;
 use serde_json::json;
 
 use crate::support::{Engine, result};
 
 /// Function, body, error type, part of the message.
-const ENDINGS: [(&str, &str, &str, &str); 13] = [
+const ENDINGS: [(&str, &str, &str, &str); 15] = [
     ("raises", "raise ValueError('seven is right out')", "ValueError", "seven is right out"),
     ("exits", "import sys; sys.exit(0)", "NoResult", ""),
     ("exits_hard", "import os; os._exit(0)", "NoResult", "exit code 0"),
@@ -30,6 +31,18 @@ const ENDINGS: [(&str, &str, &str, &str); 13] = [
         "WorkerCrash",
         "",
     ),
+    (
+        "sends_invalid_utf8",
+        "import os, struct, time\n    said = b'{\"t\":\"result\",\"outcome\":\"success\",\"result\":\"\\xff\"}'\n    os.write(200, struct.pack('>I', len(said)) + said)\n    time.sleep(30)",
+        "WorkerCrash",
+        "wrote to its connection",
+    ),
+    (
+        "says_an_unknown_status",
+        "import os, struct, time\n    said = b'{\"t\":\"result\",\"outcome\":\"finished\",\"result\":1}'\n    os.write(200, struct.pack('>I', len(said)) + said)\n    time.sleep(30)",
+        "WorkerCrash",
+        "unknown outcome",
+    ),
 ];
 
 #[tokio::test]
@@ -42,7 +55,8 @@ async fn every_bad_ending_is_a_failure_with_its_reason() {
     let engine = Engine::on_files(&[("endings.py", &source)]).await;
 
     let scope = Engine::admin();
-    let runs = ENDINGS.map(|(name, ..)| engine.run(&scope, name, json!({})));
+    // Boxed: fifteen of these futures side by side do not fit on a test thread's stack.
+    let runs = ENDINGS.iter().map(|(name, ..)| engine.run(&scope, name, json!({})).boxed());
     let mut right = 0;
     for (run, (name, _, kind, message)) in futures::future::join_all(runs).await.into_iter().zip(ENDINGS) {
         let said = run.error_message.clone().unwrap_or_default();

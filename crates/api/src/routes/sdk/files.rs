@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use chrono::Utc;
 use domain::audit::{self, Action};
 use domain::editor::MAX_FILE;
-use domain::workspace_files::{FilePath, Files, OVERLAYS};
+use domain::workspace_files::{FilePath, Files, OVERLAYS, make_overlay};
 use domain::{Error, OrgScope};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -218,7 +218,9 @@ impl Roots {
         let root = self.roots.first().ok_or_else(|| Error::internal("no root"))?;
         let is_shared = self.location == Location::Workspace && self.roots.len() == 1;
         // The shared workspace is made by whoever runs the server; the others come with their first file.
-        if !is_shared {
+        if !is_shared && self.location == Location::Workspace {
+            make_overlay(root)?;
+        } else if !is_shared {
             std::fs::create_dir_all(root).map_err(|error| Error::Unavailable {
                 service: "the disk of the workspace",
                 source: error.into(),

@@ -1,0 +1,201 @@
+//! `files.*`, `roles.*` and `forms.*` of runs: what the caller may see and change, and nothing of others.
+
+use domain::executions::Status;
+use domain::forms::{self, AccessLevel, NewForm};
+use domain::id::{FormId, OrgId};
+use domain::{Actor, OrgScope};
+use serde_json::{Value, json};
+use sqlx::Connection;
+
+use crate::support::{Engine, actor, result, user_of};
+
+const FLOWS: &str = r#"
+from bifrost import files, forms, roles, workflow
+
+def attempt(call):
+    try:
+        value = call()
+        return value if value is None or isinstance(value, (str, bool, list)) else bool(value)
+    except Exception as error:
+        return type(error).__name__
+
+@workflow()
+async def uses_files():
+    first = files.read("data/a.txt")
+    await files.write("data/a.txt", "private")
+    files.write_bytes("/workspace/data/deep/b.bin", bytes(range(256)) * 30_000)
+    files.write("a.txt", "t", location="temp")
+    seen = {
+        "first": first, "then": files.read("data/a.txt"), "listed": list(files.list("data")), "root": list(await files.list()),
+        "large": len(files.read_bytes("data/deep/b.bin")), "exists": [bool(files.exists("data")), bool(files.exists("none"))],
+        "temp": [files.read("a.txt", location="temp"), list(files.list(location="temp"))],
+    }
+    files.delete("data/a.txt")
+    seen["after"] = files.read("data/a.txt")
+    seen["gone"] = attempt(lambda: files.delete("data/a.txt"))
+    return seen
+
+@workflow()
+def strays(other: str):
+    ways = ["../x", "/etc/passwd", ".overlays/%s/data/a.txt" % other, "data/../.overlays/%s/data/a.txt" % other, ".uploads/x",
+            ".git/config", "data/../../x", "a\0b", "", "x" * 2000]
+    tried = [attempt(lambda: files.read("link/passwd")), attempt(lambda: files.list("link"))]
+    for way in ways:
+        tried += [attempt(lambda: files.read(way)), attempt(lambda: files.write(way, "x")), attempt(lambda: files.delete(way))]
+    return tried
+
+@workflow()
+def changes_code():
+    return [attempt(lambda: files.write(name, "x = 1")) for name in ("sub/new.py", "new.form.json", "requirements.txt", "plain.txt")]
+
+@workflow()
+def writes_too_much():
+    return attempt(lambda: files.write_bytes("large.bin", bytes((10 << 20) + 1)))
+
+@workflow()
+async def manages_roles(email: str, form: str):
+    made = await roles.create("Team leads", description="May see the reports")
+    renamed = await roles.update(made.id, name="Leads")
+    await roles.assign_users(made.id, [email])
+    await roles.assign_forms(made.id, [form])
+    seen = {"name": made.name, "renamed": renamed.name, "described": renamed.description, "users": len(await roles.list_users(made.id)),
+            "forms": await roles.list_forms(made.id), "listed": [r.name for r in await roles.list()], "got": (await roles.get(made.id)).name}
+    seen["deleted"] = await roles.delete(made.id)
+    seen["active"] = (await roles.get(made.id)).is_active
+    return seen
+
+@workflow()
+async def looks(form: str, role: str):
+    async def refused(call):
+        try:
+            await call
+        except Exception as error:
+            return type(error).__name__
+    writes = [roles.create("x"), roles.update(role, name="x"), roles.delete(role), roles.assign_users(role, ["a@b.example"]),
+              roles.assign_forms(role, [form])]
+    seen = {"refused": [await refused(call) for call in writes], "roles": [r.name for r in await roles.list()]}
+    seen["forms"] = [f.name for f in await forms.list()]
+    seen["form"] = await refused(forms.get(form))
+    seen["missing"] = [await refused(forms.get("0190aaaa-0000-7000-8000-00000000ffff")), await refused(forms.get("no id")),
+                       await refused(roles.get("0190aaaa-0000-7000-8000-00000000ffff"))]
+    return seen
+"#;
+
+async fn engine() -> Engine {
+    Engine::on_files(&[("flows.py", FLOWS), ("data/a.txt", "shared")]).await
+}
+
+async fn form(engine: &Engine, scope: &OrgScope, name: &str, access_level: AccessLevel) -> FormId {
+    let new = NewForm {
+        name: name.into(),
+        description: None,
+        workflow_id: None,
+        launch_workflow_id: None,
+        default_launch_params: None,
+        allowed_query_params: None,
+        form_schema: serde_json::value::to_raw_value(&json!({ "fields": [] })).expect("JSON"),
+        access_level: Some(access_level),
+    };
+    let mut tx = engine.platform.db.begin(scope).await.expect("begins");
+    let form = forms::insert(&mut tx, new).await.expect("inserts");
+    tx.commit().await.expect("commits");
+    form.id
+}
+
+fn admin_in(org: OrgId) -> OrgScope {
+    OrgScope::for_run(Some(org), actor("admin", true))
+}
+
+async fn run(engine: &Engine, scope: &OrgScope, workflow: &str, parameters: Value) -> Value {
+    let run = engine.run(scope, workflow, parameters).await;
+    assert_eq!(run.status, Status::Success, "{workflow}: {:?}", run.error_message);
+    result(&run)
+}
+
+#[tokio::test]
+async fn an_organization_reads_its_overlay_first_and_writes_only_there() {
+    let engine = engine().await;
+    let (acme, rival) = (engine.org("acme").await, engine.org("rival").await);
+
+    let seen = run(&engine, &user_of(acme), "uses_files", json!({})).await;
+
+    let expected = json!({
+        "first": "shared", "then": "private", "listed": ["a.txt", "deep/"], "root": ["data/", "flows.py"],
+        "large": 7_680_000, "exists": [true, false], "temp": ["t", ["a.txt"]], "after": "shared", "gone": "FileNotFoundError",
+    });
+    assert_eq!(seen, expected);
+    assert_eq!(std::fs::read_to_string(engine.workspace.join("data/a.txt")).expect("reads"), "shared");
+    let own = engine.workspace.join(".overlays").join(acme.to_string()).join("data/deep/b.bin");
+    assert_eq!(std::fs::metadata(own).expect("is there").len(), 7_680_000);
+    std::os::unix::fs::symlink("/etc", engine.workspace.join("link")).expect("links");
+    let strayed = run(&engine, &user_of(rival), "strays", json!({ "other": acme.to_string() })).await;
+    let outcomes: Vec<&str> =
+        strayed.as_array().into_iter().flatten().map(|outcome| outcome.as_str().unwrap_or("done")).collect();
+    let allowed = outcomes.iter().filter(|name| !["ValueError", "FileNotFoundError"].contains(name)).count();
+    println!("ways outside: {} tried, {allowed} allowed", outcomes.len());
+    assert_eq!((outcomes.len(), allowed), (32, 0), "{strayed}");
+    let large = run(&engine, &user_of(acme), "writes_too_much", json!({})).await;
+    assert_eq!(large, "ValueError");
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn shared_code_is_changed_by_platform_administrators_alone() {
+    let engine = engine().await;
+    let nobody = OrgScope::for_run(None, actor("user", false));
+    let refused = run(&engine, &nobody, "changes_code", json!({})).await;
+    assert_eq!(refused, json!(["PermissionError", "PermissionError", "PermissionError", false]));
+    let done = run(&engine, &Engine::admin(), "changes_code", json!({})).await;
+    assert_eq!(done, json!([false, false, false, false]));
+    assert!(engine.workspace.join("sub/new.py").exists());
+    // In an organization it is its own file, which is no code of the platform.
+    let acme = engine.org("acme").await;
+    assert_eq!(
+        run(&engine, &user_of(acme), "changes_code", json!({})).await,
+        json!([false, false, false, false])
+    );
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn roles_and_forms_are_what_the_caller_may_see_and_change() {
+    let engine = engine().await;
+    let (acme, rival) = (engine.org("acme").await, engine.org("rival").await);
+    let open = form(&engine, &admin_in(acme), "open", AccessLevel::Authenticated).await;
+    let closed = form(&engine, &admin_in(acme), "closed", AccessLevel::RoleBased).await;
+    form(&engine, &admin_in(rival), "theirs", AccessLevel::Authenticated).await;
+    let member: Actor = actor("member", false);
+    let variables = engine.test.variables();
+    let (_, owner) = variables.iter().find(|(name, _)| *name == "ADMIN_DATABASE_URL").expect("is told");
+    let mut owner = sqlx::PgConnection::connect(owner).await.expect("connects");
+    sqlx::query(
+        "INSERT INTO users (id, email, name, organization_id, user_type) VALUES ($1, $2, $3, $4, 'ORG')",
+    )
+    .bind(member.id.0)
+    .bind(&member.email)
+    .bind(&member.name)
+    .bind(acme.0)
+    .execute(&mut owner)
+    .await
+    .expect("inserts");
+
+    let parameters = json!({ "email": member.email, "form": closed.to_string() });
+    let managed = run(&engine, &admin_in(acme), "manages_roles", parameters).await;
+    let expected = json!({
+        "name": "Team leads", "renamed": "Leads", "described": "May see the reports", "users": 1, "forms": [closed],
+        "listed": ["Leads"], "got": "Leads", "deleted": true, "active": false,
+    });
+    assert_eq!(managed, expected);
+    let role = uuid::Uuid::now_v7();
+    let looked = |form: FormId| json!({ "form": form.to_string(), "role": role.to_string() });
+    let seen = run(&engine, &user_of(acme), "looks", looked(open)).await;
+    let expected = json!({
+        "refused": vec!["PermissionError"; 5], "roles": [], "forms": ["open"], "form": null,
+        "missing": ["ValueError", "ValueError", "ValueError"],
+    });
+    assert_eq!(seen, expected);
+    assert_eq!(run(&engine, &user_of(acme), "looks", looked(closed)).await["form"], "PermissionError");
+    let other = run(&engine, &user_of(rival), "looks", looked(open)).await;
+    assert_eq!((&other["forms"], &other["form"]), (&json!(["theirs"]), &json!("ValueError")));
+    engine.close().await;
+}
