@@ -295,7 +295,8 @@ async fn the_notification_of_a_job_ends_with_it_whatever_becomes_of_its_worker()
         fixture.ended(id).await;
         let now = seen(&fixture, made.id).await;
         assert!(now.status.is_terminal(), "{wish}: in the transaction of the job's end");
-        ended.push((now.status.as_str(), now.description.or(now.error).unwrap_or_default()));
+        // Why it failed; what it was doing last may be told as well, or come too late.
+        ended.push((now.status.as_str(), now.error.or(now.description).unwrap_or_default()));
         if wish == "report" {
             assert_eq!((now.percent, now.result), (Some(100.0), Some(json!({"version": "2.0"}))));
         }
