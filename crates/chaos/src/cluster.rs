@@ -26,7 +26,8 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// A little more than a process is given to drain.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(40);
 const PAUSE: Duration = Duration::from_millis(50);
-const SLOTS: usize = 6;
+/// Runs that a worker has at once.
+pub(crate) const SLOTS: usize = 6;
 /// The database and the login of the installation.
 const NAME: &str = "chaos";
 pub(crate) const QUEUE_PREFIX: &str = "chaos.";

@@ -74,6 +74,8 @@ pub(crate) async fn read(
     first: Time,
     into: &mut History,
 ) -> anyhow::Result<()> {
+    // Before the rows: what began is claimed already, also when something still runs.
+    into.starts = starts(effects)?;
     let mut conn = PgConnection::connect(database).await?;
     into.rows = rows(&mut conn).await?;
     into.transitions = transitions(&mut conn).await?;
@@ -84,7 +86,6 @@ pub(crate) async fn read(
     let names: HashMap<&str, ()> = into.ticks.iter().map(|tick| (tick.schedule.as_str(), ())).collect();
     into.timetables =
         names.keys().map(|schedule| Timetable { schedule: (*schedule).to_owned(), first, last }).collect();
-    into.starts = starts(effects)?;
     Ok(())
 }
 
