@@ -14,13 +14,13 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::Connection;
 use tempfile::TempDir;
+use testkit::Line;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 use uuid::Uuid;
 
 use crate::history::Service;
 use crate::plan::{APIS, Node, WORKERS};
-use crate::proxy::Line;
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// A little more than a process is given to drain.

@@ -1,6 +1,6 @@
 //! `bifrost-chaos`: breaks a whole installation by a plan that a seed gives, and judges whether it kept its promises.
 //!
-//! `plan` says what happens, `cluster` and `proxy` are what it happens to, `load` and `follow` use it meanwhile, `observe`
+//! `plan` says what happens, `cluster` and its lines are what it happens to, `load` and `follow` use it meanwhile, `observe`
 //! writes the history down, `verify` judges it, `report` tells. `prove` shows that the judgement is worth something.
 
 use std::path::PathBuf;
@@ -23,7 +23,6 @@ mod load;
 mod observe;
 mod plan;
 mod prove;
-mod proxy;
 mod report;
 mod run;
 mod verify;

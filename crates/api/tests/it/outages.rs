@@ -1,6 +1,5 @@
 //! Parts that are away: what goes on without them, and how soon the rest says so.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::Platform;
@@ -8,90 +7,15 @@ use domain::events::Event;
 use domain::settings::{Environment, Settings};
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde_json::json;
-use testkit::{Reply, TestEnv, eventually, free_port};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use url::Url;
+use testkit::{Line, Reply, TestEnv, at_port, eventually, free_port};
+use tokio::net::TcpListener;
 
 use crate::support::{PASSWORD, Replica, World};
 
 /// The longest a request may wait for what is away.
 const PROMPT: Duration = Duration::from_secs(5);
-
-/// A URL with another port of this machine.
-fn at_port(url: &SecretString, port: u16) -> SecretString {
-    let mut url = Url::parse(url.expose_secret()).expect("a URL");
-    url.set_host(Some("127.0.0.1")).expect("a host fits");
-    url.set_port(Some(port)).expect("a port fits");
-    url.as_str().into()
-}
-
-/// What a [`Line`] does with what it is to carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Carries,
-    /// Ends every connection.
-    Cut,
-    /// Keeps the connections and carries nothing, as a network that swallows packets.
-    Silent,
-    /// As silent, for ever, to the connections there are; new ones are carried.
-    HalfOpen,
-}
-
-/// A way to a service that the test can cut and mend.
-struct Line {
-    port: u16,
-    mode: Arc<watch::Sender<Mode>>,
-}
-
-impl Line {
-    async fn to(url: &SecretString) -> Self {
-        let target = Url::parse(url.expose_secret()).expect("a URL");
-        let target = (target.host_str().expect("a host").to_owned(), target.port().expect("a port"));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
-        let mode = Arc::new(watch::Sender::new(Mode::Carries));
-        let state = mode.clone();
-        tokio::spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(carry(near, target.clone(), state.subscribe()));
-            }
-        });
-        Self { port, mode }
-    }
-
-    fn set(&self, mode: Mode) {
-        self.mode.send_replace(mode);
-    }
-}
-
-async fn carry(mut near: TcpStream, target: (String, u16), mut mode: watch::Receiver<Mode>) {
-    let Ok(mut far) = TcpStream::connect(target).await else { return };
-    let mut is_new = true;
-    loop {
-        let now = *mode.borrow_and_update();
-        match now {
-            Mode::Cut => return,
-            Mode::HalfOpen if !is_new => {
-                // Until the near side gives up.
-                let _ = tokio::io::copy(&mut near, &mut tokio::io::sink()).await;
-                return;
-            }
-            Mode::Silent => {
-                if mode.changed().await.is_err() {
-                    return;
-                }
-            }
-            Mode::Carries | Mode::HalfOpen => tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
-                _ = mode.changed() => {}
-            },
-        }
-        is_new = false;
-    }
-}
 
 fn assert_unavailable(reply: &Reply, took: Duration) {
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.body);
@@ -150,19 +74,18 @@ async fn without_postgresql_everything_is_503_and_nothing_hangs() {
 async fn postgresql_may_go_and_come_back() {
     let test = TestEnv::create().await;
     let settings = test.settings_in_process();
-    let url = settings.database_url.clone().expect("is set");
-    let line = Line::to(&url).await;
-    let replica = Replica::start(Settings { database_url: Some(at_port(&url, line.port)), ..settings }).await;
+    let (line, url) = Line::beside(settings.database_url.as_ref().expect("is set")).await;
+    let replica = Replica::start(Settings { database_url: Some(url), ..settings }).await;
     let client = replica.nobody.register("admin@platform.example", PASSWORD).await;
     let submit = async || client.post("/api/workflows/execute", &json!({"code": "x = 1"})).await;
     let kept = submit().await.expect_status(StatusCode::OK).text("execution_id");
 
-    for away in [Mode::Cut, Mode::Silent] {
-        line.set(away);
+    for (name, away) in [("cut", Line::sever as fn(&Line, bool)), ("silent", Line::silence)] {
+        away(&line, true);
         let slowest = assert_all_unavailable(&replica, client.bearer().expect("signed in")).await;
-        println!("PostgreSQL {away:?}: 503 within {slowest:?}");
+        println!("PostgreSQL {name}: 503 within {slowest:?}");
 
-        line.set(Mode::Carries);
+        away(&line, false);
         eventually("the api to recover", async || (submit().await.status == StatusCode::OK).then_some(()))
             .await;
         let listed = client.get("/api/executions").await.expect_status(StatusCode::OK);
@@ -177,16 +100,15 @@ async fn postgresql_may_go_and_come_back() {
 async fn connections_that_died_without_a_word_are_replaced() {
     let test = TestEnv::create().await;
     let settings = test.settings_in_process();
-    let url = settings.database_url.clone().expect("is set");
-    let line = Line::to(&url).await;
-    let replica = Replica::start(Settings { database_url: Some(at_port(&url, line.port)), ..settings }).await;
+    let (line, url) = Line::beside(settings.database_url.as_ref().expect("is set")).await;
+    let replica = Replica::start(Settings { database_url: Some(url), ..settings }).await;
     let client = replica.nobody.register("admin@platform.example", PASSWORD).await;
     let submit = async || client.post("/api/workflows/execute", &json!({"code": "x = 1"})).await.status;
     // As many at once as make both pools open all their connections.
     let many = async || join_all((0..16).map(|_| submit())).await;
     assert!(many().await.iter().all(|status| *status == StatusCode::OK));
 
-    line.set(Mode::HalfOpen);
+    line.half_open();
     let began = Instant::now();
     // Clients that do not wait leave connections in the middle of a statement.
     join_all((0..16).map(|_| tokio::time::timeout(Duration::from_millis(50), submit()))).await;
@@ -206,10 +128,9 @@ async fn connections_that_died_without_a_word_are_replaced() {
 async fn a_subscription_that_died_without_a_word_is_made_anew() {
     let test = TestEnv::create().await;
     let settings = test.settings();
-    let url = settings.redis_url.clone().expect("is set");
-    let line = Line::to(&url).await;
+    let (line, url) = Line::beside(settings.redis_url.as_ref().expect("is set")).await;
     let teller = Platform::open(settings.clone()).expect("opens");
-    let hearer = Settings { redis_url: Some(at_port(&url, line.port)), ..settings };
+    let hearer = Settings { redis_url: Some(url), ..settings };
     let hearer = Platform::open(hearer).expect("opens");
     let mut events = hearer.events.everything();
     let mut hears = async || {
@@ -224,7 +145,7 @@ async fn a_subscription_that_died_without_a_word_is_made_anew() {
     };
     hears().await;
 
-    line.set(Mode::HalfOpen);
+    line.half_open();
     let began = Instant::now();
     hears().await;
     println!("Redis half-open: events were heard again after {:?}", began.elapsed());

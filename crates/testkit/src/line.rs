@@ -1,23 +1,26 @@
-//! A line between one process and one service, which can be cut, silenced, slowed down, and left half open.
+//! A line between one process and one service, which can be cut, severed, silenced, slowed down, and left half open.
 //!
 //! Bytes are never changed, lost in the middle or reordered: what a TCP connection promises holds here too, until it ends.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use url::Url;
 
 const CHUNK: usize = 16 * 1024;
 
 /// A way to a service that can be broken and mended.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub struct Line {
     /// Where clients connect to.
-    pub(crate) port: u16,
+    pub port: u16,
     state: Arc<watch::Sender<State>>,
 }
 
@@ -29,13 +32,23 @@ struct State {
     ended: u64,
     /// Connections up to this number carry nothing any more, and stay open.
     dead: u64,
+    severed: bool,
     silent: bool,
     delay: Duration,
 }
 
+impl State {
+    fn ends(self, number: u64) -> bool {
+        self.severed || self.ended >= number
+    }
+}
+
 impl Line {
     /// A line to a port of this machine.
-    pub(crate) async fn to(port: u16) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn to(port: u16) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let line = Self { port: listener.local_addr()?.port(), state: Arc::default() };
         let state = line.state.clone();
@@ -52,25 +65,53 @@ impl Line {
         Ok(line)
     }
 
+    /// A line to the service of a URL, and the URL that leads over it.
+    ///
+    /// # Panics
+    /// When the URL names no port, or no port is free.
+    pub async fn beside(url: &SecretString) -> (Self, SecretString) {
+        let port = Url::parse(url.expose_secret()).expect("a URL").port().expect("a port");
+        let line = Self::to(port).await.expect("a free port");
+        let over = at_port(url, line.port);
+        (line, over)
+    }
+
+    /// Ends every connection, and new ones too, until it is told otherwise.
+    pub fn sever(&self, severed: bool) {
+        self.state.send_modify(|state| state.severed = severed);
+    }
+
     /// Ends every connection; new ones are well.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.state.send_modify(|state| state.ended = state.newest);
     }
 
     /// Carries nothing until it is told otherwise; what is held back comes then.
-    pub(crate) fn silence(&self, silent: bool) {
+    pub fn silence(&self, silent: bool) {
         self.state.send_modify(|state| state.silent = silent);
     }
 
     /// Carries each piece this much later.
-    pub(crate) fn slow(&self, delay: Duration) {
+    pub fn slow(&self, delay: Duration) {
         self.state.send_modify(|state| state.delay = delay);
     }
 
     /// The connections there are carry nothing ever again, and neither side is told; new ones are well.
-    pub(crate) fn half_open(&self) {
+    pub fn half_open(&self) {
         self.state.send_modify(|state| state.dead = state.newest);
     }
+}
+
+/// A URL with another port of this machine.
+///
+/// # Panics
+/// When it is no URL.
+#[must_use]
+pub fn at_port(url: &SecretString, port: u16) -> SecretString {
+    let mut url = Url::parse(url.expose_secret()).expect("a URL");
+    url.set_host(Some("127.0.0.1")).expect("a host fits");
+    url.set_port(Some(port)).expect("a port fits");
+    url.as_str().into()
 }
 
 async fn carry(near: TcpStream, port: u16, state: watch::Receiver<State>, number: u64) {
@@ -83,7 +124,7 @@ async fn carry(near: TcpStream, port: u16, state: watch::Receiver<State>, number
     tokio::select! {
         () = pump(from_near, to_far, state.clone(), number) => {}
         () = pump(from_far, to_near, state, number) => {}
-        _ = watch.wait_for(|state| state.ended >= number) => {}
+        _ = watch.wait_for(|state| state.ends(number)) => {}
     }
 }
 
@@ -151,6 +192,9 @@ mod tests {
         assert!(says_back(&mut first, b"well").await);
         line.cut();
         assert!(!says_back(&mut first, b"gone").await);
+        line.sever(true);
+        assert!(!says_back(&mut connect().await, b"none").await);
+        line.sever(false);
 
         let mut second = connect().await;
         assert!(says_back(&mut second, b"well").await);
