@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::process::{Command, Stdio};
 
 use super::credentials::{self, Credentials};
-use super::{Api, normal_url};
+use super::{Api, SignIn, normal_url};
 use crate::failure::{Failure, USAGE};
 use crate::output;
 
@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Read the password from standard input.
     #[arg(long)]
     password_stdin: bool,
+    /// One-time or recovery code, for an account with a second factor; asked for on a terminal.
+    #[arg(long)]
+    code: Option<String>,
 }
 
 pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
@@ -39,7 +42,10 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         _ => read_password(args.password_stdin, &email)?,
     };
     let mut api = Api::with(Credentials::new(&url, &email, Some(password)))?;
-    api.sign_in().await?;
+    if let SignIn::Asked { mfa_token } = api.sign_in().await? {
+        let code = args.code.map_or_else(read_code, Ok)?;
+        api.give_code(&mfa_token, code.trim()).await?;
+    }
     if generated.is_none() {
         api.credentials.password = None; // a password that a person chose is not ours to keep
     }
@@ -56,22 +62,38 @@ fn read_password(from_stdin: bool, email: &str) -> Result<String, Failure> {
             .code(USAGE));
     }
     if prompt {
-        eprint!("Password of {email}: ");
-        let _ = std::io::stderr().flush();
         echo(false);
     }
-    let mut line = String::new();
-    let read = std::io::stdin().lock().read_line(&mut line);
+    let line = read_line(&if prompt { format!("Password of {email}: ") } else { String::new() });
     if prompt {
         echo(true);
         eprintln!();
     }
-    read.map_err(|error| Failure::new(format!("cannot read the password: {error}")))?;
-    let password = line.trim_end_matches(['\r', '\n']);
+    let password = line?;
     if password.is_empty() {
         return Err(Failure::new("the password is empty").code(USAGE));
     }
-    Ok(password.to_owned())
+    Ok(password)
+}
+
+fn read_code() -> Result<String, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(
+            "this account asks for a second factor, and there is no terminal to ask on",
+        )
+        .next("bifrost login --code CODE, with a one-time or a recovery code")
+        .code(USAGE));
+    }
+    read_line("Code of your authenticator, or a recovery code: ")
+}
+
+fn read_line(prompt: &str) -> Result<String, Failure> {
+    eprint!("{prompt}");
+    let _ = std::io::stderr().flush();
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    read.map_err(|error| Failure::new(format!("cannot read an answer: {error}")))?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Shows or hides what is typed, where the terminal lets us.

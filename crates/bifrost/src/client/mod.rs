@@ -72,6 +72,20 @@ struct Tokens {
     refresh_token: Option<String>,
     #[serde(default)]
     mfa_required: bool,
+    #[serde(default)]
+    mfa_setup_required: bool,
+    mfa_token: Option<String>,
+}
+
+/// How far the password alone has led.
+pub(crate) enum SignIn {
+    /// All the way.
+    Done,
+    /// To the question for a second factor, which [`Api::give_code`] answers.
+    Asked {
+        /// Names this sign-in.
+        mfa_token: String,
+    },
 }
 
 impl Api {
@@ -116,15 +130,26 @@ impl Api {
     }
 
     /// Signs in with the password.
-    pub(crate) async fn sign_in(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn sign_in(&mut self) -> Result<SignIn, Failure> {
         let password = self.credentials.password.clone().ok_or_else(|| not_signed_in(self.url()))?;
         let form = [("username", self.credentials.email.as_str()), ("password", password.as_str())];
         let request = self.http.post(self.address("/auth/login")).form(&form);
         let tokens: Tokens = read(self.url(), request).await?;
-        if tokens.mfa_required {
-            return Err(Failure::new("this account asks for a second factor, which this client cannot give")
-                .next("sign in with a browser"));
+        if tokens.mfa_setup_required {
+            return Err(Failure::new("this account must set up a second factor first")
+                .next(format!("sign in with a browser: {}", self.url())));
         }
+        match tokens.mfa_token.clone().filter(|_| tokens.mfa_required) {
+            Some(mfa_token) => Ok(SignIn::Asked { mfa_token }),
+            None => self.take(tokens).map(|()| SignIn::Done),
+        }
+    }
+
+    /// Ends a sign-in with a one-time or a recovery code.
+    pub(crate) async fn give_code(&mut self, mfa_token: &str, code: &str) -> Result<(), Failure> {
+        let body = json!({ "mfa_token": mfa_token, "code": code });
+        let request = self.http.post(self.address("/auth/mfa/login")).json(&body);
+        let tokens: Tokens = read(self.url(), request).await?;
         self.take(tokens)
     }
 
@@ -183,7 +208,10 @@ impl Api {
                 return self.take(tokens);
             }
         }
-        self.sign_in().await
+        match self.sign_in().await? {
+            SignIn::Done => Ok(()),
+            SignIn::Asked { .. } => Err(not_signed_in(self.url())),
+        }
     }
 
     fn take(&mut self, tokens: Tokens) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::state::{StateDir, write_private};
 use crate::client::credentials::{Credentials, FILE};
 use crate::client::follow::{self, Printer};
-use crate::client::{Api, admin, html};
+use crate::client::{Api, SignIn, admin, html};
 use crate::failure::Failure;
 use crate::output::{self, Paint, Progress};
 
@@ -30,7 +30,7 @@ pub(crate) async fn run(
     progress.say(format!("API ready on {url}"));
     let credentials = administrator(url, state, developer, progress).await?;
     let mut api = Api::with(credentials)?;
-    api.sign_in().await?;
+    let SignIn::Done = api.sign_in().await? else { return Err(unknown_administrator(url)) };
     api.keep()?;
     progress.say(format!("Signed in as {}", api.email()));
     wait_for_workflow(&mut api).await?;
@@ -84,13 +84,17 @@ async fn administrator(
     for mut known in remembered.into_iter().chain(developer) {
         known.url = url.to_owned();
         known.forget_tokens();
-        if Api::with(known.clone())?.sign_in().await.is_ok() {
+        if matches!(Api::with(known.clone())?.sign_in().await, Ok(SignIn::Done)) {
             return Ok(known);
         }
     }
-    Err(Failure::new("an administrator exists, and nothing here knows the password").next(format!(
+    Err(unknown_administrator(url))
+}
+
+fn unknown_administrator(url: &str) -> Failure {
+    Failure::new("an administrator exists, and nothing here can sign in as one").next(format!(
         "start without --demo, then: bifrost login --url {url} --email YOUR_EMAIL; bifrost run {WORKFLOW}"
-    )))
+    ))
 }
 
 async fn wait_until_ready(url: &str) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use testkit::Ended;
+use totp_rs::{Builder, Secret};
 
 use crate::support::{
     EMAIL, Installation, PASSWORD, mode_of, status_of, submit, wait_for_end, wait_for_status,
@@ -72,6 +73,30 @@ async fn wrong_usage_says_what_is_wrong_and_what_to_do() {
         assert_eq!((ended.code, &*ended.stdout), (Some(code), ""), "{arguments:?}: {}", ended.stderr);
         says(&ended, expected);
     }
+    site.close().await;
+}
+
+#[tokio::test]
+async fn a_second_factor_is_asked_for_and_given() {
+    let site = Installation::start().await;
+    let begun = site.client.post("/auth/mfa/totp/setup", &json!({})).await.text("secret");
+    let secret = Secret::try_from_base32(&begun).expect("base32");
+    let app = Builder::new().with_secret(secret).with_account_name("a").build().expect("valid");
+    let now = u64::try_from(chrono::Utc::now().timestamp()).expect("after 1970");
+    let body = json!({ "code": app.generate(now).to_string() });
+    let enrolled = site.client.post("/auth/mfa/totp/verify", &body).await.json();
+    let recovery = enrolled["recovery_codes"][0].as_str().expect("a code").to_owned();
+    let log_in = async |more: &[&str]| {
+        let arguments = ["login", "--url", site.api.url(), "--email", EMAIL, "--password-stdin"];
+        site.bifrost(&arguments).args(more).input(PASSWORD).finish().await
+    };
+
+    says(&log_in(&[]).await.expect_code(2), &["second factor", "next:  bifrost login --code CODE"]);
+    says(&log_in(&["--code", "not a code"]).await.expect_code(1), &["request "]);
+    assert!(!site.env.folder().join(".bifrost").exists(), "the password alone signs nobody in");
+    log_in(&["--code", &recovery]).await.expect_code(0);
+    let ran = site.bifrost(&["run", "says_so"]).finish().await.expect_code(0);
+    assert_eq!(ran.stdout, "plain text\n");
     site.close().await;
 }
 
