@@ -5,7 +5,12 @@ use std::time::Duration;
 use domain::cache::Cache;
 use domain::id::ExecutionId;
 use domain::wakeup::dead_letters::Queue;
+use domain::wakeup::topology::Topology;
 use domain::wakeup::{Wakeup, Wakeups};
+use lapin::options::{ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ConnectionProperties};
+use secrecy::{ExposeSecret, SecretString};
 use testkit::TestEnv;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
@@ -114,6 +119,92 @@ async fn the_depth_counts_what_waits() {
         .await;
     })
     .await;
+}
+
+/// A channel of the test's own, which confirms.
+async fn channel(url: &SecretString) -> Channel {
+    let options = ConnectionProperties::default();
+    let connection = Connection::connect(url.expose_secret(), options).await.expect("connects");
+    let channel = connection.create_channel().await.expect("opens");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    channel
+}
+
+#[tokio::test]
+async fn what_the_broker_refuses_or_returns_is_a_failure() {
+    let test = TestEnv::create().await;
+    let settings = test.settings();
+    let url = settings.rabbitmq_url.clone().expect("the services are up");
+    let wakeups = Wakeups::rabbit(&url, &settings.queue_prefix).expect("the URL is read");
+    let publish = async || within("an answer", wakeups.publish_confirmed(vec![wakeup()])).await;
+    publish().await.expect("all is well");
+    let topology = Topology::new(&settings.queue_prefix);
+    let channel = channel(&url).await;
+    let (direct, key) = (topology.direct(), topology.key_of(Queue::Executions));
+
+    // A second queue that takes nothing: the broker answers for both with a refusal.
+    let full = format!("{}full", settings.queue_prefix);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(0));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    channel
+        .queue_declare(full.as_str().into(), QueueDeclareOptions::default(), arguments)
+        .await
+        .expect("declares");
+    let bind = QueueBindOptions::default();
+    channel
+        .queue_bind(full.as_str().into(), direct.as_str().into(), key.into(), bind, FieldTable::default())
+        .await
+        .expect("binds");
+    let refused = publish().await.expect_err("is refused");
+    channel.queue_delete(full.into(), QueueDeleteOptions::default()).await.expect("deletes");
+    publish().await.expect("all is well again");
+
+    let unbound = topology.queue(Queue::Executions);
+    channel
+        .queue_unbind(unbound.as_str().into(), direct.as_str().into(), key.into(), FieldTable::default())
+        .await
+        .expect("unbinds");
+    let returned = publish().await.expect_err("is returned");
+    topology.declare(&channel).await.expect("binds again");
+    publish().await.expect("all is well again");
+    for failed in [refused, returned] {
+        assert!(matches!(failed, domain::Error::Unavailable { .. }), "{failed:?}");
+    }
+    println!("published with confirms: all well 3/3 told as well, refused and returned 2/2 told as failures");
+    wakeups.remove_topology().await.expect("cleans up");
+    test.close().await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_route_that_leads_nowhere_is_found_at_start() {
+    let test = TestEnv::create().await;
+    let settings = test.settings();
+    let url = settings.rabbitmq_url.clone().expect("the services are up");
+    let topology = Topology::new(&settings.queue_prefix);
+    let channel = channel(&url).await;
+    topology.declare(&channel).await.expect("declares");
+    topology.probe(&channel).await.expect("every route leads to its queue");
+    let exchange = format!("{}bifrost.dlx", settings.queue_prefix);
+    for queue in Queue::ALL {
+        let dead = topology.dead(&topology.queue(queue));
+        channel
+            .queue_unbind(
+                dead.as_str().into(),
+                exchange.as_str().into(),
+                dead.as_str().into(),
+                FieldTable::default(),
+            )
+            .await
+            .expect("unbinds");
+        let found = topology.probe(&channel).await.expect_err("leads nowhere");
+        assert!(found.to_string().contains(&dead), "{found}");
+        topology.declare(&channel).await.expect("declares again");
+        topology.probe(&channel).await.expect("leads there again");
+    }
+    println!("dead-letter routes: {0}/{0} proven, {0}/{0} found when they lead nowhere", Queue::ALL.len());
+    topology.remove(&channel).await.expect("cleans up");
+    test.close().await;
 }
 
 #[tokio::test]

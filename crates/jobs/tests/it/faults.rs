@@ -8,9 +8,8 @@ use domain::executions::submit::{NewExecution, Work};
 use domain::settings::Settings;
 use secrecy::ExposeSecret;
 use sqlx::PgConnection;
-use testkit::TestEnv;
 
-use crate::support::{Engine, PATIENCE, repository, write_file};
+use crate::support::{Engine, Installation, PATIENCE, repository};
 
 const RUNS: usize = 500;
 const WORKER_KILLS: usize = 20;
@@ -107,24 +106,15 @@ async fn count(conn: &mut PgConnection, query: &'static str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_when_workers_and_the_broker_are_killed() {
-    let folder = tempfile::Builder::new().prefix("bifrost-faults-").tempdir().expect("a folder");
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("is ours");
-    write_file(&folder.path().join("workspace"), "brief.py", WORKFLOW);
     let broker = Broker;
-    let test = TestEnv::create().await;
-    let mut settings = test.settings();
-    settings.rabbitmq_url = Some(tokio::task::spawn_blocking(Broker::start).await.expect("starts").into());
-    settings.workspace_path = folder.path().join("workspace");
-    settings.platform_path = repository().join("platform");
-    settings.temp_path = folder.path().to_owned();
-    let platform = Platform::open(settings.clone()).expect("opens");
-    jobs::index_once(&platform).await.expect("indexes");
-    let mut conn = test.db.connect().await;
+    let url = tokio::task::spawn_blocking(Broker::start).await.expect("starts");
+    let site =
+        Installation::with_settings(WORKFLOW, |settings| settings.rabbitmq_url = Some(url.into())).await;
+    let mut conn = site.test.db.connect().await;
     sqlx::raw_sql(HISTORY).execute(&mut conn).await.expect("remembers");
-    let mut workers: Vec<Worker> = (0..2).map(|number| Worker::start(&settings, number)).collect();
+    let mut workers: Vec<Worker> = (0..2).map(|number| Worker::start(&site.settings, number)).collect();
 
-    let submitting = tokio::spawn(submit_all(platform.clone()));
+    let submitting = tokio::spawn(submit_all(site.platform.clone()));
     let mut broker_kills = Vec::new();
     for kill in 1..=WORKER_KILLS {
         // The next fault comes with progress, not with time: every 20 ends.
@@ -135,7 +125,7 @@ async fn nothing_is_lost_when_workers_and_the_broker_are_killed() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let victim = kill % 2;
-        workers[victim] = Worker::start(&settings, 2 + kill);
+        workers[victim] = Worker::start(&site.settings, 2 + kill);
         if kill == 7 || kill == 14 {
             broker_kills.push(tokio::task::spawn_blocking(Broker::kill_and_restart));
         }
@@ -178,8 +168,7 @@ async fn nothing_is_lost_when_workers_and_the_broker_are_killed() {
 
     drop(workers);
     drop(broker);
-    platform.db.close().await;
-    test.close().await;
+    site.close().await;
 }
 
 /// Submits while everything around is killed; what is accepted must not be lost.

@@ -3,16 +3,13 @@
 use std::time::{Duration, Instant};
 
 use domain::executions::Status;
-use domain::executions::submit::{NewExecution, Work};
-use domain::id::{ExecutionId, OrgId};
-use domain::{OrgScope, Platform};
+use domain::id::OrgId;
 use serde_json::json;
-use serde_json::value::RawValue;
 use sqlx::AssertSqlSafe;
-use testkit::{TestEnv, eventually, eventually_within};
+use testkit::{eventually, eventually_within};
 
 use crate::faults::Worker;
-use crate::support::{Engine, repository, user_of, write_file};
+use crate::support::{Engine, Installation, user_of};
 
 const QUICK: &str = "import time\nfrom bifrost import workflow\n\n@workflow(isolation='pooled')\ndef quick():\n    time.sleep(0.05)\n    return 1\n";
 const LONE: &str = "import time\nfrom bifrost import workflow\n\n@workflow(concurrency_limit=1)\ndef lone(seconds: int):\n    time.sleep(seconds)\n    return 1\n";
@@ -67,55 +64,30 @@ async fn one_run_starts_soon_beside_five_thousand_of_another_organization() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_slot_of_a_killed_worker_comes_back_in_time() {
-    let folder = tempfile::Builder::new().prefix("bifrost-slots-").tempdir().expect("a folder");
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("is ours");
-    write_file(&folder.path().join("workspace"), "lone.py", LONE);
-    let test = TestEnv::create().await;
-    let mut settings = test.settings();
-    settings.workspace_path = folder.path().join("workspace");
-    settings.platform_path = repository().join("platform");
-    settings.temp_path = folder.path().to_owned();
-    let platform = Platform::open(settings.clone()).expect("opens");
-    jobs::index_once(&platform).await.expect("indexes");
+    let site = Installation::with_file(LONE).await;
+    let status = async |id| site.get(id).await.status;
     let scope = Engine::admin();
 
-    let doomed = Worker::start(&settings, 0);
-    let first = submit(&platform, &scope, 600).await;
-    eventually("the first under way", || async {
-        (status(&platform, first).await == Status::Running).then_some(())
-    })
-    .await;
-    let second = submit(&platform, &scope, 0).await;
-    let _survivor = Worker::start(&settings, 1);
+    let doomed = Worker::start(&site.settings, 0);
+    let first = site.submit(&scope, "lone", json!({"seconds": 600})).await;
+    eventually("the first under way", || async { (status(first).await == Status::Running).then_some(()) })
+        .await;
+    let second = site.submit(&scope, "lone", json!({"seconds": 0})).await;
+    let _survivor = Worker::start(&site.settings, 1);
     drop(doomed);
     let since = Instant::now();
     eventually_within(Duration::from_secs(40), "the slot to come back", || async {
-        status(&platform, second).await.is_terminal().then_some(())
+        status(second).await.is_terminal().then_some(())
     })
     .await;
     let took = since.elapsed();
     println!(
         "killed worker: its slot was taken again and that run ended after {:.1} s, leaked 0; the lost run is {}",
         took.as_secs_f64(),
-        status(&platform, first).await
+        status(first).await
     );
-    assert_eq!(status(&platform, first).await, Status::Failed);
-    assert_eq!(status(&platform, second).await, Status::Success);
+    assert_eq!(status(first).await, Status::Failed);
+    assert_eq!(status(second).await, Status::Success);
     assert!(took < Duration::from_secs(20), "{took:?}");
-    platform.wakeups.remove_topology().await.expect("cleans up");
-    platform.db.close().await;
-    test.close().await;
-}
-
-async fn submit(platform: &Platform, scope: &OrgScope, seconds: u32) -> ExecutionId {
-    let workflow = platform.catalog.get(&platform.db, scope, "lone").await.expect("is indexed");
-    let parameters = RawValue::from_string(format!("{{\"seconds\": {seconds}}}")).expect("JSON");
-    let new = NewExecution::new(Work::Workflow(workflow), parameters);
-    platform.submitter.submit(scope, new).await.expect("accepted").id
-}
-
-async fn status(platform: &Platform, id: ExecutionId) -> Status {
-    let mut tx = platform.db.begin(&Engine::admin().widened()).await.expect("begins");
-    domain::executions::list::get(&mut tx, id).await.expect("is there").status
+    site.close().await;
 }

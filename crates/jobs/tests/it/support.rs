@@ -7,6 +7,7 @@ use domain::executions::list;
 use domain::executions::submit::{NewExecution, Work};
 use domain::executions::{Execution, logs};
 use domain::id::{ExecutionId, OrgId, UserId};
+use domain::settings::Settings;
 use domain::{Actor, OrgScope, Platform};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -40,10 +41,7 @@ impl Engine {
     }
 
     /// Runs files made for the test, with settings changed.
-    pub(crate) async fn with_settings(
-        files: &[(&str, &str)],
-        change: impl FnOnce(&mut domain::settings::Settings),
-    ) -> Self {
+    pub(crate) async fn with_settings(files: &[(&str, &str)], change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::Builder::new().prefix("bifrost-workspace-").tempdir().expect("a folder");
         open_to_runs(folder.path());
         for (path, content) in files {
@@ -55,7 +53,7 @@ impl Engine {
     async fn start(
         workspace: PathBuf,
         mut folders: Vec<TempDir>,
-        change: impl FnOnce(&mut domain::settings::Settings),
+        change: impl FnOnce(&mut Settings),
     ) -> Self {
         let test = TestEnv::create().await;
         let temp = tempfile::Builder::new().prefix("bifrost-temp-").tempdir().expect("a folder");
@@ -82,22 +80,12 @@ impl Engine {
 
     /// Submits without waiting.
     pub(crate) async fn submit(&self, scope: &OrgScope, workflow: &str, parameters: Value) -> ExecutionId {
-        let workflow =
-            self.platform.catalog.get(&self.platform.db, scope, workflow).await.expect("is indexed");
-        let Value::Object(parameters) = parameters else { panic!("parameters are an object") };
-        let parameters =
-            domain::workflows::check_parameters(&workflow.parameters, parameters).expect("valid parameters");
-        let raw = serde_json::value::to_raw_value(&parameters).expect("JSON");
-        self.submit_new(scope, NewExecution::new(Work::Workflow(workflow), raw)).await
+        submit(&self.platform, scope, workflow, parameters).await
     }
 
     pub(crate) async fn submit_code(&self, scope: &OrgScope, code: &str) -> ExecutionId {
         let work = Work::Inline { code: code.into(), script_name: "script".into() };
-        self.submit_new(scope, NewExecution::new(work, RawValue::from_string("{}".into()).expect("JSON")))
-            .await
-    }
-
-    async fn submit_new(&self, scope: &OrgScope, new: NewExecution) -> ExecutionId {
+        let new = NewExecution::new(work, RawValue::from_string("{}".into()).expect("JSON"));
         self.platform.submitter.submit(scope, new).await.expect("accepted").id
     }
 
@@ -125,13 +113,11 @@ impl Engine {
     }
 
     pub(crate) async fn get(&self, id: ExecutionId) -> Execution {
-        let mut tx = self.platform.db.begin(&Self::admin().widened()).await.expect("begins");
-        list::get(&mut tx, id).await.expect("is there")
+        get(&self.platform, id).await
     }
 
     pub(crate) async fn lines(&self, id: ExecutionId) -> Vec<logs::Line> {
-        let mut tx = self.platform.db.begin(&Self::admin().widened()).await.expect("begins");
-        logs::list(&mut tx, id, 0, 100_000, true).await.expect("lists")
+        lines(&self.platform, id).await
     }
 
     /// Waits until the run has logged this.
@@ -179,6 +165,72 @@ impl Engine {
         self.platform.db.close().await;
         self.test.close().await;
     }
+}
+
+/// An installation whose workers are processes of their own; this process submits and looks.
+pub(crate) struct Installation {
+    pub(crate) platform: Platform,
+    pub(crate) settings: Settings,
+    pub(crate) test: TestEnv,
+    _folder: TempDir,
+}
+
+impl Installation {
+    /// With one workflow file.
+    pub(crate) async fn with_file(source: &str) -> Self {
+        Self::with_settings(source, |_| {}).await
+    }
+
+    /// With one workflow file, and settings changed.
+    pub(crate) async fn with_settings(source: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        let folder = tempfile::Builder::new().prefix("bifrost-apart-").tempdir().expect("a folder");
+        open_to_runs(folder.path());
+        write_file(&folder.path().join("workspace"), "workflows.py", source);
+        let test = TestEnv::create().await;
+        let mut settings = test.settings();
+        settings.workspace_path = folder.path().join("workspace");
+        settings.platform_path = repository().join("platform");
+        settings.temp_path = folder.path().to_owned();
+        change(&mut settings);
+        let platform = Platform::open(settings.clone()).expect("opens");
+        jobs::index_once(&platform).await.expect("indexes");
+        Self { platform, settings, test, _folder: folder }
+    }
+
+    /// Submits without waiting.
+    pub(crate) async fn submit(&self, scope: &OrgScope, workflow: &str, parameters: Value) -> ExecutionId {
+        submit(&self.platform, scope, workflow, parameters).await
+    }
+
+    pub(crate) async fn get(&self, id: ExecutionId) -> Execution {
+        get(&self.platform, id).await
+    }
+
+    pub(crate) async fn close(self) {
+        self.platform.db.close().await;
+        self.test.close().await;
+    }
+}
+
+async fn submit(platform: &Platform, scope: &OrgScope, workflow: &str, parameters: Value) -> ExecutionId {
+    let workflow = platform.catalog.get(&platform.db, scope, workflow).await.expect("is indexed");
+    let Value::Object(parameters) = parameters else { panic!("parameters are an object") };
+    let parameters =
+        domain::workflows::check_parameters(&workflow.parameters, parameters).expect("valid parameters");
+    let raw = serde_json::value::to_raw_value(&parameters).expect("JSON");
+    let new = NewExecution::new(Work::Workflow(workflow), raw);
+    platform.submitter.submit(scope, new).await.expect("accepted").id
+}
+
+async fn get(platform: &Platform, id: ExecutionId) -> Execution {
+    let mut tx = platform.db.begin(&Engine::admin().widened()).await.expect("begins");
+    list::get(&mut tx, id).await.expect("is there")
+}
+
+/// Every line of a run, in order.
+pub(crate) async fn lines(platform: &Platform, id: ExecutionId) -> Vec<logs::Line> {
+    let mut tx = platform.db.begin(&Engine::admin().widened()).await.expect("begins");
+    logs::list(&mut tx, id, 0, 100_000, true).await.expect("lists")
 }
 
 pub(crate) fn actor(name: &str, is_platform_admin: bool) -> Actor {
