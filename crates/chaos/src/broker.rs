@@ -1,12 +1,12 @@
 //! The broker as somebody hostile uses it: looks at the queue, purges it, doubles and invents messages.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::Utc;
 use domain::id::ExecutionId;
 use domain::wakeup::Wakeup;
-use domain::wakeup::dead_letters::Queue as Name;
+use domain::wakeup::queue::Queue as Name;
 use domain::wakeup::topology::Topology;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
@@ -15,7 +15,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::cluster::QUEUE_PREFIX;
-use crate::history::Queue;
+use crate::history::{Queue, lock};
 
 const SAMPLE_PERIOD: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -49,7 +49,7 @@ pub(crate) async fn watch_queue(url: Url, samples: Arc<Mutex<Vec<Queue>>>) {
         if consumers.is_none() {
             open = None;
         }
-        samples.lock().unwrap_or_else(PoisonError::into_inner).push(Queue { at: Utc::now(), consumers });
+        lock(&samples).push(Queue { at: Utc::now(), consumers });
         tokio::time::sleep(SAMPLE_PERIOD).await;
     }
 }

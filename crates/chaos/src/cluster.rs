@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 use uuid::Uuid;
 
-use crate::history::Service;
+use crate::history::{Service, lock};
 use crate::plan::{APIS, Node, WORKERS};
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -188,7 +188,7 @@ impl Cluster {
                     DRAIN_PATIENCE.as_secs(),
                     self.log_tail(node)
                 );
-                self.stubborn.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+                lock(&self.stubborn).push(told);
                 return Ok(());
             }
             tokio::time::sleep(PAUSE).await;
@@ -198,7 +198,7 @@ impl Cluster {
 
     /// Who did not end when it was asked to.
     pub(crate) fn stubborn(&self) -> Vec<String> {
-        self.stubborn.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.stubborn).clone()
     }
 
     /// Starts a process without waiting for it.
@@ -364,7 +364,7 @@ impl Cluster {
     }
 
     fn children(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Child>> {
-        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.children)
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::history::Followed;
 use crate::http::Caller;
-use crate::load::Load;
+use crate::patience::Patience;
 use crate::plan::Following;
 
 /// A stream that says nothing for so long is given up; servers say something every fifteen seconds.
@@ -26,10 +26,10 @@ pub(crate) async fn follow(
     id: Uuid,
     how: Following,
     number: usize,
-    load: &Load,
+    patience: &Patience,
 ) -> Followed {
     let mut told = Followed { execution: id, ..Followed::default() };
-    while told.terminal.is_none() && !load.gives_up() {
+    while told.terminal.is_none() && !patience.is_over() {
         told.connections += 1;
         // The first connections are given up early, each a little later than the one before.
         let most = if told.connections <= 3 { 4 + number % 9 + told.connections } else { usize::MAX };
@@ -43,7 +43,7 @@ pub(crate) async fn follow(
         // A stream may go on for ever and say nothing but that it is there.
         tokio::select! {
             _ = connection => {}
-            () = load.given_up() => {}
+            () = patience.over() => {}
         }
         if told.terminal.is_none() {
             tokio::time::sleep(PAUSE).await;

@@ -2,6 +2,8 @@
 //!
 //! Plain data. `observe` and `load` write it down, `verify` judges it; nothing here does either.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -296,4 +298,9 @@ impl std::fmt::Display for Service {
             Self::Redis => "Redis",
         })
     }
+}
+
+/// What the lock guards; what another task left there when it panicked is still what was remembered.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

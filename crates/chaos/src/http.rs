@@ -1,13 +1,13 @@
 //! Talking to the replicas: every answer is kept with how long it took, and no failure is a panic.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::history::Answer;
+use crate::history::{Answer, lock};
 
 /// A client gives up after this: twice what any answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -110,6 +110,6 @@ impl Caller {
     }
 
     fn remember(&self, answer: Answer) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+        lock(&self.answers).push(answer);
     }
 }

@@ -1,6 +1,6 @@
 //! The load: people of several organizations submit, cancel, read and follow, over whatever replica answers.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -10,8 +10,9 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::follow;
-use crate::history::{Followed, History, Kind, Reach, Seen, Submission};
+use crate::history::{Followed, History, Kind, Reach, Seen, Submission, lock};
 use crate::http::{Ask, Caller, Reply};
+use crate::patience::Patience;
 use crate::plan::{ORGANIZATIONS, Order, Plan, Sending};
 
 const PASSWORD: &str = "a long enough password";
@@ -39,8 +40,8 @@ pub(crate) struct Load {
     submissions: Mutex<Vec<Submission>>,
     seen: Mutex<Vec<Seen>>,
     followed: Mutex<Vec<Followed>>,
-    /// What is not accepted by then is given up.
-    until: Mutex<Option<Instant>>,
+    /// What is not accepted by its end is given up.
+    patience: Patience,
 }
 
 impl Load {
@@ -68,7 +69,7 @@ impl Load {
             submissions: Mutex::default(),
             seen: Mutex::default(),
             followed: Mutex::default(),
-            until: Mutex::default(),
+            patience: Patience::default(),
         })
     }
 
@@ -114,7 +115,7 @@ impl Load {
 
     /// From now on what cannot be done within this is given up.
     pub(crate) fn give_up_after(&self, patience: Duration) {
-        *lock(&self.until) = Some(Instant::now() + patience);
+        self.patience.ends_after(patience);
     }
 
     /// Executions that were accepted, with their organizations.
@@ -216,7 +217,8 @@ impl Load {
             });
         });
         let Some(id) = first else { return };
-        let following = order.following.map(|how| follow::follow(&person.caller, id, how, number, &self));
+        let following =
+            order.following.map(|how| follow::follow(&person.caller, id, how, number, &self.patience));
         let cancelling = async {
             if order.kind == Kind::Cancelled {
                 tokio::time::sleep(order.pause).await;
@@ -272,7 +274,7 @@ impl Load {
             }
         }
         let mut replica = number;
-        while ids.is_empty() && !self.gives_up() {
+        while ids.is_empty() && !self.patience.is_over() {
             tokio::time::sleep(PAUSE).await;
             replica += 1;
             ids.extend(send(replica, None).await);
@@ -283,7 +285,7 @@ impl Load {
     async fn cancel(&self, caller: &Caller, number: usize, id: Uuid, token: &str) {
         let path = format!("/api/executions/{id}/cancel");
         let mut replica = number;
-        while !self.gives_up() {
+        while !self.patience.is_over() {
             match caller.ask(replica, Ask::post("cancel", &path, &Value::Null)).await {
                 Some(reply) if reply.is_ok() => {
                     return self.note(|all| {
@@ -296,17 +298,6 @@ impl Load {
             replica += 1;
             tokio::time::sleep(PAUSE).await;
         }
-    }
-
-    /// Returns when nothing is worth waiting for any more.
-    pub(crate) async fn given_up(&self) {
-        while !self.gives_up() {
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    pub(crate) fn gives_up(&self) -> bool {
-        lock(&self.until).is_some_and(|until| Instant::now() > until)
     }
 
     fn note(&self, change: impl FnOnce(&mut Vec<Submission>)) {
@@ -346,8 +337,4 @@ async fn told(caller: &Caller, path: &str, body: &Value, member: &str) -> anyhow
     let reply = caller.ask(0, Ask::post("set up", path, body)).await.context("no answer")?;
     ensure!(reply.is_ok(), "{path}: {} {}", reply.status, reply.body);
     reply.text(member).with_context(|| format!("{path} tells no {member}: {}", reply.body))
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -21,6 +21,7 @@ mod history;
 mod http;
 mod load;
 mod observe;
+mod patience;
 mod plan;
 mod prove;
 mod report;

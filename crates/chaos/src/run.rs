@@ -10,9 +10,9 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Options};
-use crate::history::{History, Injected, Service, Sort};
+use crate::history::{History, Injected, Service, Sort, lock};
 use crate::http::Caller;
-use crate::load::{Load, lock};
+use crate::load::Load;
 use crate::plan::{Blow, Fault, Node, Plan};
 use crate::report::Report;
 use crate::verify::verify;

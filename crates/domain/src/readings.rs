@@ -29,7 +29,7 @@ pub struct Readings {
     pub oldest_age_seconds: f64,
     /// How late the most overdue tick of a schedule is.
     pub schedule_lag_seconds: f64,
-    /// Messages and dead letters of each queue, in the order of [`crate::wakeup::dead_letters::Queue::ALL`]; `None` while
+    /// Messages and dead letters of each queue, in the order of [`crate::wakeup::queue::Queue::ALL`]; `None` while
     /// the broker is away.
     pub queues: [Option<(u64, u64)>; 3],
     /// When it was taken.

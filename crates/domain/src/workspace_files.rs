@@ -16,13 +16,9 @@ use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::workspace_trees::{self, TREES, Tree};
+use crate::workspace_trees::{self, RESERVED, Tree};
 use crate::{Error, Result};
 
-/// Folders of the root that are not files of the workspace: what belongs to single organizations, and what git keeps.
-pub const RESERVED: [&str; 4] = [OVERLAYS, ".uploads", ".git", TREES];
-/// Where each organization's own files are.
-pub const OVERLAYS: &str = ".overlays";
 /// Name of a file that is being written; nothing shows it.
 const WRITING: &str = ".writing-";
 /// How people may put the root in front of a path.

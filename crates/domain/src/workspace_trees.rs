@@ -18,10 +18,12 @@ use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::workspace_files::{OVERLAYS, RESERVED};
-
 /// Folder of the workspace that the trees are in.
 pub const TREES: &str = ".trees";
+/// Where each organization's own files are.
+pub const OVERLAYS: &str = ".overlays";
+/// Folders of the root that are not files of the workspace: what belongs to single organizations, and what git keeps.
+pub const RESERVED: [&str; 4] = [OVERLAYS, ".uploads", ".git", TREES];
 /// The link to the tree in use.
 const CURRENT: &str = "current";
 const FILES: &str = "files";

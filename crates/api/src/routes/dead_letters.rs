@@ -3,7 +3,8 @@
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use domain::audit::{self, Action};
-use domain::wakeup::dead_letters::{DeadLetter, Moved, Queue};
+use domain::wakeup::dead_letters::{DeadLetter, Moved};
+use domain::wakeup::queue::Queue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};

@@ -11,10 +11,11 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::events::Topic;
 use crate::id::{JobId, OrgId, UserId};
 use crate::notifications::{self, Category, NewNotification, Notification};
 use crate::wakeup::JobWakeup;
-use crate::wakeup::dead_letters::Queue;
+use crate::wakeup::queue::Queue;
 use crate::{Error, OrgTx, Platform, Result};
 
 pub mod upkeep;
@@ -121,6 +122,15 @@ impl From<Kind> for Category {
         match kind {
             Kind::GitSync => Self::GithubSetup,
             Kind::PackagesInstall => Self::PackageInstall,
+        }
+    }
+}
+
+impl From<Kind> for Topic {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::GitSync => Self::Git,
+            Kind::PackagesInstall => Self::Package,
         }
     }
 }

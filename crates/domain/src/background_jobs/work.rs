@@ -5,6 +5,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Kind, Status};
+use crate::events::News;
 use crate::executions::claim::LEASE;
 use crate::id::{JobId, OrgId, UserId, WorkerId};
 use crate::notifications::{self, End, Ending};
@@ -52,6 +53,21 @@ impl Claimed {
             is_platform_admin: false,
         };
         OrgScope::for_run(self.organization_id, actor)
+    }
+}
+
+impl From<&Outcome> for News {
+    fn from(outcome: &Outcome) -> Self {
+        let status = match outcome.status {
+            Status::Success => "success",
+            Status::Conflict => "conflict",
+            _ => "error",
+        };
+        Self::Complete {
+            status: status.into(),
+            message: outcome.message.clone(),
+            result: outcome.result.clone(),
+        }
     }
 }
 

@@ -3,10 +3,9 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::background_jobs;
 use crate::executions::{Kind, RawJson, Status, logs};
 use crate::id::{ExecutionId, JobId, NotificationId, OrgId, UserId};
-use crate::notifications::Notification;
+use crate::notifications::notification::Notification;
 
 /// Results beyond this are read from the row instead.
 const MAX_INLINE_RESULT: usize = 64 * 1024;
@@ -231,30 +230,6 @@ impl Notice {
         match self {
             Self::Created(notification) | Self::Updated(notification) => notification.for_admins,
             Self::Dismissed { for_admins, .. } => *for_admins,
-        }
-    }
-}
-
-impl From<background_jobs::Kind> for Topic {
-    fn from(kind: background_jobs::Kind) -> Self {
-        match kind {
-            background_jobs::Kind::GitSync => Self::Git,
-            background_jobs::Kind::PackagesInstall => Self::Package,
-        }
-    }
-}
-
-impl From<&background_jobs::Outcome> for News {
-    fn from(outcome: &background_jobs::Outcome) -> Self {
-        let status = match outcome.status {
-            background_jobs::Status::Success => "success",
-            background_jobs::Status::Conflict => "conflict",
-            _ => "error",
-        };
-        Self::Complete {
-            status: status.into(),
-            message: outcome.message.clone(),
-            result: outcome.result.clone(),
         }
     }
 }

@@ -119,7 +119,7 @@ async fn update(session: &Session, from: Option<String>, to: &str) -> Outcome<Pu
 
 /// Whether the files of a commit may be a workspace.
 pub(super) async fn check_files(git: &super::program::Git, commit: &str) -> Outcome<()> {
-    use crate::workspace_files::RESERVED;
+    use crate::workspace_trees::RESERVED;
 
     const MAX_FILES: usize = 100_000;
     const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;

@@ -3,12 +3,13 @@
 //! Without a recorder (`METRICS_PORT` unset) every call here is a look at a pointer. The invariant: labels come from
 //! fixed lists and from route templates, never from ids or from what a caller sent.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::executions::Status;
-use crate::wakeup::dead_letters::Queue;
+use crate::wakeup::queue::Queue;
 
 pub(super) const HTTP_DURATION: &str = "http_server_request_duration_seconds";
 pub(super) const EXECUTION_DURATION: &str = "bifrost_execution_duration_seconds";
@@ -30,6 +31,9 @@ pub(super) const HTTP_BUCKETS: [f64; 12] =
 /// Bounds of the histogram of executions, seconds: up to the longest timeout.
 pub(super) const EXECUTION_BUCKETS: [f64; 13] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
+
+/// Whether anybody may ask for figures.
+static RECORDING: AtomicBool = AtomicBool::new(false);
 
 const ENDS: [Status; 5] =
     [Status::Success, Status::CompletedWithErrors, Status::Failed, Status::Timeout, Status::Cancelled];
@@ -78,7 +82,7 @@ pub(crate) fn published(outcome: Published, count: usize) {
 
 /// Records a request that was answered: its method, the template of its route, its status.
 pub fn answered(method: &str, route: &str, status: u16, took: Duration) {
-    if !super::scrape::is_recording() {
+    if !RECORDING.load(Ordering::Relaxed) {
         return;
     }
     let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("OTHER");
@@ -110,8 +114,9 @@ pub(super) fn connections(pool: &'static str, open: u32, idle: usize) {
     gauge!(CONNECTIONS, "pool" => pool, "state" => "idle").set(idle as f64);
 }
 
-/// Says what each figure means, and lets counters begin at zero, so that their first rise is one.
+/// Called when there is a recorder: says what each figure means, and lets counters begin at zero, so that their first rise is one.
 pub(super) fn describe() {
+    RECORDING.store(true, Ordering::Relaxed);
     let seconds = Unit::Seconds;
     describe_histogram!(HTTP_DURATION, seconds, "Requests by method, route template and status");
     describe_histogram!(EXECUTION_DURATION, seconds, "The last attempt of executions, by how they ended");

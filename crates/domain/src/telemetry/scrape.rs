@@ -32,11 +32,6 @@ type Look = Box<dyn Fn() + Send + Sync>;
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 static LOOKS: Mutex<Vec<Look>> = Mutex::new(Vec::new());
 
-/// Whether anybody may ask for figures.
-pub(super) fn is_recording() -> bool {
-    RECORDER.get().is_some()
-}
-
 /// Has `look` set gauges at each scrape. It must be quick and must not wait.
 pub fn at_each_scrape(look: impl Fn() + Send + Sync + 'static) {
     LOOKS.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(look));
@@ -97,7 +92,7 @@ async fn render(State(scraped): State<Scraped>) -> Response {
 fn show(readings: Option<&Readings>) {
     let Some(readings) = readings else {
         waiting(f64::NAN, f64::NAN, f64::NAN, f64::NAN);
-        for one in crate::wakeup::dead_letters::Queue::ALL {
+        for one in crate::wakeup::queue::Queue::ALL {
             queue(one, f64::NAN, f64::NAN);
         }
         return;
@@ -108,7 +103,7 @@ fn show(readings: Option<&Readings>) {
         readings.schedule_lag_seconds,
         readings.age_seconds(),
     );
-    for (one, counts) in crate::wakeup::dead_letters::Queue::ALL.into_iter().zip(&readings.queues) {
+    for (one, counts) in crate::wakeup::queue::Queue::ALL.into_iter().zip(&readings.queues) {
         let number = |count: Option<u64>| count.map_or(f64::NAN, |count| count as f64);
         queue(one, number(counts.map(|counts| counts.0)), number(counts.map(|counts| counts.1)));
     }

@@ -3,7 +3,6 @@
 //! A letter stays where it is until it was put back and the broker has confirmed it, or until it is dropped; whatever
 //! fails in between leaves it dead, or at worst both dead and back, which harms nobody: a message is a hint.
 
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeZone, Utc};
@@ -15,6 +14,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
 use sha2::{Digest, Sha256};
 
+use super::queue::Queue;
 use super::rabbit::Rabbit;
 use super::topology::DELIVERY_LIMIT;
 use super::{JobWakeup, Message, Wakeup, Wakeups, away};
@@ -30,17 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ENOUGH: Duration = Duration::from_secs(12);
 /// A letter that was looked at so often is written anew: brokers drop what is handed back too often.
 const WEARY: i64 = 10;
-
-/// A queue of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Queue {
-    /// Wake-ups of executions.
-    Executions,
-    /// Git jobs.
-    GitSync,
-    /// Package builds.
-    PackagesInstall,
-}
 
 /// A message that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,36 +64,6 @@ enum Fate {
     Drop,
 }
 
-impl Queue {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Executions, Self::GitSync, Self::PackagesInstall];
-
-    /// The name of the queue, without the prefix of an installation.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Executions => "workflow.executions",
-            Self::GitSync => "git.sync",
-            Self::PackagesInstall => "packages.install",
-        }
-    }
-
-    /// Why a message that was rejected is none of this queue's, in words.
-    fn fault(self, payload: &[u8]) -> Option<String> {
-        match self {
-            Self::Executions => Wakeup::decode(payload).err(),
-            Self::GitSync | Self::PackagesInstall => JobWakeup::decode(payload).err(),
-        }
-    }
-}
-
-impl FromStr for Queue {
-    type Err = ();
-
-    fn from_str(name: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|queue| queue.as_str() == name).ok_or(())
-    }
-}
-
 impl DeadLetter {
     pub(super) fn new(
         queue: Queue,
@@ -113,7 +72,7 @@ impl DeadLetter {
         died_at: Option<DateTime<Utc>>,
         payload: Vec<u8>,
     ) -> Self {
-        let reason = match (cause, queue.fault(&payload)) {
+        let reason = match (cause, fault(queue, &payload)) {
             ("rejected", Some(fault)) => format!("rejected: {fault}"),
             _ => cause.to_owned(),
         };
@@ -417,4 +376,12 @@ fn number(value: &AMQPValue) -> Option<i64> {
 
 fn text(value: &AMQPValue) -> Option<String> {
     value.as_long_string().map(ToString::to_string)
+}
+
+/// Why a message that was rejected is none of this queue's, in words.
+fn fault(queue: Queue, payload: &[u8]) -> Option<String> {
+    match queue {
+        Queue::Executions => Wakeup::decode(payload).err(),
+        Queue::GitSync | Queue::PackagesInstall => JobWakeup::decode(payload).err(),
+    }
 }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use super::Message;
-use super::dead_letters::{DeadLetter, Queue as Name};
+use super::dead_letters::DeadLetter;
+use super::queue::Queue as Name;
 use crate::telemetry::metrics::{self, Published};
 
 /// More is dropped: the rows are the truth, and the sweeper repeats a lost wake-up.

@@ -12,11 +12,12 @@ use crate::{Error, Result};
 
 pub mod dead_letters;
 mod in_process;
+pub mod queue;
 mod rabbit;
 pub mod topology;
 
-use dead_letters::Queue;
 use in_process::InProcess;
+use queue::Queue;
 use rabbit::Rabbit;
 
 /// Version of the message; any other is a poison message.
@@ -232,7 +233,7 @@ impl Wakeups {
         }
     }
 
-    /// Messages and dead letters of each queue, in the order of [`dead_letters::Queue::ALL`].
+    /// Messages and dead letters of each queue, in the order of [`Queue::ALL`].
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the broker is away.

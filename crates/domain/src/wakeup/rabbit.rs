@@ -20,7 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::dead_letters::Queue;
+use super::queue::Queue;
 use super::topology::Topology;
 use super::{Message, away};
 use crate::telemetry::metrics::{self, Published};

@@ -10,7 +10,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 
-use super::dead_letters::Queue;
+use super::queue::Queue;
 
 /// Deliveries of a message before it is dead.
 pub const DELIVERY_LIMIT: i64 = 5;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::cache::Cache;
 use domain::id::ExecutionId;
-use domain::wakeup::dead_letters::Queue;
+use domain::wakeup::queue::Queue;
 use domain::wakeup::topology::Topology;
 use domain::wakeup::{Wakeup, Wakeups};
 use lapin::options::{ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};

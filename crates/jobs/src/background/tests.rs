@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use domain::background_jobs::{self, Job, NewJob};
 use domain::events::Notice;
 use domain::notifications::{self, Category, Notification};
-use domain::wakeup::dead_letters::Queue;
+use domain::wakeup::queue::Queue;
 use domain::{Actor, OrgScope};
 use serde_json::{Value, json};
 use testkit::{TestEnv, eventually};

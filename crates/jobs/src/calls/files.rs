@@ -12,8 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use domain::Error;
 use domain::editor::MAX_FILE;
 use domain::id::OrgId;
-use domain::workspace_files::{FilePath, Files, OVERLAYS, make_overlay};
+use domain::workspace_files::{FilePath, Files, make_overlay};
 use domain::workspace_trees;
+use domain::workspace_trees::OVERLAYS;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

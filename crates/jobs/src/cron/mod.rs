@@ -15,7 +15,7 @@ use domain::sabotage::{self, Fault};
 use domain::schedules::fire;
 use domain::system_events::{Category, Level, NewEvent};
 use domain::wakeup::Wakeup;
-use domain::wakeup::dead_letters::Queue;
+use domain::wakeup::queue::Queue;
 use domain::{Platform, Result, in_time};
 use serde_json::json;
 use tokio::task::JoinHandle;
