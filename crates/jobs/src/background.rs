@@ -19,8 +19,6 @@ use domain::{Platform, Result};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::packages;
-
 /// Wake-ups taken together; each claim looks at all rows.
 const DELIVERIES: usize = 16;
 const PREFETCH: u16 = 16;
@@ -35,10 +33,6 @@ pub(crate) type Handler = fn(Arc<Running>) -> Work;
 
 /// A handler at work. An error is a fault of ours, told as such; what a person can act on is an [`Outcome::failure`].
 pub(crate) type Work = Pin<Box<dyn Future<Output = anyhow::Result<Outcome>> + Send>>;
-
-/// Who does what. The jobs of a kind without a row are left to processes that have one.
-pub(crate) const HANDLERS: &[(Kind, Handler)] =
-    &[(Kind::PackagesInstall, packages::carry_out), (Kind::GitSync, crate::git::carry_out)];
 
 /// A job under way, as its handler sees it.
 #[derive(Debug)]

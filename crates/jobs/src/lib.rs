@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::background_jobs::Kind;
 use domain::settings::Settings;
 use domain::telemetry::scrape;
 use domain::{Platform, process};
@@ -34,6 +35,10 @@ pub use workspace::{Indexer, index_once};
 /// Name of the file in `TEMP_PATH` that a living jobs process touches.
 pub const ALIVE_FILE: &str = "jobs.alive";
 const ALIVE_PERIOD: Duration = Duration::from_secs(5);
+
+/// Who does which background jobs. Those of a kind without a row are left to processes that have one.
+const HANDLERS: &[(Kind, background::Handler)] =
+    &[(Kind::PackagesInstall, packages::carry_out), (Kind::GitSync, git::carry_out)];
 
 /// A process that only works: reports what is away, runs until `stop`, drains, closes.
 ///
@@ -69,7 +74,7 @@ pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<
     }
     let (indexer, templates, look_again) = Indexer::start(platform.clone(), stop.clone());
     let clockwork = cron::start(&platform, &stop);
-    let background = tokio::spawn(background::run(platform.clone(), background::HANDLERS, stop.clone()));
+    let background = tokio::spawn(background::run(platform.clone(), HANDLERS, stop.clone()));
     let alive = tokio::spawn(
         stop.clone().run_until_cancelled_owned(stay_alive(platform.settings.temp_path.join(ALIVE_FILE))),
     );

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from . import landlock, seccomp
-from .tree import LIBC, Tree
+from .libc import LIBC
+from .tree import Tree
 
 MODES = ("required", "best-effort", "off")
 _CLONE_NEWNET = 0x40000000

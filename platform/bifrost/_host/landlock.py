@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from .tree import LIBC
+from .libc import LIBC
 
 _syscall = LIBC.syscall
 _CREATE, _ADD, _RESTRICT = 444, 445, 446

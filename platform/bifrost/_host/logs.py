@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 from .connection import Connection
 from .convert import describe
 from .frames import pack, quote
-from .tree import LIBC
+from .libc import LIBC
 
 TRACEBACK = 45
 _IONBF = 2

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import gc
 
-_LIBC = ctypes.CDLL(None)
+from .libc import LIBC
+
 _HUGE = 2 << 20
 _MADV_COLLAPSE = 25
 
@@ -18,13 +19,13 @@ _MADV_COLLAPSE = 25
 def give_back() -> None:
     """Unmap what importing and compiling have used and freed."""
     gc.collect()
-    if hasattr(_LIBC, "malloc_trim"):  # glibc's alone
-        _LIBC.malloc_trim(0)
+    if hasattr(LIBC, "malloc_trim"):  # glibc's alone
+        LIBC.malloc_trim(0)
 
 
 def use_huge_pages() -> None:
     """Gather the memory this process has written so far; what comes later is what runs write to."""
-    madvise = _LIBC.madvise
+    madvise = LIBC.madvise
     madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
     for start, end in _writable_memory():
         for at in range(-(-start // _HUGE) * _HUGE, end - _HUGE + 1, _HUGE):

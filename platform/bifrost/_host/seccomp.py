@@ -12,7 +12,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from .tree import CLONE_NEWPID, LIBC
+from .libc import CLONE_NEWPID, LIBC
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000

@@ -14,10 +14,10 @@ import os
 import signal
 from collections.abc import Collection
 
-CLONE_NEWPID = 0x20000000
+from .libc import CLONE_NEWPID, LIBC
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
-LIBC = ctypes.CDLL(None, use_errno=True)
 _prctl = LIBC.prctl
 _unshare = LIBC.unshare
 _setns = LIBC.setns
