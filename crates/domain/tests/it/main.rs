@@ -3,6 +3,7 @@
 mod audit;
 mod directory;
 mod executions;
+mod history;
 mod loans;
 mod logs;
 mod metrics;
