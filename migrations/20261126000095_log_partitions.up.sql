@@ -6,7 +6,7 @@
 
 CREATE FUNCTION first_id_at(moment TIMESTAMPTZ) RETURNS UUID
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN rpad(lpad(to_hex((extract(EPOCH FROM moment) * 1000)::BIGINT), 12, '0'), 32, '0')::UUID;
+    RETURN rpad(lpad(to_hex(GREATEST(extract(EPOCH FROM moment) * 1000, 0)::BIGINT), 12, '0'), 32, '0')::UUID;
 COMMENT ON FUNCTION first_id_at IS 'Not greater than any UUIDv7 of this millisecond or later.';
 
 -- What is there becomes the first partition as it is: nothing is copied, but the lines are read once to see that they fit.

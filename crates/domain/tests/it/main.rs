@@ -4,6 +4,7 @@ mod audit;
 mod directory;
 mod executions;
 mod history;
+mod listing;
 mod loans;
 mod logs;
 mod metrics;
