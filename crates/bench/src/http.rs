@@ -119,6 +119,11 @@ impl Requests {
         self.address
     }
 
+    /// Its access token.
+    pub(crate) fn token(&self) -> Option<String> {
+        self.token.clone()
+    }
+
     /// The value of the header `Authorization`.
     pub(crate) fn authorization(&self) -> Option<String> {
         self.token.as_ref().map(|token| format!("Bearer {token}"))

@@ -22,6 +22,7 @@ use setup::{Kind, Setup};
 
 mod floors;
 mod follow;
+mod history;
 mod http;
 mod ledger;
 mod load;

@@ -111,6 +111,7 @@ impl Stage<'_> {
             Plan::ReadOne => self.read_one().await.map(|line| vec![line]),
             Plan::ReadList => self.read_list().await.map(|line| vec![line]),
             Plan::ReadDirectory => self.read_directory().await,
+            Plan::ReadHistory => Box::pin(self.read_history()).await,
         }
     }
 

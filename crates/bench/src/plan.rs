@@ -31,6 +31,8 @@ pub(crate) enum Plan {
     ReadList,
     /// Reads of pages of large lists by name.
     ReadDirectory,
+    /// Reads of a large history.
+    ReadHistory,
 }
 
 /// How much of everything is done.
@@ -43,6 +45,9 @@ pub(crate) struct Scale {
     pub(crate) submits: usize,
     pub(crate) reads: usize,
     pub(crate) list_reads: usize,
+    /// Executions of a large history, and how often each of its pages is read.
+    pub(crate) history: i64,
+    pub(crate) history_reads: usize,
     pub(crate) sign_ins: usize,
     pub(crate) warm_up: usize,
 }
@@ -57,6 +62,8 @@ impl Scale {
         submits: 3_200,
         reads: 10_000,
         list_reads: 2_000,
+        history: 1_000_000,
+        history_reads: 400,
         sign_ins: 1_000,
         warm_up: 200,
     };
@@ -69,6 +76,8 @@ impl Scale {
         submits: 320,
         reads: 1_000,
         list_reads: 200,
+        history: 20_000,
+        history_reads: 100,
         sign_ins: 100,
         warm_up: 64,
     };
@@ -115,8 +124,8 @@ impl Plan {
         }
         plans.extend([Self::ReadOne, Self::ReadList]);
         if kind == Kind::Rabbitmq {
-            // Last, for it fills the tables.
-            plans.push(Self::ReadDirectory);
+            // Last, for they fill the tables.
+            plans.extend([Self::ReadHistory, Self::ReadDirectory]);
         }
         plans
     }
@@ -132,6 +141,7 @@ impl Plan {
             Self::ReadOne => "read-one".to_owned(),
             Self::ReadList => "read-list".to_owned(),
             Self::ReadDirectory => "read-directory".to_owned(),
+            Self::ReadHistory => "read-history".to_owned(),
         };
         format!("{}/{what}", kind.name())
     }

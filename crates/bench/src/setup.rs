@@ -174,12 +174,7 @@ impl Setup {
         let account = json!({ "email": EMAIL, "password": password, "name": "Bench" });
         let reply = connection.call(&self.requests.post_json("/auth/register", &account)).await?;
         ensure!(reply.status == 201, "cannot register: {}", String::from_utf8_lossy(reply.body));
-        let login = self.requests.post_form("/auth/login", &[("username", EMAIL), ("password", &password)]);
-        let reply = connection.call(&login).await?;
-        ensure!(reply.status == 200, "cannot sign in: {}", String::from_utf8_lossy(reply.body));
-        let tokens: Tokens = serde_json::from_slice(reply.body)?;
-        self.requests = Requests::signed_in(self.requests.address(), tokens.access_token);
-        self.login = login;
+        (self.requests, self.login) = sign_in(&mut connection, &self.requests, EMAIL, &password).await?;
         Ok(())
     }
 
@@ -211,6 +206,20 @@ impl Setup {
         self.workflows = found;
         Ok(())
     }
+}
+
+/// Signs somebody in: what they send from then on, and the request that did it.
+pub(crate) async fn sign_in(
+    connection: &mut Connection,
+    requests: &Requests,
+    email: &str,
+    password: &str,
+) -> anyhow::Result<(Requests, Vec<u8>)> {
+    let login = requests.post_form("/auth/login", &[("username", email), ("password", password)]);
+    let reply = connection.call(&login).await?;
+    ensure!(reply.status == 200, "cannot sign in: {}", String::from_utf8_lossy(reply.body));
+    let tokens: Tokens = serde_json::from_slice(reply.body)?;
+    Ok((Requests::signed_in(requests.address(), tokens.access_token), login))
 }
 
 /// Tries until it works, something ended, or time is up.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::floors::Floors;
+use crate::history::HISTORY;
 use crate::plan::{CLIENTS, LOG_CLIENTS, SIGN_IN_CLIENTS, SUBMIT_CLIENTS, WORKFLOWS};
 use crate::processes::Part;
 use crate::report::{Line, largest};
@@ -37,6 +38,7 @@ const SIGN_IN_FACTOR: f64 = 4.0;
 const BESIDE_FACTOR: f64 = 2.0;
 const READ_CPU_MS: f64 = 0.15;
 const DIRECTORY_P95_MS: f64 = 10.0;
+const HISTORY_P95_MS: f64 = 50.0;
 
 /// One figure that is asked for.
 #[derive(Debug, Serialize)]
@@ -132,6 +134,15 @@ pub(crate) fn judge(lines: &[Line], floors: &Floors) -> Vec<Verdict> {
             let why = "one client, in one organization".to_owned();
             verdicts.push(Verdict::at_most(format!("{what}: p95 ms"), DIRECTORY_P95_MS, line.p95_ms, why));
         }
+    }
+    let history = lines.iter().filter(|line| line.what.starts_with(HISTORY));
+    if let Some(slowest) = history.max_by(|one, other| one.p95_ms.total_cmp(&other.p95_ms)) {
+        verdicts.push(Verdict::at_most(
+            "a page of a large history: p95 ms",
+            HISTORY_P95_MS,
+            slowest.p95_ms,
+            format!("the slowest, {}", runs(slowest)),
+        ));
     }
     if let Some(line) = largest(lines, kind, READ_ONE, CLIENTS) {
         let of = |part: Part| line.cpu_ms.get(&part).copied().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Identifiers: one newtype per noun, so that two kinds of id cannot be mixed up. New ids are UUIDv7.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -70,4 +71,24 @@ ids! {
 impl UserId {
     /// Owns the runs that no person started: keys, public endpoints, schedules.
     pub const SYSTEM: Self = Self(Uuid::from_u128(1));
+}
+
+/// Not greater than any UUIDv7 of this millisecond or later.
+pub(crate) fn first_id_at(moment: DateTime<Utc>) -> Uuid {
+    let milliseconds = u128::try_from(moment.timestamp_millis()).unwrap_or_default();
+    // Years of four digits fit into the 48 bits.
+    Uuid::from_u128(milliseconds << 80)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_ordered_by_the_time_they_carry() {
+        let (before, id, after) = (Utc::now(), Uuid::now_v7(), Utc::now());
+        assert!(first_id_at(before) <= id);
+        assert!(first_id_at(after + chrono::TimeDelta::milliseconds(1)) > id);
+        assert_eq!(first_id_at(DateTime::<Utc>::MIN_UTC), Uuid::nil());
+    }
 }

@@ -25,7 +25,8 @@ pub struct Organization {
     pub domain: Option<String>,
     /// Whether its users may sign in and its executions start.
     pub is_active: bool,
-    /// Settings of the client; `concurrency_limit` among them bounds the executions that run at once.
+    /// Settings of the client; `concurrency_limit` among them bounds the executions that run at once,
+    /// and `history_days` how long those that ended are kept.
     pub settings: Value,
     /// E-mail of the creator.
     pub created_by: String,
@@ -64,6 +65,10 @@ pub struct Changes {
 /// The member of the settings that limits how many of its executions run at once.
 const CONCURRENCY_LIMIT: &str = "concurrency_limit";
 const HIGHEST_LIMIT: u64 = 100_000;
+/// The member that says for how many days it keeps executions that ended, where the platform keeps them longer.
+const HISTORY_DAYS: &str = "history_days";
+/// A hundred years.
+pub(crate) const MOST_HISTORY_DAYS: i32 = 36_500;
 
 /// Adds an organization.
 ///
@@ -208,14 +213,19 @@ fn valid_name(name: &str) -> Result<String> {
 
 /// Settings are the client's, but for the members that the server acts on.
 fn check_settings(settings: &Value) -> Result<()> {
-    match settings.get(CONCURRENCY_LIMIT) {
-        None | Some(Value::Null) => Ok(()),
-        Some(limit) if limit.as_u64().is_some_and(|limit| (1..=HIGHEST_LIMIT).contains(&limit)) => Ok(()),
-        Some(_) => Err(Error::invalid(
-            format!("/settings/{CONCURRENCY_LIMIT}"),
-            format!("must be a whole number from 1 to {HIGHEST_LIMIT}"),
-        )),
+    for (name, most) in
+        [(CONCURRENCY_LIMIT, HIGHEST_LIMIT), (HISTORY_DAYS, u64::from(MOST_HISTORY_DAYS.unsigned_abs()))]
+    {
+        match settings.get(name) {
+            None | Some(Value::Null) => {}
+            Some(number) if number.as_u64().is_some_and(|number| (1..=most).contains(&number)) => {}
+            Some(_) => {
+                let message = format!("must be a whole number from 1 to {most}");
+                return Err(Error::invalid(format!("/settings/{name}"), message));
+            }
+        }
     }
+    Ok(())
 }
 
 fn valid_domain(domain: &str) -> Result<Option<String>> {

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::organizations;
 use crate::packages::updates;
 
 /// Where it runs; unset means production.
@@ -146,6 +147,8 @@ pub struct Settings {
     pub git_local_remotes: bool,
     /// `SYNC_WAIT_SECONDS`: how long a synchronous request waits before it answers 202.
     pub sync_wait_seconds: u64,
+    /// `HISTORY_DAYS`: how long executions that ended are kept, with their log lines.
+    pub history_days: i32,
     /// `SHUTDOWN_GRACE_SECONDS`: how long a stopping process lets runs end.
     pub shutdown_grace_seconds: u64,
     /// `CORS_ORIGINS`: exact origins that browsers may call from, separated by commas.
@@ -230,6 +233,7 @@ impl Default for Settings {
             outbound_admit: String::new(),
             git_local_remotes: false,
             sync_wait_seconds: 60,
+            history_days: 90,
             shutdown_grace_seconds: 30,
             cors_origins: String::new(),
             public_url: "http://localhost:8000".into(),
@@ -317,6 +321,9 @@ impl Settings {
         }
         if self.worker_slots == 0 {
             faults.push("WORKER_SLOTS must be at least 1".into());
+        }
+        if !(1..=organizations::MOST_HISTORY_DAYS).contains(&self.history_days) {
+            faults.push(format!("HISTORY_DAYS must be from 1 to {}", organizations::MOST_HISTORY_DAYS));
         }
         if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
     }

@@ -42,7 +42,8 @@ struct OrganizationCreate {
     domain: Option<String>,
     /// Whether its users may sign in and its executions start; default true.
     is_active: Option<bool>,
-    /// Settings of the client; `concurrency_limit` among them, a whole number, bounds the executions that run at once.
+    /// Settings of the client; `concurrency_limit` among them, a whole number, bounds the executions that run at once, and
+    /// `history_days`, another one, for how long those that ended are kept, if that is shorter than `HISTORY_DAYS`.
     #[schema(value_type = Option<Object>)]
     settings: Option<Map<String, Value>>,
 }

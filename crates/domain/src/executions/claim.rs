@@ -108,10 +108,8 @@ macro_rules! claim {
                    e.is_function_key AS "is_function_key!",
                    e.retry_policy AS "retry_policy?: Json<RetryPolicy>", e.timeout_seconds AS "timeout_seconds!",
                    e.priority AS "priority!", e.traceparent, e.started_at,
-                   CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
-                       (SELECT max(l.sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_sequence!",
-                   CASE WHEN e.attempt = 1 THEN 0 ELSE COALESCE(
-                       (SELECT max(l.user_sequence) FROM execution_logs l WHERE l.execution_id = e.id), 0) END AS "last_user_sequence!",
+                   CASE WHEN e.attempt = 1 THEN 0 ELSE last_sequence(e.id, FALSE) END AS "last_sequence!",
+                   CASE WHEN e.attempt = 1 THEN 0 ELSE last_sequence(e.id, TRUE) END AS "last_user_sequence!",
                    w.concurrency_limit IS NOT NULL OR o.concurrency_limit IS NOT NULL AS "is_limited!",
                    COALESCE((SELECT s.id FROM package_switches s ORDER BY s.id DESC LIMIT 1), 0) AS "environment_version!", "#
                 + $comes_before_limited

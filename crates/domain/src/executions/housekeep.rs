@@ -1,5 +1,6 @@
 //! Housekeeping: what is kept for a while is removed when its time is over.
 
+use super::history;
 use crate::{Db, Result, SystemScope};
 
 /// Most rows of each kind one tick removes.
@@ -13,19 +14,18 @@ const BATCH: i64 = 10_000;
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn housekeep(db: &Db) -> Result<()> {
     let mut tx = db.begin_system(&SystemScope::because("housekeeping serves every organization")).await?;
-    sqlx::query!(
-        "WITH gone AS (
-             DELETE FROM executions
-             WHERE id IN (SELECT id FROM executions WHERE transient AND completed_at < now() - interval '1 day' LIMIT $1)
-                OR id IN (SELECT id FROM executions
-                          WHERE kind = 'data_provider' AND created_at < now() - interval '10 minutes' LIMIT $1)
-             RETURNING id
-         )
-         DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM gone)",
+    let gone = sqlx::query_scalar!(
+        "DELETE FROM executions
+         WHERE id = ANY (ARRAY(SELECT id FROM executions
+                               WHERE transient AND completed_at < now() - interval '1 day' LIMIT $1)
+                      || ARRAY(SELECT id FROM executions
+                               WHERE kind = 'data_provider' AND created_at < now() - interval '10 minutes' LIMIT $1))
+         RETURNING id",
         BATCH,
     )
-    .execute(tx.conn())
+    .fetch_all(tx.conn())
     .await?;
+    history::remove_lines(tx.conn(), &gone).await?;
     sqlx::query!(
         "DELETE FROM provider_answers
          WHERE ctid IN (SELECT ctid FROM provider_answers

@@ -39,6 +39,7 @@ pub mod cancel;
 pub mod claim;
 pub mod explain;
 pub mod finish;
+pub mod history;
 pub mod housekeep;
 mod limits;
 pub mod list;

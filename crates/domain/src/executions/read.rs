@@ -52,7 +52,8 @@ async fn find(db: &Db, scope: &OrgScope, id: ExecutionId) -> Result<(Execution, 
                e.created_at AS "created_at!", e.started_at, e.completed_at, e.has_lines AS "has_lines!"
            FROM (SELECT set_config('bifrost.org_id', $1, TRUE) AS setting OFFSET 0) AS scope
            CROSS JOIN LATERAL (
-               SELECT *, EXISTS (SELECT FROM execution_logs l WHERE l.execution_id = executions.id) AS has_lines
+               -- Of the argument as well: so the partition is known when the statement begins.
+               SELECT *, EXISTS (SELECT FROM execution_logs l WHERE l.execution_id = executions.id AND l.execution_id = $2) AS has_lines
                FROM executions
                WHERE executions.id = $2 AND executions.kind = 'workflow' AND scope.setting IS NOT NULL
                OFFSET 0

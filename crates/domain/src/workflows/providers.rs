@@ -377,7 +377,7 @@ impl Question<'_> {
         let mut conn = self.platform.db.system(&system).await?;
         sqlx::query!(
             "WITH gone AS (DELETE FROM executions WHERE id = $1 AND kind = 'data_provider' RETURNING id)
-             DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM gone)",
+             DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM gone) AND execution_id = $1",
             run as _,
         )
         .execute(&mut *conn)

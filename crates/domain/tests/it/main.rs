@@ -3,6 +3,8 @@
 mod audit;
 mod directory;
 mod executions;
+mod history;
+mod listing;
 mod loans;
 mod logs;
 mod metrics;

@@ -8,7 +8,7 @@ use domain::background_jobs::upkeep;
 use domain::connections;
 use domain::events::Update;
 use domain::executions::reap::{self, Reaped};
-use domain::executions::{Status, housekeep, sweep};
+use domain::executions::{Status, history, housekeep, sweep};
 use domain::metrics;
 use domain::packages;
 use domain::sabotage::{self, Fault};
@@ -34,6 +34,8 @@ const METRICS_PERIOD: Duration = Duration::from_secs(5);
 /// How often somebody looks whether messages have died.
 const DEAD_LETTERS_PERIOD: Duration = Duration::from_secs(20);
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
+/// How often old executions are removed, and partitions of log lines made and dropped.
+const HISTORY_PERIOD: Duration = Duration::from_secs(600);
 /// Rows younger than this are left to the publisher that is still at it.
 const SWEEP_GRACE_SECONDS: f64 = 3.0;
 /// After PostgreSQL was away, workers get this long to extend their leases before any is taken for dead.
@@ -62,6 +64,7 @@ pub(crate) fn start(platform: &Platform, stop: &CancellationToken) -> JoinHandle
             ticks.every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping", || housekeep::housekeep(
                 &platform.db
             )),
+            ticks.every(HISTORY_PERIOD, LONG_PATIENCE, "history", || keep_history(&platform)),
             ticks.every(HOUSEKEEPING_PERIOD, LONG_PATIENCE, "housekeeping of jobs", || upkeep::housekeep(
                 &platform.db
             )),
@@ -176,6 +179,15 @@ async fn refresh_tokens(platform: &Platform) -> Result<()> {
 async fn take_metrics(platform: &Platform) -> Result<()> {
     if let Some(ticked) = metrics::tick(&platform.db).await? {
         tracing::debug!(ticked.folded, "took metrics");
+    }
+    Ok(())
+}
+
+async fn keep_history(platform: &Platform) -> Result<()> {
+    let removed = history::tick(&platform.db, platform.settings.history_days).await?;
+    if removed != history::Removed::default() {
+        let history::Removed { executions, lines, partitions } = removed;
+        tracing::info!(executions, lines, partitions, "removed history that was older than it is kept");
     }
     Ok(())
 }

@@ -18,6 +18,9 @@ pub(super) fn all(world: &World) -> Vec<Case> {
     let organization = |limit: Value| {
         post("/api/organizations", json!({"name": "Limited", "settings": {"concurrency_limit": limit}}))
     };
+    let history = |days: Value| {
+        post("/api/organizations", json!({"name": "Forgetful", "settings": {"history_days": days}}))
+    };
     vec![
         invalid("a start at no time", execute(json!("tomorrow")), "/run_at"),
         invalid("a start at a number", execute(json!(5)), "/run_at"),
@@ -64,6 +67,9 @@ pub(super) fn all(world: &World) -> Vec<Case> {
         invalid("an organization of no runs", organization(json!(0)), "/settings/concurrency_limit"),
         invalid("an organization of half a run", organization(json!(0.5)), "/settings/concurrency_limit"),
         invalid("an organization of many words", organization(json!("many")), "/settings/concurrency_limit"),
+        invalid("an organization without history", history(json!(0)), "/settings/history_days"),
+        invalid("an organization of half a day", history(json!(1.5)), "/settings/history_days"),
+        invalid("an organization of all times", history(json!("always")), "/settings/history_days"),
         invalid("pausing what is no id", post("/api/workflows/collect/pause", Value::Null), "path:id"),
         case(
             "pausing what does not exist",

@@ -1,0 +1,2 @@
+DROP INDEX executions_transient_idx;
+ALTER TABLE organizations DROP COLUMN history_days;

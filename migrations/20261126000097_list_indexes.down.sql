@@ -1,0 +1,1 @@
+DROP INDEX executions_status_idx, executions_ended_workflow_idx, executions_ended_own_idx;
