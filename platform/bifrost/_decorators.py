@@ -40,6 +40,7 @@ def workflow(
     concurrency_limit: int | None = None,
     concurrency_key: str | None = None,
     rate_limit: str | None = None,
+    endpoint_rate_limit: str | None = None,
     **unknown: Any,
 ) -> Callable[[F], F]: ...
 def workflow(name: Any = None, *_args: Any, **_kwargs: Any) -> Any:

@@ -92,11 +92,13 @@ def test_the_retry_policy_takes_both_spellings() -> None:
         ),
         ('rate_limit="100/m"', {"rate_limit": {"starts": 100, "seconds": 60}}),
         ('rate_limit=" 5 / h "', {"rate_limit": {"starts": 5, "seconds": 3600}}),
+        ('endpoint_rate_limit="30/m"', {"endpoint_rate_limit": {"calls": 30, "seconds": 60}}),
     ],
 )
 def test_limits_are_there_if_they_are_given(arguments: str, limits: dict[str, Any]) -> None:
     found = workflow(f"@workflow({arguments})\ndef f(a): ...")
-    assert {key: found[key] for key in found if key.startswith(("concurrency", "rate"))} == limits
+    names = ("concurrency", "rate", "endpoint_rate")
+    assert {key: found[key] for key in found if key.startswith(names)} == limits
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,8 @@ def test_limits_are_there_if_they_are_given(arguments: str, limits: dict[str, An
         'concurrency_key="{b}"',
         'rate_limit="100"',
         "rate_limit=100",
+        'endpoint_rate_limit="0/m"',
+        "endpoint_rate_limit=100",
     ],
 )
 def test_limits_that_cannot_be_meant_are_problems(arguments: str) -> None:

@@ -5,7 +5,9 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use domain::id::{WorkflowId, WorkflowKeyId};
 use domain::settings::Environment;
+use domain::workflows::CallRate;
 use domain::{Error, Result};
 use futures::FutureExt as _;
 use sha2::{Digest, Sha256};
@@ -86,12 +88,35 @@ pub(crate) async fn by_account(app: &App, operation: &str, email: &str) -> Resul
     count(app, &format!("{operation}:account:{name}"), ORDINARY).await
 }
 
+/// Counts a call of an endpoint by its caller: a key, or without one an address.
+///
+/// # Errors
+/// [`Error::TooMany`] beyond what the endpoint says.
+pub(crate) async fn by_caller(
+    app: &App,
+    endpoint: WorkflowId,
+    key: Option<WorkflowKeyId>,
+    address: IpAddr,
+    rate: CallRate,
+) -> Result<()> {
+    let caller = match key {
+        Some(key) => format!("key:{key}"),
+        None => format!("address:{}", network(address)),
+    };
+    let rate = Rate { most: rate.calls.into(), window: Duration::from_secs(rate.seconds.into()) };
+    // The window is part of the name, so that an edit of the file holds from the next call on.
+    count(app, &format!("endpoint:{endpoint}:{}:{caller}", rate.window.as_secs()), rate).await
+}
+
 async fn count(app: &App, key: &str, rate: Rate) -> Result<()> {
     if app.platform.settings.environment == Environment::Testing {
         return Ok(());
     }
-    if app.platform.cache.count(key, rate.window).await > rate.most {
-        return Err(Error::TooMany { retry_after: rate.window });
+    let (count, rest) = app.platform.cache.count_and_rest(key, rate.window).await;
+    if count > rate.most {
+        // Whole seconds, upwards: whoever comes back then is let in.
+        let retry_after = Duration::from_secs(rest.as_millis().div_ceil(1_000).try_into().unwrap_or(1));
+        return Err(Error::TooMany { retry_after });
     }
     Ok(())
 }

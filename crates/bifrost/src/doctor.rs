@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
+use crate::database::count_unopened;
 use crate::env;
 use crate::failure::{Failure, chain};
 use crate::output::{self, Paint, harmless};
@@ -84,6 +85,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
             local_folders(&mut settings);
             report.settings(&settings, &state);
             report.database(&settings, &state).await;
+            report.secrets(&settings, &state).await;
             report.broker_and_cache(&settings).await;
             report.python(&settings).await;
             report.isolation(&settings).await;
@@ -169,6 +171,25 @@ impl Report {
             Err(error) => {
                 self.error(PART, format!("{address}: {}", chain(&error)), "start it, or correct DATABASE_URL")
             }
+        }
+    }
+
+    async fn secrets(&mut self, settings: &Settings, state: &StateDir) {
+        const PART: &str = "secrets";
+        let known = || state.running().and_then(|_| postgres::known_url(state));
+        let generated = || state.known_secret("secrets_master_key").ok().flatten();
+        let url = settings.database_url.clone().or_else(known);
+        let master = settings.secrets_master_key.clone().or_else(generated);
+        let (Some(url), Some(master)) = (url, master) else { return };
+        // When the database cannot be asked, it has a finding of its own.
+        match count_unopened(&url, &master).await {
+            Ok(0) => self.ok(PART, "SECRETS_MASTER_KEY opens everything that is stored"),
+            Ok(count) => self.error(
+                PART,
+                format!("SECRETS_MASTER_KEY does not open the secrets of {count} organizations (global ones count as one)"),
+                "set the key that they were stored with; several: id:key,id:key",
+            ),
+            Err(_) => {}
         }
     }
 

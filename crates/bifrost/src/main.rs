@@ -20,6 +20,7 @@ mod migrate;
 mod openapi;
 mod output;
 mod serve;
+mod settings;
 mod up;
 
 #[global_allocator]
@@ -49,6 +50,8 @@ enum Command {
     Healthcheck(healthcheck::Args),
     /// Look at every part, say what is wrong and what to do.
     Doctor(doctor::Args),
+    /// List every setting: what it means, its default, and whether it is set; never its value.
+    Settings(settings::Args),
     /// Manage the administrators of an installation.
     #[command(subcommand)]
     Admin(client::admin::Command),
@@ -100,6 +103,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Openapi(args) => openapi::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args).await,
         Command::Doctor(args) => doctor::run(&args).await,
+        Command::Settings(args) => settings::run(&args),
         Command::Admin(command) => client::admin::run(command).await,
         Command::Login(args) => client::login::run(args).await,
         Command::Run(args) => client::run::run(args).await,

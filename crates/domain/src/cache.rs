@@ -86,10 +86,15 @@ impl Cache {
 
     /// Adds one to a counter that starts at zero and vanishes `window` after its first count; returns the count.
     pub async fn count(&self, key: &str, window: Duration) -> u64 {
+        self.count_and_rest(key, window).await.0
+    }
+
+    /// The same, with the time until the counter vanishes.
+    pub async fn count_and_rest(&self, key: &str, window: Duration) -> (u64, Duration) {
         match self {
             Self::InProcess(own) => own.count(key, window),
             Self::Redis(redis) => match tokio::time::timeout(PATIENCE, redis.count(key, window)).await {
-                Ok(Ok(count)) => count,
+                Ok(Ok(counted)) => counted,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "redis did not count, the process does");
                     redis.fallback.count(key, window)
@@ -175,10 +180,11 @@ impl Default for InProcess {
 }
 
 impl InProcess {
-    fn count(&self, key: &str, window: Duration) -> u64 {
+    fn count(&self, key: &str, window: Duration) -> (u64, Duration) {
         let fresh = || Counter { count: Arc::default(), ends: Instant::now() + window };
         let counter = self.counters.get_with_by_ref(key, fresh);
-        counter.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1
+        let count = counter.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        (count, counter.ends.saturating_duration_since(Instant::now()))
     }
 
     fn put(&self, key: &str, text: &str, lifetime: Duration) {
@@ -199,12 +205,12 @@ impl Redis {
         &self,
         key: &str,
         window: Duration,
-    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<(u64, Duration), Box<dyn std::error::Error + Send + Sync>> {
         let mut conn = self.pool.get().await?;
         let key = format!("{}:count:{key}", self.prefix);
         let millis = i64::try_from(window.as_millis())?;
         // NX: the window starts with the first count.
-        let (count,): (u64,) = deadpool_redis::redis::pipe()
+        let (count, rest): (u64, i64) = deadpool_redis::redis::pipe()
             .atomic()
             .incr(&key, 1)
             .cmd("PEXPIRE")
@@ -212,9 +218,11 @@ impl Redis {
             .arg(millis)
             .arg("NX")
             .ignore()
+            .pttl(&key)
             .query_async(&mut conn)
             .await?;
-        Ok(count)
+        // Negative when it vanished this very moment.
+        Ok((count, Duration::from_millis(u64::try_from(rest).unwrap_or_default())))
     }
 
     async fn put(

@@ -2,12 +2,13 @@
 //! changes (ADR 28).
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::id::OrgId;
 use crate::vault::{DataKey, Vault};
 use crate::{Db, Error, OrgTx, Result, SystemScope};
 
-/// Keys that one transaction of the rotation wraps anew.
+/// Keys that one transaction of the rotation wraps anew, and one look reads.
 const BATCH: i64 = 100;
 
 /// Data keys unwrapped by one operation, so that many values of an organization need one.
@@ -81,6 +82,39 @@ pub async fn rotate(db: &Db, vault: &Vault, mut progress: impl FnMut(u64)) -> Re
         tx.commit().await?;
         done += ids.len() as u64;
         progress(done);
+    }
+}
+
+/// How many data keys no master key of the vault opens; one is an organization's, or the global one. What is sealed with
+/// those cannot be read.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn count_unopened(db: &Db, vault: &Vault) -> Result<usize> {
+    const SCOPE: SystemScope =
+        SystemScope::because("the master key is tried on the data keys of every organization");
+    let (mut unopened, mut after) = (0, Uuid::nil());
+    loop {
+        let mut conn = db.system(&SCOPE).await?;
+        let keys = sqlx::query!(
+            r#"SELECT id, organization_id AS "organization_id: OrgId", master_key_id, wrapped
+               FROM data_keys
+               WHERE id > $1
+               ORDER BY id
+               LIMIT $2"#,
+            after,
+            BATCH,
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        let Some(last) = keys.last() else { return Ok(unopened) };
+        after = last.id;
+        unopened += keys
+            .iter()
+            .filter(|key| {
+                vault.unwrap_data_key(key.id, key.organization_id, &key.master_key_id, &key.wrapped).is_err()
+            })
+            .count();
     }
 }
 

@@ -86,6 +86,12 @@ impl Outbound {
         Self::with_names(admitted, Names::System)
     }
 
+    /// One that admits nothing and knows these names alone.
+    #[cfg(test)]
+    pub(crate) fn knowing(names: std::collections::HashMap<String, Vec<IpAddr>>) -> Self {
+        Self::with_names("", Names::Fixed(names)).expect("nothing is admitted")
+    }
+
     fn with_names(admitted: &str, names: Names) -> Result<Self, Error> {
         let entries = admitted.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let admitted = entries

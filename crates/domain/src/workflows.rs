@@ -21,7 +21,7 @@ pub mod signature;
 mod sync;
 
 pub use catalog::Catalog;
-pub use endpoint::{Endpoint, list_endpoints};
+pub use endpoint::{CallRate, Endpoint, list_endpoints};
 pub use parameters::check_parameters;
 pub use problems::{FileProblem, Problem, list_problems};
 pub use sync::{Found, Index, IndexedFile, Synced, sync};

@@ -52,6 +52,7 @@ _SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "concurrency_limit",
             "concurrency_key",
             "rate_limit",
+            "endpoint_rate_limit",
         ),
     ),
     "data_provider": (("name", "description", "category", "cache_ttl_seconds"), ("id",)),
@@ -274,7 +275,7 @@ class Reader:
         }
 
     def _limits(self, arguments: _Arguments, parameters: list[dict[str, Any]]) -> dict[str, Any]:
-        """How many runs may run or start; a member is there only if there is a limit."""
+        """How many runs may run or start, and calls be made; a member is there only if there is a limit."""
         limits: dict[str, Any] = {}
         key = self._text(arguments, "concurrency_key", "")
         if arguments.given("concurrency_limit") or key:
@@ -289,11 +290,12 @@ class Reader:
                         f"concurrency_key names {name!r}, which is no parameter",
                         f"It stands for nothing; use one of {', '.join(known) or 'the parameters'}.",
                     )
-        rate = self._text(arguments, "rate_limit", "")
-        if found := _RATE.match(rate.strip()):
-            limits["rate_limit"] = {"starts": int(found[1]), "seconds": _SECONDS[found[2]]}
-        elif rate:
-            self._unusable(arguments, "rate_limit", 'Write "100/m": starts per s, m, h or d.')
+        for name, counted in (("rate_limit", "starts"), ("endpoint_rate_limit", "calls")):
+            rate = self._text(arguments, name, "")
+            if found := _RATE.match(rate.strip()):
+                limits[name] = {counted: int(found[1]), "seconds": _SECONDS[found[2]]}
+            elif rate:
+                self._unusable(arguments, name, f'Write "100/m": {counted} per s, m, h or d.')
         return limits
 
     def _retry_policy(self, arguments: _Arguments) -> dict[str, Any] | None:

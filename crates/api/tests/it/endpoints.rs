@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{World, failure, success};
 
+mod metered;
 mod rolling;
 mod signed;
 
@@ -362,7 +363,7 @@ async fn the_document_follows_the_endpoints_within_seconds() {
     world
         .with_endpoints(&[
             json!({"name": "greet", "description": "Greet a site"}),
-            json!({"name": "open", "public_endpoint": true, "allowed_methods": ["PUT"]}),
+            json!({"name": "open", "public_endpoint": true, "allowed_methods": ["PUT"], "endpoint_rate_limit": {"calls": 5, "seconds": 3600}}),
             json!({"name": "closed", "endpoint_enabled": false}),
             json!({"name": "twice", "function": "one"}),
             json!({"name": "twice", "function": "two"}),
@@ -382,7 +383,10 @@ async fn the_document_follows_the_endpoints_within_seconds() {
     let body = &greet["post"]["requestBody"]["content"]["application/json"]["schema"];
     assert_eq!(body["properties"]["loud"]["type"], "boolean");
     assert!(greet["put"].is_null() && greet["delete"].is_null());
-    assert_eq!(found["/api/endpoints/open"]["put"]["security"], json!([{}]));
+    let open = &found["/api/endpoints/open"]["put"];
+    assert_eq!(open["security"], json!([{}]));
+    let too_many = open["responses"]["429"]["description"].as_str().expect("text");
+    assert!(too_many.starts_with("More than 5 calls from one address within 3600 s"), "{too_many}");
     assert!(found["/api/endpoints/closed"].is_null() && found["/api/endpoints/twice"].is_null());
     let by_id =
         found.as_object().expect("paths").keys().filter(|path| path.starts_with("/api/endpoints/0")).count();

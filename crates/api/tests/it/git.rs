@@ -8,6 +8,7 @@ use crate::support::World;
 
 mod github;
 mod hostile;
+mod inward;
 mod killed;
 
 const CONTENT: &str = "/api/editor/files/content";

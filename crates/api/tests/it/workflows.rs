@@ -22,7 +22,7 @@ async fn the_list_has_what_the_file_declares() {
         "retry_policy": {"max_attempts": 3, "backoff_seconds": 1.5, "max_backoff_seconds": 60, "retry_on": null},
         "schedule": "0 6 * * *", "endpoint_enabled": true, "allowed_methods": ["GET"], "disable_global_key": true,
         "public_endpoint": true, "concurrency_limit": 3, "concurrency_key": "{site}",
-        "rate_limit": {"starts": 100, "seconds": 60},
+        "rate_limit": {"starts": 100, "seconds": 60}, "endpoint_rate_limit": {"calls": 30, "seconds": 60},
         "parameters": [{
             "name": "site", "type": "string", "required": true, "label": "Site", "default_value": null,
             "description": "Where", "validation": {"min": 1}, "data_provider": "sites", "options": ["Bern"],

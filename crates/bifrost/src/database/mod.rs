@@ -5,8 +5,10 @@ pub(crate) mod secrets;
 
 use std::path::PathBuf;
 
-use domain::Db;
 use domain::settings::Settings;
+use domain::vault::Vault;
+use domain::{Db, data_keys};
+use secrecy::SecretString;
 
 use crate::failure::{Failure, USAGE, chain};
 use crate::up::postgres;
@@ -32,6 +34,14 @@ async fn open(settings: &Settings, state_dir: Option<PathBuf>) -> Result<(Db, St
     let db = Db::open(&url, CONNECTIONS).map_err(|error| failed(&error))?;
     db.ping().await.map_err(|error| failed(&error))?;
     Ok((db, state))
+}
+
+/// How many data keys of the database at `url` this master key does not open.
+pub(crate) async fn count_unopened(url: &SecretString, master: &SecretString) -> domain::Result<usize> {
+    let db = Db::open(url, CONNECTIONS)?;
+    let counted = data_keys::count_unopened(&db, &Vault::new(master)).await;
+    db.close().await;
+    counted
 }
 
 fn failed(error: &domain::Error) -> Failure {

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use domain::Platform;
 use domain::settings::{Environment, Settings};
+use domain::{Platform, data_keys};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{Failure, USAGE};
+use crate::failure::{Failure, USAGE, chain};
 use crate::output::{self, Progress};
 use crate::{env, migrate, serve};
 
@@ -27,6 +27,8 @@ use state::{Lock, StateDir};
 
 /// The kernel takes 108 bytes for the path of a socket, and runs put some forty behind this one.
 const LONGEST_TEMP_PATH: usize = 64;
+/// Name of the file that a generated master key is kept in.
+const MASTER_KEY: &str = "secrets_master_key";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -58,6 +60,8 @@ struct Ready {
     listener: TcpListener,
     settings: Settings,
     url: String,
+    /// Whether the master key was made just now, so that nothing can have been stored with it.
+    has_new_key: bool,
 }
 
 pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
@@ -70,8 +74,8 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     let state = StateDir::locate(args.state_dir.clone())?;
     state.create()?;
     let mut lock = state.lock()?;
-    complete(&mut settings, &args, &state)?;
-    let ready = listen(settings, &mut lock).await?;
+    let has_new_key = complete(&mut settings, &args, &state)?;
+    let ready = listen(settings, has_new_key, &mut lock).await?;
     progress.say(format!(
         "Bifrost {}: {}, state in {}",
         env!("CARGO_PKG_VERSION"),
@@ -105,7 +109,7 @@ async fn serve_until(
     progress: Progress,
     stop: CancellationToken,
 ) -> Result<u8, Failure> {
-    let Ready { listener, mut settings, url } = ready;
+    let Ready { listener, mut settings, url, has_new_key } = ready;
     let admin = match &postgres {
         Some(postgres) => {
             settings.database_url = Some(postgres.url());
@@ -122,7 +126,9 @@ async fn serve_until(
     progress.say(migrate::migrate(&admin, &app).await?);
     say_parts(&settings, progress);
 
-    let serving = tokio::spawn(serve::both(listener, Platform::open(settings)?, stop.clone()));
+    let platform = Platform::open(settings)?;
+    check_master_key(&platform, has_new_key, state, progress).await?;
+    let serving = tokio::spawn(serve::both(listener, platform, stop.clone()));
     let foreground = async {
         if args.demo {
             let code = Box::pin(demo::run(&url, state, developer, progress)).await?;
@@ -154,8 +160,38 @@ async fn serve_until(
     Ok(code.unwrap_or(0))
 }
 
-/// Fills in what the settings leave open: folders, secrets, the environment.
-fn complete(settings: &mut Settings, args: &Args, state: &StateDir) -> Result<(), Failure> {
+/// Refuses to go on with a new master key where secrets were stored with another: they could not be read, and what is
+/// stored from now on would need both.
+async fn check_master_key(
+    platform: &Platform,
+    is_new: bool,
+    state: &StateDir,
+    progress: Progress,
+) -> Result<(), Failure> {
+    let unopened = data_keys::count_unopened(&platform.db, &platform.vault).await;
+    let unopened = unopened.map_err(|error| Failure::new(chain(&error)))?;
+    if unopened == 0 {
+        return Ok(());
+    }
+    if is_new {
+        let file = state.forget_secret(MASTER_KEY)?;
+        return Err(Failure::new(
+            "the secrets in this database were stored with a SECRETS_MASTER_KEY that is not here",
+        )
+        .next(format!(
+            "put the key of then into {}, or set SECRETS_MASTER_KEY; to go on without those secrets set a new one there",
+            file.display()
+        ))
+        .code(USAGE));
+    }
+    progress.say(format!(
+        "SECRETS_MASTER_KEY does not open the secrets of {unopened} organizations (global ones count as one): runs that need them fail"
+    ));
+    Ok(())
+}
+
+/// Fills in what the settings leave open: folders, secrets, the environment. Says whether it made the master key.
+fn complete(settings: &mut Settings, args: &Args, state: &StateDir) -> Result<bool, Failure> {
     for url in [
         &mut settings.database_url,
         &mut settings.rabbitmq_url,
@@ -197,13 +233,16 @@ fn complete(settings: &mut Settings, args: &Args, state: &StateDir) -> Result<()
     }
     let generated = |given: &mut Option<SecretString>, name: &str| {
         if given.as_ref().is_none_or(|value| value.expose_secret().is_empty()) {
+            let is_new = state.known_secret(name)?.is_none();
             *given = Some(state.secret(name)?);
+            return Ok::<bool, Failure>(is_new);
         }
-        Ok::<(), Failure>(())
+        Ok(false)
     };
     generated(&mut settings.secret_key, "secret_key")?;
-    generated(&mut settings.secrets_master_key, "secrets_master_key")?;
-    settings.check().map_err(|faults| Failure::new(faults).code(USAGE))
+    let has_new_key = generated(&mut settings.secrets_master_key, MASTER_KEY)?;
+    settings.check().map_err(|faults| Failure::new(faults).code(USAGE))?;
+    Ok(has_new_key)
 }
 
 /// The folder that was named on the command line, in the settings, or lies here.
@@ -217,7 +256,7 @@ fn folder(name: &str, given: Option<&Path>, variable: &str, default: &Path) -> R
         .map_err(|failure| failure.next(format!("bifrost up --{name} DIR, or run it where ./{name} is")))
 }
 
-async fn listen(mut settings: Settings, lock: &mut Lock) -> Result<Ready, Failure> {
+async fn listen(mut settings: Settings, has_new_key: bool, lock: &mut Lock) -> Result<Ready, Failure> {
     let listener = serve::bind(settings.listen).await?;
     settings.listen = listener.local_addr().map_err(|error| Failure::new(error.to_string()))?;
     let mut reached_at = settings.listen;
@@ -226,7 +265,7 @@ async fn listen(mut settings: Settings, lock: &mut Lock) -> Result<Ready, Failur
     }
     let url = format!("http://{reached_at}");
     lock.announce(&url).map_err(|error| Failure::new(format!("cannot write the lock file: {error}")))?;
-    Ok(Ready { listener, settings, url })
+    Ok(Ready { listener, settings, url, has_new_key })
 }
 
 fn say_parts(settings: &Settings, progress: Progress) {

@@ -139,6 +139,14 @@ impl StateDir {
         }
     }
 
+    /// Takes a secret back that nothing was done with yet; the file that it was in.
+    pub(crate) fn forget_secret(&self, name: &str) -> Result<PathBuf, Failure> {
+        let file = self.secrets().join(name);
+        std::fs::remove_file(&file)
+            .map_err(|error| Failure::new(format!("cannot remove {}: {error}", file.display())))?;
+        Ok(file)
+    }
+
     /// Folder of the private PostgreSQL.
     pub(crate) fn postgres(&self) -> PathBuf {
         self.path.join("postgres")

@@ -11,6 +11,7 @@ use testkit::{Client, Launch, Process, TestDb};
 use crate::support::{
     EMAIL, Installation, PASSWORD, WORKFLOWS, open_folder, submit, wait_for_end, wait_for_workflow,
 };
+use crate::up::Site;
 
 const SECRET: &str = "a value that is stored encrypted";
 const USES_SECRET: &str = r#"
@@ -21,6 +22,8 @@ from bifrost import secrets, workflow
 async def uses_token():
     return len(await secrets.get("token"))
 "#;
+
+const OTHER_KEY: &str = "Zp8Yw2Qn5Rt7Ls1Kd4Jf9Hg3Mb6Vc0Xa_TeQ";
 
 /// Clients that submit while the backup is made.
 const CLIENTS: usize = 4;
@@ -177,4 +180,58 @@ async fn a_damaged_backup_is_named_and_nothing_is_restored_over_something() {
     assert!(none.finish().await.expect_code(2).stderr.contains("is no backup"));
     db.close().await;
     installation.close().await;
+}
+
+#[tokio::test]
+async fn what_one_up_had_another_has_after_a_restore() {
+    let (old, new) = (Site::with_file(USES_SECRET).await, Site::bare().await);
+    let running = old.serve().await;
+    let client = running.client().register(EMAIL, PASSWORD).await;
+    let stored =
+        client.post("/api/config", &json!({"key": "token", "value": SECRET, "type": "secret"})).await;
+    assert!(stored.status.is_success(), "{}", stored.body);
+    wait_for_workflow(&client, "uses_token").await;
+    let id = submit(&client, "uses_token", &json!({})).await;
+    let before = wait_for_end(&client, &id).await;
+    let folder = old.path().join("backup");
+    let backup = folder.to_str().expect("is text");
+    old.bifrost(&["backup", "create", backup]).finish().await.expect_code(0);
+    let verify = ["backup", "verify", "--restore", "--json", backup];
+    let verified = old.bifrost(&verify).finish().await.expect_code(0).json();
+    assert_eq!((&verified["damaged"], &verified["restored"]["executions"]), (&json!(0), &json!(1)));
+    assert!(running.stop().await.success());
+
+    let restored = new.bifrost(&["backup", "restore", backup]).finish().await.expect_code(0);
+    assert!(restored.stdout.contains("secrets_master_key"), "{}", restored.stdout);
+    let key = new.state().join("secrets/secrets_master_key");
+    // Without the key of then it makes none of its own.
+    let refused = new.up(&["--listen", "127.0.0.1:0"]).finish().await.expect_code(2);
+    assert!(refused.stderr.contains("secrets_master_key") && !key.exists(), "{}", refused.stderr);
+    std::fs::copy(old.state().join("secrets/secrets_master_key"), &key).expect("is there");
+
+    let running = new.serve().await;
+    let client = running.client().sign_in(EMAIL, PASSWORD).await;
+    let after = client.get(&format!("/api/executions/{id}")).await.json();
+    for member in ["workflow_name", "status", "result", "started_at", "completed_at", "executed_by"] {
+        assert_eq!(after[member], before[member], "{member}");
+    }
+    let people = client.get("/api/users").await;
+    assert!(people.status.is_success() && people.body.contains(EMAIL), "{}", people.body);
+    wait_for_workflow(&client, "uses_token").await;
+    let again = wait_for_end(&client, &submit(&client, "uses_token", &json!({})).await).await;
+    assert_eq!(again["result"], json!(SECRET.len().to_string()), "{again}");
+    let audit = new.bifrost(&["audit", "verify"]).finish().await.expect_code(0);
+    assert!(audit.stdout.contains("is what was written"), "{}", audit.stdout);
+    let findings = new.bifrost(&["doctor", "--json"]).finish().await.json();
+    let secrets = findings.as_array().into_iter().flatten().find(|finding| finding["part"] == "secrets");
+    assert_eq!(secrets.map(|finding| &finding["verdict"]), Some(&json!("ok")), "{findings:#}");
+    println!("restored into another state directory: 1 of 1 users, executions and secrets are there");
+    assert!(running.stop().await.success());
+
+    // A key that is set and opens nothing is named.
+    let mut other = new.up(&["--listen", "127.0.0.1:0"]).env("SECRETS_MASTER_KEY", OTHER_KEY).start();
+    other.wait_for_output("does not open the secrets of 1 ").await;
+    let findings = new.bifrost(&["doctor", "--json"]).env("SECRETS_MASTER_KEY", OTHER_KEY).finish().await;
+    assert!(findings.expect_code(1).stdout.contains("does not open the secrets"));
+    assert!(other.stop().await.success());
 }

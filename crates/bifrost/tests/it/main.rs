@@ -10,6 +10,7 @@ mod migrations;
 mod observing;
 mod queue;
 mod refusals;
+mod settings;
 mod stopping;
 mod support;
 mod tour;

@@ -39,25 +39,38 @@ impl Site {
     }
 
     async fn with_workflows() -> Self {
+        Self::with_file(WORKFLOWS).await
+    }
+
+    pub(super) async fn with_file(workflows: &str) -> Self {
         Self::with_workspace(|folder| {
             std::fs::create_dir(folder.join("workspace")).expect("the folder is new");
-            std::fs::write(folder.join("workspace/workflows.py"), WORKFLOWS).expect("the folder is new");
+            std::fs::write(folder.join("workspace/workflows.py"), workflows).expect("the folder is new");
         })
         .await
+    }
+
+    /// Without a workspace: there is none yet.
+    pub(super) async fn bare() -> Self {
+        Self::with_workspace(|_| {}).await
     }
 
     pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    fn state(&self) -> PathBuf {
+    pub(super) fn state(&self) -> PathBuf {
         self.path().join("state")
     }
 
     /// `bifrost up`, with the PostgreSQL that the tests use anyway.
-    fn up(&self, arguments: &[&str]) -> Launch {
-        Launch::bifrost(self.path(), &["up"])
-            .args(arguments)
+    pub(super) fn up(&self, arguments: &[&str]) -> Launch {
+        self.bifrost(&["up"]).args(arguments)
+    }
+
+    /// Another command, on the same state.
+    pub(super) fn bifrost(&self, arguments: &[&str]) -> Launch {
+        Launch::bifrost(self.path(), arguments)
             .env("HOME", self.path())
             .env("BIFROST_STATE_DIR", self.state())
             .env("BIFROST_PG_BIN", &self.postgres)

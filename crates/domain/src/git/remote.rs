@@ -98,3 +98,35 @@ impl Remote {
         Some(format!("Authorization: Basic {}", STANDARD.encode(pair)).into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::settings::Settings;
+
+    async fn pinned(name: &str, found: &[&str]) -> Result<Option<String>, String> {
+        let found = found.iter().map(|address| address.parse().expect("an address")).collect();
+        let outbound = Outbound::knowing(HashMap::from([(name.to_owned(), found)]));
+        let address =
+            Address::parse("/repo_url", &format!("https://{name}/acme/flows.git"), &Settings::default());
+        match Remote::resolve(&outbound, &address.expect("an address"), None).await {
+            Ok(remote) => Ok(remote.pinned()),
+            Err(Failed::Said(why)) => Err(why),
+            Err(Failed::Broken(error)) => panic!("{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn git_is_given_the_public_addresses_of_a_name_and_no_others() {
+        let only = pinned("git.example", &["127.0.0.1", "93.184.216.34", "169.254.169.254", "::1"]).await;
+        assert_eq!(only, Ok(Some("git.example:443:93.184.216.34".into())));
+        let both = pinned("git.example", &["2606:4700::1111", "93.184.216.34"]).await;
+        assert_eq!(both, Ok(Some("git.example:443:[2606:4700::1111],93.184.216.34".into())));
+        for private in ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "fd00::1", "::ffff:192.168.1.1"] {
+            let refused = pinned("rebound.example", &[private]).await;
+            assert_eq!(refused, Err("the repository: the address is not a public one".into()), "{private}");
+        }
+    }
+}

@@ -26,11 +26,23 @@ pub struct Endpoint {
     /// Whether anybody may call it without a key.
     #[serde(default)]
     pub public_endpoint: bool,
+    /// How many calls of one caller are taken.
+    #[serde(default, rename = "endpoint_rate_limit")]
+    pub rate_limit: Option<CallRate>,
     /// How requests must be signed.
     #[serde(default)]
     pub signature: Option<SignatureRule>,
     #[serde(default)]
     endpoint_enabled: bool,
+}
+
+/// How many calls are taken from one caller: a key, or an address where no key is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRate {
+    /// Calls.
+    pub calls: u32,
+    /// Within so many seconds, counted from the first.
+    pub seconds: u32,
 }
 
 impl Workflow {
@@ -105,5 +117,13 @@ mod tests {
         }
         assert_eq!(endpoint(json!({"endpoint_enabled": false, "allowed_methods": ["POST"]})), None);
         assert_eq!(endpoint(json!({})), None);
+
+        let limited = |limit: Value| {
+            endpoint(json!({"endpoint_enabled": true, "allowed_methods": [], "endpoint_rate_limit": limit}))
+        };
+        let rate = limited(json!({"calls": 30, "seconds": 60})).and_then(|endpoint| endpoint.rate_limit);
+        assert_eq!(rate, Some(CallRate { calls: 30, seconds: 60 }));
+        assert!(limited(Value::Null).is_some_and(|endpoint| endpoint.rate_limit.is_none()));
+        assert_eq!(limited(json!({"calls": -1, "seconds": 60})), None, "a limit that is lost opens nothing");
     }
 }

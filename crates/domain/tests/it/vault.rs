@@ -131,6 +131,11 @@ async fn the_master_key_rotates_while_values_are_read_and_written() {
     }
     println!("rotation: {opened} of 230 open with the new key alone, {refused} refuse the old one");
     assert_eq!((opened, refused), (230, 230));
+    let unopened = async |vault: &Vault| data_keys::count_unopened(db, vault).await.expect("asks");
+    let another = Vault::new(&"new:another-master-key-of-the-same-id-00".into());
+    let counts =
+        [unopened(&new).await, unopened(&both).await, unopened(&old).await, unopened(&another).await];
+    assert_eq!(counts, [0, 0, 230, 230]);
     fixture.close().await;
 }
 

@@ -218,6 +218,8 @@ async fn counters_count_within_their_window_and_apart() {
         let counts = futures::future::join_all((0..10).map(|_| cache.count("login:a", minute))).await;
         assert_eq!(counts.into_iter().max(), Some(10));
         assert_eq!(cache.count("login:b", minute).await, 1, "another key");
+        let (count, rest) = cache.count_and_rest("login:a", minute).await;
+        assert!(count == 11 && rest <= minute && rest > Duration::from_secs(30), "{count} {rest:?}");
 
         cache.count("short", Duration::from_millis(50)).await;
         let starts_again = async {

@@ -116,7 +116,7 @@ fn operation(workflow: &Workflow, endpoint: &Endpoint, method: &str, address: &s
             "202": answer("Not ended yet; the run goes on."),
             "401": problem("The key or the signature is not good."),
             "422": problem("The input breaks a rule; `errors` names every member."),
-            "429": problem("Too many calls from this address."),
+            "429": too_many(endpoint),
             "503": problem("A dependency is away; try again after `Retry-After` seconds."),
         },
     });
@@ -124,6 +124,21 @@ fn operation(workflow: &Workflow, endpoint: &Endpoint, method: &str, address: &s
         operation["requestBody"] = json!({"required": requires_any(&workflow.parameters), "content": {"application/json": {"schema": body(&workflow.parameters)}}});
     }
     operation
+}
+
+/// What is taken from one caller, for those who are beyond it.
+fn too_many(endpoint: &Endpoint) -> Value {
+    let caller = if endpoint.public_endpoint { "from one address" } else { "with one key" };
+    let mut said = endpoint.rate_limit.map_or_else(String::new, |rate| {
+        let (calls, seconds) = (rate.calls, rate.seconds);
+        format!("More than {calls} calls {caller} within {seconds} s of the first. ")
+    });
+    said.push_str("More than 60 calls without a key from one address within a minute.");
+    json!({
+        "description": said,
+        "headers": {"Retry-After": {"description": "Seconds until the next call is taken.", "schema": {"type": "integer"}}},
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    })
 }
 
 fn requires_any(parameters: &[Parameter]) -> bool {

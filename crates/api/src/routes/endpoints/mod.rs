@@ -1,6 +1,6 @@
 //! Endpoints: workflows that machines call over HTTP, with a key, or publicly where the workflow says so.
 //!
-//! In this order: the key, the workflow, the method, the signature, the input, the run. The invariant: what runs acts in
+//! In this order: the key, the workflow, the method, the signature, the caller's limit, the input, the run. The invariant: what runs acts in
 //! the organization of the key that was verified, as the SYSTEM user, and never as an administrator.
 
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use domain::executions::RawJson;
 use domain::executions::submit::Idempotency;
+use domain::id::WorkflowKeyId;
 use domain::workflows::signature::{Refused, SignatureRule};
 use domain::workflows::{Endpoint, Workflow};
 use domain::{Error, OrgScope, secrets, workflow_keys};
@@ -80,8 +81,8 @@ struct Admitted {
     scope: OrgScope,
     workflow: Arc<Workflow>,
     endpoint: Endpoint,
-    /// Whose idempotency keys are whose: the key's id, or `public`.
-    caller: String,
+    /// The key it came with; none at public endpoints.
+    key: Option<WorkflowKeyId>,
 }
 
 macro_rules! endpoint {
@@ -101,7 +102,7 @@ macro_rules! endpoint {
                 (status = 202, body = EndpointExecuteResponse, description = "Not ended yet; the run goes on."),
                 (status = 405, description = "The workflow does not answer to this method; `Allow` names those it does."),
                 (status = 409, description = "Several workflows bear the name."),
-                (status = 429, description = "More than 60 calls a minute from this address at public endpoints."),
+                (status = 429, description = "More calls than `endpoint_rate_limit` of the workflow takes from one caller, or more than 60 a minute without a key from this address; `Retry-After` says when to try again."),
                 Problems,
             ),
         )]
@@ -148,7 +149,7 @@ endpoint!(
 
 async fn answer(call: Call) -> Result<Response, Problem> {
     check_text("path:workflow_name", &call.workflow)?;
-    let Admitted { scope, workflow, endpoint, caller } = admit(&call).await?;
+    let Admitted { scope, workflow, endpoint, key: caller } = admit(&call).await?;
     if !endpoint.allowed_methods.iter().any(|allowed| allowed == call.method.as_str()) {
         return Ok(not_allowed(&endpoint));
     }
@@ -156,6 +157,9 @@ async fn answer(call: Call) -> Result<Response, Problem> {
         Some(rule) => verify(&call, &scope, &workflow, rule).await?,
         None => None,
     };
+    if let Some(rate) = endpoint.rate_limit {
+        limits::by_caller(&call.app, workflow.id, caller, call.client.address, rate).await?;
+    }
     let parameters =
         input::read(&workflow.parameters, call.query.as_deref(), call.body.members(&call.headers)?)?;
     let idempotency = match (event, call.idempotency_key) {
@@ -166,6 +170,8 @@ async fn answer(call: Call) -> Result<Response, Problem> {
             fingerprint: Vec::new(),
         }),
         (None, Some(key)) => {
+            // Whose idempotency keys are whose.
+            let caller = caller.map_or_else(|| "public".to_owned(), |key| key.to_string());
             let route = format!("endpoints.call:{}:{caller}", workflow.id);
             Some(idempotency(route, key, &json!({"input": parameters}), &scope)?)
         }
@@ -214,7 +220,7 @@ async fn admit(call: &Call) -> Result<Admitted, Problem> {
         });
         let (workflow, endpoint) =
             public.ok_or_else(|| Problem::invalid("header:X-Bifrost-Key", "is required"))?;
-        return Ok(Admitted { scope, workflow, endpoint, caller: "public".into() });
+        return Ok(Admitted { scope, workflow, endpoint, key: None });
     };
     let open = workflow_keys::open(&call.app.platform.db, key, &call.workflow);
     let opening = limits::in_time(open).await?.filter(|opening| !opening.is_shut_out).ok_or_else(bad_key)?;
@@ -224,7 +230,7 @@ async fn admit(call: &Call) -> Result<Admitted, Problem> {
     if endpoint.disable_global_key && !opening.is_of_one_workflow {
         return Err(bad_key());
     }
-    Ok(Admitted { scope, workflow, endpoint, caller: opening.id.to_string() })
+    Ok(Admitted { scope, workflow, endpoint, key: Some(opening.id) })
 }
 
 async fn find(call: &Call, scope: &OrgScope) -> Result<Arc<Workflow>, Error> {

@@ -59,6 +59,7 @@ struct WorkflowMetadata {
     allowed_methods: Vec<String>,
     disable_global_key: bool,
     public_endpoint: bool,
+    endpoint_rate_limit: Option<EndpointRateLimit>,
     /// Relative to the workspace.
     source_file_path: Option<String>,
     /// The same with `/workspace/` in front.
@@ -89,6 +90,14 @@ struct WorkflowParameter {
 struct RateLimit {
     starts: i64,
     /// Within this time.
+    seconds: i64,
+}
+
+/// How many calls of its endpoint are taken from one key, or from one address where no key is needed.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+struct EndpointRateLimit {
+    calls: i64,
+    /// Within this time, counted from the first.
     seconds: i64,
 }
 
@@ -184,6 +193,8 @@ impl WorkflowMetadata {
             allowed_methods: texts("allowed_methods"),
             disable_global_key: flag("disable_global_key"),
             public_endpoint: flag("public_endpoint"),
+            endpoint_rate_limit: said("endpoint_rate_limit")
+                .and_then(|rate| EndpointRateLimit::deserialize(rate).ok()),
             relative_file_path: Some(format!("/workspace/{path}")),
             source_file_path: Some(path),
         }
