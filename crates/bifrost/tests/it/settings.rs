@@ -19,6 +19,16 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// The files of compose, here and in `ops/`, one after the other.
+fn compose_files() -> String {
+    let folders = [repository(), repository().join("ops")];
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("is there").flatten());
+    files
+        .filter(|file| file.file_name().to_string_lossy().starts_with("docker-compose"))
+        .map(|file| std::fs::read_to_string(file.path()).expect("is text"))
+        .collect()
+}
+
 /// The variables that a text takes from the environment: `${NAME}`, `${NAME:-default}`, `${NAME:?message}`.
 fn taken_from_environment(text: &str) -> BTreeSet<String> {
     let parts = text.split("${").skip(1);
@@ -66,16 +76,27 @@ async fn every_setting_is_listed_with_whether_it_is_set_and_without_its_value() 
     println!("{} settings are listed", names().len());
 }
 
+#[tokio::test]
+async fn the_list_of_the_manual_is_what_is_declared() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let printed = Launch::new("bifrost", folder.path()).args(&["settings", "--markdown"]).finish().await;
+    let manual = read("docs/operations.md");
+    let (_, list) = manual.split_once("<!-- settings: begin").expect("a list");
+    let (list, _) = list.split_once("<!-- settings: end").expect("an end");
+    let (_, list) = list.split_once('\n').expect("lines");
+    assert_eq!(list.trim(), printed.expect_code(0).stdout.trim(), "run scripts/generate");
+}
+
 #[test]
 fn the_files_of_compose_name_only_settings_that_exist() {
     let (settings, compose) = (names(), read("docker-compose.yml"));
     let is_known = |name: &str| settings.contains(name) || OF_OTHERS.contains(&name);
-    let taken = taken_from_environment(&compose);
+    let taken = taken_from_environment(&compose_files());
     let example: BTreeSet<String> = read(".env.example").lines().filter_map(assigned).collect();
 
     // What the example sets reaches a container, under a name that is read there or in a part of an address.
     let lost: Vec<_> = example.difference(&taken).collect();
-    assert!(lost.is_empty(), "the compose file does not use {lost:?} of .env.example");
+    assert!(lost.is_empty(), "no compose file uses {lost:?} of .env.example");
 
     let shared =
         compose.split("x-settings:").nth(1).and_then(|rest| rest.split("\nx-").next()).expect("settings");

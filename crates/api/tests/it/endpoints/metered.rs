@@ -23,8 +23,13 @@ async fn with_endpoints(world: &World) {
     };
     let mut open = metered("open", 10, 3_600);
     open["public_endpoint"] = json!(true);
+    let mut signed = metered("signed", 1, 60);
+    signed["signature"] = json!({
+        "secret": "hook", "header": "X-Signature", "algorithm": "sha256", "encoding": "hex", "content": "{body}",
+        "tolerance_seconds": 300,
+    });
     let free = json!({"name": "free", "execution_mode": "async"});
-    world.with_endpoints(&[metered("metered", 20, 60), metered("quick", 1, 1), open, free]).await;
+    world.with_endpoints(&[metered("metered", 20, 60), metered("quick", 1, 1), open, signed, free]).await;
 }
 
 fn post(client: &Client, endpoint: &str) -> RequestBuilder {
@@ -63,6 +68,12 @@ async fn each_caller_is_taken_exactly_as_often_as_the_file_says_at_any_replica()
         .nobody()
         .send(world.nobody().request(Method::PUT, "/api/endpoints/metered").header("x-bifrost-key", &ours));
     wrong.await.expect_status(StatusCode::METHOD_NOT_ALLOWED);
+    let forged = join_all((0..5).map(|_| {
+        let request = with_key(world.nobody(), "signed", &ours).header("x-signature", "00");
+        world.nobody().send(request)
+    }));
+    let forged = forged.await;
+    assert!(forged.iter().all(|reply| reply.status == StatusCode::UNAUTHORIZED), "{forged:?}");
     let both = join_all([&ours, &theirs].map(|key| {
         join_all((0..40).map(|turn| {
             let client = replicas[turn % 2];
