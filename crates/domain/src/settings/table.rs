@@ -103,4 +103,4 @@ macro_rules! shown_as_text {
     };
 }
 
-shown_as_text!(bool, u16, u32, u64, i64, usize, IpAddr, SocketAddr);
+shown_as_text!(bool, u16, u32, u64, i32, i64, usize, IpAddr, SocketAddr);
