@@ -89,6 +89,8 @@ pub struct Settings {
     pub environments_path: Option<PathBuf>,
     /// `ISOLATION`: `required` (no worker starts without all of it), `best-effort` (what the kernel allows) or `off`.
     pub isolation: String,
+    /// `RUN_CGROUPS`: whether each run is limited as a whole by a control group: `required`, `best-effort` or `off`.
+    pub run_cgroups: String,
     /// `ALLOW_ISOLATION_OFF`: lets production run with `ISOLATION` off.
     pub allow_isolation_off: bool,
     /// `RUN_NETWORK`: `open`, `none`, or the TCP ports that runs may connect to, separated by commas.
@@ -202,6 +204,7 @@ impl Default for Settings {
             package_index_url: "https://pypi.org/simple".into(),
             environments_path: None,
             isolation: "best-effort".into(),
+            run_cgroups: "best-effort".into(),
             allow_isolation_off: false,
             run_network: "open".into(),
             run_readable_paths: String::new(),
@@ -330,6 +333,9 @@ impl Settings {
                 "ISOLATION is off: runs could read each other and this server; unset it, or set ALLOW_ISOLATION_OFF=true"
                     .into(),
             );
+        }
+        if !matches!(self.run_cgroups.as_str(), "required" | "best-effort" | "off") {
+            faults.push("RUN_CGROUPS must be `required`, `best-effort` or `off`".into());
         }
         let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
         if !matches!(self.run_network.as_str(), "open" | "none") && !self.run_network.split(',').all(is_port)
@@ -464,6 +470,8 @@ mod tests {
             assert_eq!(Settings { isolation: mode.into(), ..strong.clone() }.check(), Ok(()));
         }
         assert!(Settings { isolation: "auto".into(), ..strong.clone() }.check().is_err());
+        let groups = Settings { run_cgroups: "on".into(), ..strong.clone() };
+        assert!(groups.check().expect_err("refused").contains("RUN_CGROUPS"));
         for (network, is_fine) in [
             ("open", true),
             ("none", true),

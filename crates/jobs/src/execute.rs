@@ -33,7 +33,7 @@ const GIVEN_BACK: Duration = Duration::from_secs(1);
 const MAX_RESULT: u64 = 16 * 1024 * 1024;
 const MAX_OPEN_FILES: u64 = 1_024;
 /// The kernel counts processes per user: one that is a run's own, or one that it shares with all others.
-const MAX_PROCESSES: u64 = 512;
+pub(crate) const MAX_PROCESSES: u64 = 512;
 const MAX_SHARED_PROCESSES: u64 = 4_096;
 const MAX_FILE_SIZE: u64 = 1024 * 1024 * 1024;
 
@@ -344,7 +344,7 @@ impl<'a> Attempt<'a> {
         match end {
             End::Result(frame) => self.returned(&mut outcome, *frame),
             End::Died(ended) => {
-                let (kind, message) = why_it_died(&ended);
+                let (kind, message) = why_it_died(&ended, self.worker.platform.settings.run_memory_mb);
                 outcome.peak_memory_bytes = Some(ended.usage.peak_memory_bytes);
                 outcome.cpu_total_seconds = Some(ended.usage.cpu_seconds);
                 self.failed(&mut outcome, failure(kind, &message));
@@ -431,12 +431,18 @@ async fn stopped(stop: &Stop) -> Option<Reason> {
     }
 }
 
-fn why_it_died(ended: &Ended) -> (&'static str, String) {
+fn why_it_died(ended: &Ended, memory_mb: u64) -> (&'static str, String) {
     const SIGKILL: i32 = 9;
     const SIGXCPU: i32 = 24;
     const SIGXFSZ: i32 = 25;
     if ended.broke_protocol {
         return ("WorkerCrash", "the run wrote to its connection to the worker".into());
+    }
+    if ended.out_of_memory {
+        let message = format!(
+            "the run and what it had started held more memory together than they may: {memory_mb} MiB (RUN_MEMORY_MB)"
+        );
+        return ("ResourceLimit", message);
     }
     match (ended.code, ended.signal) {
         (Some(code), _) => {
