@@ -10,6 +10,7 @@ use domain::executions::claim::Claimed;
 use domain::executions::finish::Outcome;
 use domain::executions::{Kind, Status, logs};
 use domain::sabotage::{self, Fault};
+use domain::telemetry::traces::{Part, Span};
 use runner::{Ended, Failure, Frame, Isolation, Limits, Log, ResultFrame, Run, Start, Template, WorkflowRef};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -131,10 +132,20 @@ impl<'a> Attempt<'a> {
         };
         let Some(template) = template else { return End::GivenBack };
         self.caller.runs_in(template.workspace());
+        let process = self.step("process");
         match self.start(&template).await {
-            Ok(run) => self.follow(run, stop).await,
+            Ok(run) => {
+                drop(process);
+                let _call = self.step("call");
+                self.follow(run, stop).await
+            }
             Err(failure) => End::NotStarted(failure),
         }
+    }
+
+    /// Begins a step of the run's span, which ends when it is dropped.
+    fn step(&self, name: &str) -> Span {
+        Span::start(Part::Internal, name, self.traceparent.as_deref())
     }
 
     /// Gets a process and sends it the start frame. A process that died while it stood ready is replaced.
