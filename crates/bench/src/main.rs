@@ -20,6 +20,7 @@ use report::Report;
 use services::Services;
 use setup::{Kind, Setup};
 
+mod breakdown;
 mod floors;
 mod follow;
 mod history;
@@ -156,6 +157,12 @@ async fn measure_all(
         measured.configuration(kind, &plans, report).await.with_context(|| kind.name())?;
         ledger.settle().await;
     }
+    if breakdown::is_chosen(options.only.as_deref()) {
+        progress.say("breakdown: starting a configuration that exports its spans");
+        let measured = breakdown::measure(root, &services, ledger, options.slots, scale.lone_runs).await;
+        report.breakdowns = measured.context("breakdown")?;
+        ledger.settle().await;
+    }
     Ok(())
 }
 
@@ -179,7 +186,8 @@ impl Measured<'_> {
             .chain([LOGGING_WORKFLOW, HEAVY_WORKFLOW])
             .collect();
         let setup =
-            Setup::start(kind, self.root, self.services, self.ledger, self.options.slots, &workflows).await?;
+            Setup::start(kind, self.root, self.services, self.ledger, self.options.slots, &workflows, &[])
+                .await?;
         let mut stage = Stage {
             setup,
             floors: self.floors,

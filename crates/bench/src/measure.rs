@@ -15,14 +15,15 @@ use crate::floors::{self, Floors};
 use crate::follow::Follower;
 use crate::load::{self, Action, Outcome};
 use crate::plan::{
-    CLIENTS, HEAVY_RUNS, HEAVY_WORKFLOW, LIGHT_CLIENTS, LIGHT_RUNS, LIGHT_WORKFLOW, LINES_PER_RUN,
-    LOG_CLIENTS, LOGGING_WORKFLOW, Plan, SUBMIT_CLIENTS, SUBMITTED_WORKFLOW, Scale, WORKFLOWS, Workflow,
+    CLIENTS, FLOOD_LINES, HEAVY_RUNS, HEAVY_WORKFLOW, LIGHT_CLIENTS, LIGHT_RUNS, LIGHT_RUNS_BESIDE_FLOOD,
+    LIGHT_WORKFLOW, LINES_PER_RUN, LOG_CLIENTS, LOGGING_WORKFLOW, Plan, SUBMIT_CLIENTS, SUBMITTED_WORKFLOW,
+    Scale, WORKFLOWS, Workflow,
 };
 use crate::processes::{Footprint, Memory, keep_peak};
 use crate::progress::Progress;
 use crate::report::{Idle, Line, Ratio};
 use crate::setup::Setup;
-use crate::verdicts::{LOGS, READ_DIRECTORY, READ_LIST, READ_ONE, SERIAL_SYNCS, SUBMITS};
+use crate::verdicts::{BESIDE_FLOOD, LOGS, READ_DIRECTORY, READ_LIST, READ_ONE, SERIAL_SYNCS, SUBMITS};
 
 /// A backend of PostgreSQL reports its counts at the latest so long after it became idle.
 const STATISTICS_DELAY: Duration = Duration::from_millis(10_500);
@@ -107,6 +108,7 @@ impl Stage<'_> {
             Plan::Logs => self.logs().await.map(|line| vec![line]),
             Plan::Submits => self.submits().await.map(|line| vec![line]),
             Plan::Mixed => self.mixed().await,
+            Plan::Flood => self.flood().await,
             Plan::SignIns => self.sign_ins().await,
             Plan::ReadOne => self.read_one().await.map(|line| vec![line]),
             Plan::ReadList => self.read_list().await.map(|line| vec![line]),
@@ -197,6 +199,66 @@ impl Stage<'_> {
         beside.cpu_ms.clear();
         beside.add_note(format!("p95 is {:.1} × that of the same runs alone", beside.p95_ms / alone.p95_ms));
         Ok(vec![alone, beside])
+    }
+
+    /// Light runs beside one that logs as fast as it can; the flood must still be going on when the last of them ends.
+    async fn flood(&mut self) -> anyhow::Result<Vec<Line>> {
+        let light = Action::RunAndWait(self.setup.execute(LIGHT_WORKFLOW, &json!({}))?.into());
+        let alone =
+            Load::new("light runs without the flood", LIGHT_CLIENTS, LIGHT_RUNS_BESIDE_FLOOD, light.clone());
+        let (alone, _) = self.measure(alone).await?;
+
+        let flood = self.setup.execute(LOGGING_WORKFLOW, &json!({ "n": FLOOD_LINES }))?;
+        let flood = load::run(self.setup.requests.address(), 1, 1, &Action::Submit(flood.into())).await?;
+        ensure!(flood.failed == 0, "{}", flood.faults.join("; "));
+        let id = *flood.executions.first().context("the flood was not accepted")?;
+        self.wait_for_lines(id).await?;
+        let began = Instant::now();
+        let beside = Load {
+            also: flood.executions,
+            drains: true,
+            ..Load::new(BESIDE_FLOOD, LIGHT_CLIENTS, LIGHT_RUNS_BESIDE_FLOOD, light)
+        };
+        let (mut beside, outcome) = self.measure(beside).await?;
+        // The sum would be that of the flood.
+        beside.cpu_ms.clear();
+        beside.floor = Some(Ratio::new(beside.p95_ms, alone.p95_ms, "p95 of the same runs alone"));
+        let drained = began.elapsed();
+        let (lines, lasted): (i64, f64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM execution_logs WHERE execution_id = $1),
+                    extract(epoch FROM completed_at - started_at)::float8
+             FROM executions WHERE id = $1",
+        )
+        .bind(id)
+        .fetch_one(&mut self.setup.postgres)
+        .await?;
+        beside.add_note(format!(
+            "the flood lasted {lasted:.1} s, {lines} of its {FLOOD_LINES} lines are kept; light runs took {:.1} s",
+            outcome.wall.as_secs_f64()
+        ));
+        // Light runs that outlast the flood show nothing.
+        if drained <= outcome.wall + DRAIN_PAUSE {
+            beside.verified = false;
+            beside.add_note("the flood ended first: make FLOOD_LINES larger".to_owned());
+        }
+        Ok(vec![alone, beside])
+    }
+
+    /// Waits until a run has stored its first line.
+    async fn wait_for_lines(&mut self, id: Uuid) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < DRAIN_PATIENCE {
+            let has_lines: bool =
+                sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM execution_logs WHERE execution_id = $1)")
+                    .bind(id)
+                    .fetch_one(&mut self.setup.postgres)
+                    .await?;
+            if has_lines {
+                return Ok(());
+            }
+            tokio::time::sleep(DRAIN_PAUSE / 10).await;
+        }
+        anyhow::bail!("execution {id} stored no line")
     }
 
     async fn read_one(&mut self) -> anyhow::Result<Line> {

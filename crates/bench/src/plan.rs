@@ -23,6 +23,8 @@ pub(crate) enum Plan {
     Submits,
     /// Light runs, alone and beside CPU-bound ones.
     Mixed,
+    /// Light runs, alone and beside one that floods the log.
+    Flood,
     /// Sign-ins of many at once, beside somebody who reads.
     SignIns,
     /// Reads of one execution.
@@ -91,6 +93,9 @@ pub(crate) const SUBMIT_CLIENTS: usize = 64;
 pub(crate) const LIGHT_RUNS: usize = 40;
 pub(crate) const LIGHT_CLIENTS: usize = 8;
 pub(crate) const HEAVY_RUNS: usize = 10;
+/// Light runs beside a flood, and the lines of it: it has to outlast them.
+pub(crate) const LIGHT_RUNS_BESIDE_FLOOD: usize = 400;
+pub(crate) const FLOOD_LINES: usize = 400_000;
 
 pub(crate) const WORKFLOWS: [Workflow; 4] = [
     Workflow { name: "noop_pooled", pooled: true, sync: false },
@@ -120,7 +125,7 @@ impl Plan {
         }
         plans.extend(WORKFLOWS.map(|workflow| Self::Runs { workflow, clients: 1, count: scale.lone_runs }));
         if kind == Kind::Rabbitmq {
-            plans.extend([Self::Submits, Self::Mixed, Self::SignIns]);
+            plans.extend([Self::Submits, Self::Mixed, Self::Flood, Self::SignIns]);
         }
         plans.extend([Self::ReadOne, Self::ReadList]);
         if kind == Kind::Rabbitmq {
@@ -137,6 +142,7 @@ impl Plan {
             Self::Logs => "logs".to_owned(),
             Self::Submits => "submits".to_owned(),
             Self::Mixed => "mixed".to_owned(),
+            Self::Flood => "flood".to_owned(),
             Self::SignIns => "sign-ins".to_owned(),
             Self::ReadOne => "read-one".to_owned(),
             Self::ReadList => "read-list".to_owned(),

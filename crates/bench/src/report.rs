@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+use crate::breakdown::{self, Breakdown};
 use crate::floors::Floors;
 use crate::processes::{Memory, Part};
 use crate::setup::Kind;
@@ -22,6 +23,7 @@ pub(crate) struct Report {
     pub(crate) floors: Option<Floors>,
     pub(crate) lines: Vec<Line>,
     pub(crate) idle: Vec<Idle>,
+    pub(crate) breakdowns: Vec<Breakdown>,
     pub(crate) verdicts: Vec<Verdict>,
 }
 
@@ -98,6 +100,9 @@ impl Report {
         }
         if !self.idle.is_empty() {
             parts.push(self.idle_table());
+        }
+        if !self.breakdowns.is_empty() {
+            parts.push(breakdown::table(&self.breakdowns));
         }
         if !self.verdicts.is_empty() {
             parts.push(self.verdicts_table());

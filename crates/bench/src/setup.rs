@@ -73,7 +73,7 @@ impl Kind {
 }
 
 impl Setup {
-    /// Starts it and waits until `workflows` can be run.
+    /// Starts it, with settings beside the usual ones, and waits until `workflows` can be run.
     pub(crate) async fn start(
         kind: Kind,
         root: &Path,
@@ -81,6 +81,7 @@ impl Setup {
         ledger: &Ledger,
         slots: usize,
         workflows: &[&str],
+        settings: &[(&'static str, String)],
     ) -> anyhow::Result<Self> {
         // Letters and digits: it becomes the name of a database, a login and queues.
         let name = format!("bench{}", Uuid::now_v7().simple());
@@ -95,7 +96,8 @@ impl Setup {
         ledger.database(&name);
         ledger.login(&name);
         sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut superuser).await?;
-        let environment = environment(kind, root, services, &name, address, &path, slots)?;
+        let mut environment = environment(kind, root, services, &name, address, &path, slots)?;
+        environment.extend_from_slice(settings);
         migrate(root, &environment).await?;
 
         let started = Instant::now();

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::floors::Floors;
 use crate::history::HISTORY;
-use crate::plan::{CLIENTS, LOG_CLIENTS, SIGN_IN_CLIENTS, SUBMIT_CLIENTS, WORKFLOWS};
+use crate::plan::{CLIENTS, LIGHT_CLIENTS, LOG_CLIENTS, SIGN_IN_CLIENTS, SUBMIT_CLIENTS, WORKFLOWS};
 use crate::processes::Part;
 use crate::report::{Line, largest};
 use crate::setup::Kind;
@@ -15,6 +15,7 @@ pub(crate) const SUBMITS: &str = "submits (noop_pooled)";
 pub(crate) const SIGN_INS: &str = "sign-ins by password";
 pub(crate) const UNLOADED: &str = "GET /auth/me alone";
 pub(crate) const BESIDE_SIGN_INS: &str = "GET /auth/me beside sign-ins";
+pub(crate) const BESIDE_FLOOD: &str = "light runs beside a log flood";
 pub(crate) const READ_ONE: &str = "GET one execution";
 pub(crate) const READ_LIST: &str = "GET list of 25";
 pub(crate) const READ_DIRECTORY: [(&str, &str); 4] = [
@@ -36,6 +37,8 @@ const SUBMIT_P99_MS: f64 = 100.0;
 /// Over as many bare checks at once, and over the same requests alone.
 const SIGN_IN_FACTOR: f64 = 4.0;
 const BESIDE_FACTOR: f64 = 2.0;
+/// Over the same runs alone.
+const FLOOD_FACTOR: f64 = 3.0;
 const READ_CPU_MS: f64 = 0.15;
 const DIRECTORY_P95_MS: f64 = 10.0;
 const HISTORY_P95_MS: f64 = 50.0;
@@ -117,6 +120,12 @@ pub(crate) fn judge(lines: &[Line], floors: &Floors) -> Vec<Verdict> {
             line.p99_ms,
             runs(line),
         ));
+    }
+    if let Some(line) = largest(lines, kind, BESIDE_FLOOD, LIGHT_CLIENTS)
+        && let Some(floor) = &line.floor
+    {
+        let why = format!("p95 over {}", floor.floor);
+        verdicts.push(Verdict::at_most(BESIDE_FLOOD, FLOOD_FACTOR, floor.value, why));
     }
     for (what, clients, factor) in
         [(SIGN_INS, SIGN_IN_CLIENTS, SIGN_IN_FACTOR), (BESIDE_SIGN_INS, 1, BESIDE_FACTOR)]

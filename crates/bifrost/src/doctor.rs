@@ -327,6 +327,8 @@ impl Report {
         };
         for piece in pieces {
             let found = format!("{}: {}", piece.name, piece.detail);
+            let is_group = piece.name == "control group";
+            let mode = if is_group { &settings.run_cgroups } else { &settings.isolation };
             if piece.available && !piece.used && piece.needed {
                 self.warning(
                     PART,
@@ -335,7 +337,7 @@ impl Report {
                 );
             } else if piece.available || !piece.needed {
                 self.ok(PART, found);
-            } else if settings.isolation == "required" {
+            } else if mode == "required" {
                 self.error(
                     PART,
                     found,

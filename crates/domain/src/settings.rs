@@ -130,6 +130,9 @@ impl Settings {
                     .into(),
             );
         }
+        if !matches!(self.run_cgroups.as_str(), "required" | "best-effort" | "off") {
+            faults.push("RUN_CGROUPS must be `required`, `best-effort` or `off`".into());
+        }
         let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
         if !matches!(self.run_network.as_str(), "open" | "none") && !self.run_network.split(',').all(is_port)
         {

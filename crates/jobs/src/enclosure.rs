@@ -1,12 +1,21 @@
 //! Who runs are, and what they are enclosed in.
 
+use std::sync::Arc;
+
 use domain::python::Interpreter;
 use domain::settings::Settings;
-use runner::{Enclosure, Piece, RunAs};
+use runner::cgroups::{self, Cgroups};
+use runner::{Enclosure, Piece, RunAs, Together};
+
+use crate::execute::MAX_PROCESSES;
 
 /// Who runs are when we are root: a user per process, in a range that distributions and containers leave alone.
 const OWN_USERS: RunAs = RunAs { first: 2_000_000_000, count: 65_536 };
 const NOBODY: u32 = 65_534;
+/// What a control group may hold beyond `RUN_MEMORY_MB`, so that a process that is alone in it meets its own limit first
+/// and can clean up: a sixteenth, and this much for what it had before it began.
+const HEADROOM: u64 = 16 * 1024 * 1024;
+const CONTROL_GROUP: &str = "control group";
 
 /// The pieces of the isolation of runs, and which of them can be had here.
 ///
@@ -15,7 +24,52 @@ const NOBODY: u32 = 65_534;
 pub async fn isolation(settings: &Settings) -> anyhow::Result<Vec<Piece>> {
     let interpreter = Interpreter::choose(settings);
     let platform = std::path::absolute(&settings.platform_path)?;
-    Ok(runner::probe(&interpreter.path, &platform, &enclosure(&interpreter, settings)).await?)
+    let enclosure = enclosure(&interpreter, settings, None);
+    let mut pieces = runner::probe(&interpreter.path, &platform, &enclosure).await?;
+    pieces.push(control_group(settings));
+    Ok(pieces)
+}
+
+/// Whether runs of a worker that is where we are would have a control group each.
+fn control_group(settings: &Settings) -> Piece {
+    let found = cgroups::find();
+    let available = found.is_ok();
+    Piece {
+        name: CONTROL_GROUP.into(),
+        available,
+        used: available && settings.run_cgroups != "off",
+        needed: settings.run_cgroups == "required",
+        detail: found.map_or_else(
+            |missing| format!("a run is not limited as a whole: {missing}"),
+            |place| format!("each run is limited as a whole, below {}", place.path().display()),
+        ),
+    }
+}
+
+/// Makes the place for the control groups of a worker's runs, and removes what killed ones have left; `None` where it
+/// cannot be had and need not be.
+///
+/// # Errors
+/// Where `RUN_CGROUPS` is `required`, with what is missing.
+pub(crate) async fn control_groups(settings: &Settings) -> anyhow::Result<Option<Arc<Cgroups>>> {
+    if settings.run_cgroups == "off" {
+        return Ok(None);
+    }
+    match tokio::task::spawn_blocking(Cgroups::create).await? {
+        Ok(cgroups) => {
+            tracing::info!(folder = %cgroups.path().display(), "each run has a control group");
+            Ok(Some(Arc::new(cgroups)))
+        }
+        Err(missing) if settings.run_cgroups == "required" => {
+            anyhow::bail!(
+                "RUN_CGROUPS is required, and this worker cannot give runs control groups: {missing}"
+            )
+        }
+        Err(missing) => {
+            tracing::info!(%missing, "runs have no control group: each of their processes is limited, not all together");
+            Ok(None)
+        }
+    }
 }
 
 /// Refuses to go on where `ISOLATION` is `required` and a piece of it cannot be had.
@@ -41,12 +95,20 @@ pub(crate) async fn require_isolation(settings: &Settings) -> anyhow::Result<()>
 }
 
 /// What runs of the interpreter are enclosed in.
-pub(crate) fn enclosure(interpreter: &Interpreter, settings: &Settings) -> Enclosure {
+pub(crate) fn enclosure(
+    interpreter: &Interpreter,
+    settings: &Settings,
+    cgroups: Option<Arc<Cgroups>>,
+) -> Enclosure {
+    let memory_bytes = settings.run_memory_mb * 1024 * 1024;
+    let together =
+        Together { memory_bytes: memory_bytes + memory_bytes / 16 + HEADROOM, processes: MAX_PROCESSES };
     Enclosure {
         mode: settings.isolation.clone(),
         network: settings.run_network.clone(),
         readable: settings.readable_paths(),
         run_as: interpreter.as_another.then(own_users),
+        cgroup: cgroups.map(|cgroups| (cgroups, together)),
     }
 }
 

@@ -10,6 +10,7 @@ use domain::executions::claim::Claimed;
 use domain::executions::finish::Outcome;
 use domain::executions::{Kind, Status, logs};
 use domain::sabotage::{self, Fault};
+use domain::telemetry::traces::{Part, Span};
 use runner::{Ended, Failure, Frame, Isolation, Limits, Log, ResultFrame, Run, Start, Template, WorkflowRef};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -33,7 +34,7 @@ const GIVEN_BACK: Duration = Duration::from_secs(1);
 const MAX_RESULT: u64 = 16 * 1024 * 1024;
 const MAX_OPEN_FILES: u64 = 1_024;
 /// The kernel counts processes per user: one that is a run's own, or one that it shares with all others.
-const MAX_PROCESSES: u64 = 512;
+pub(crate) const MAX_PROCESSES: u64 = 512;
 const MAX_SHARED_PROCESSES: u64 = 4_096;
 const MAX_FILE_SIZE: u64 = 1024 * 1024 * 1024;
 
@@ -131,10 +132,20 @@ impl<'a> Attempt<'a> {
         };
         let Some(template) = template else { return End::GivenBack };
         self.caller.runs_in(template.workspace());
+        let process = self.step("process");
         match self.start(&template).await {
-            Ok(run) => self.follow(run, stop).await,
+            Ok(run) => {
+                drop(process);
+                let _call = self.step("call");
+                self.follow(run, stop).await
+            }
             Err(failure) => End::NotStarted(failure),
         }
+    }
+
+    /// Begins a step of the run's span, which ends when it is dropped.
+    fn step(&self, name: &str) -> Span {
+        Span::start(Part::Internal, name, self.traceparent.as_deref())
     }
 
     /// Gets a process and sends it the start frame. A process that died while it stood ready is replaced.
@@ -344,7 +355,7 @@ impl<'a> Attempt<'a> {
         match end {
             End::Result(frame) => self.returned(&mut outcome, *frame),
             End::Died(ended) => {
-                let (kind, message) = why_it_died(&ended);
+                let (kind, message) = why_it_died(&ended, self.worker.platform.settings.run_memory_mb);
                 outcome.peak_memory_bytes = Some(ended.usage.peak_memory_bytes);
                 outcome.cpu_total_seconds = Some(ended.usage.cpu_seconds);
                 self.failed(&mut outcome, failure(kind, &message));
@@ -431,12 +442,18 @@ async fn stopped(stop: &Stop) -> Option<Reason> {
     }
 }
 
-fn why_it_died(ended: &Ended) -> (&'static str, String) {
+fn why_it_died(ended: &Ended, memory_mb: u64) -> (&'static str, String) {
     const SIGKILL: i32 = 9;
     const SIGXCPU: i32 = 24;
     const SIGXFSZ: i32 = 25;
     if ended.broke_protocol {
         return ("WorkerCrash", "the run wrote to its connection to the worker".into());
+    }
+    if ended.out_of_memory {
+        let message = format!(
+            "the run and what it had started held more memory together than they may: {memory_mb} MiB (RUN_MEMORY_MB)"
+        );
+        return ("ResourceLimit", message);
     }
     match (ended.code, ended.signal) {
         (Some(code), _) => {

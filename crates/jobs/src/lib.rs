@@ -61,6 +61,8 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
 pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<()> {
     std::fs::create_dir_all(&platform.settings.temp_path)?;
     enclosure::require_isolation(&platform.settings).await?;
+    // Before anything else is started, which would be in the way; and gone after everything else.
+    let cgroups = enclosure::control_groups(&platform.settings).await?;
     let root = platform.settings.temp_path.clone();
     tokio::task::spawn_blocking(move || match runner::remove_left_over(&root) {
         Ok(0) => {}
@@ -72,7 +74,7 @@ pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<
     {
         tracing::warn!(%error, "this process stays readable for others of its user");
     }
-    let (indexer, templates, look_again) = Indexer::start(platform.clone(), stop.clone());
+    let (indexer, templates, look_again) = Indexer::start(platform.clone(), cgroups.clone(), stop.clone());
     let clockwork = cron::start(&platform, &stop);
     let background = tokio::spawn(background::run(platform.clone(), HANDLERS, stop.clone()));
     let alive = tokio::spawn(
@@ -83,6 +85,12 @@ pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<
     worker.run(stop).await;
 
     let _ = tokio::join!(indexer, clockwork, alive, background);
+    if let Some(cgroups) = cgroups {
+        let removed = tokio::task::spawn_blocking(move || cgroups.remove()).await?;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "control groups of runs are left, the next start removes them");
+        }
+    }
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! What is told about an attempt: its spans in the trace of the request, and what log lines written meanwhile carry.
 //!
-//! The spans are `attempt` below the request, and below that `claim`, `run` and `record`; the workflow gets the context of
-//! `run`. Not what it was given or returned: that may hold secrets.
+//! The spans are `attempt` below the request, and below that `claim`, `run` and `record`; below `run` are `process`, until
+//! it has its start frame, and `call`. The workflow gets the context of `run`. Not what it was given or returned: that may
+//! hold secrets.
 
 use std::time::SystemTime;
 

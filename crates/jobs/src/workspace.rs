@@ -18,6 +18,7 @@ use domain::workflows::{self, Index};
 use domain::workspace_trees;
 use notify::{RecursiveMode, Watcher};
 use runner::Template;
+use runner::cgroups::Cgroups;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -47,6 +48,7 @@ pub struct Indexer {
     seen: Option<String>,
     seen_forms: Option<String>,
     started: u32,
+    cgroups: Option<Arc<Cgroups>>,
 }
 
 /// Asks the indexer to look at once. Cheap to clone.
@@ -64,6 +66,7 @@ impl Indexer {
     /// Starts it; the template comes with the first index.
     pub(crate) fn start(
         platform: Platform,
+        cgroups: Option<Arc<Cgroups>>,
         stop: CancellationToken,
     ) -> (JoinHandle<()>, Templates, LookAgain) {
         let (templates, current) = watch::channel(None);
@@ -72,7 +75,8 @@ impl Indexer {
         tokio::spawn(
             stop.clone().run_until_cancelled_owned(hear_switches(platform.clone(), look_again.clone())),
         );
-        let indexer = Self { platform, templates, synced: None, seen: None, seen_forms: None, started: 0 };
+        let indexer =
+            Self { platform, templates, synced: None, seen: None, seen_forms: None, started: 0, cgroups };
         let work = async move {
             stop.run_until_cancelled(indexer.run(told, changes)).await;
         };
@@ -210,7 +214,7 @@ impl Indexer {
             None => None,
         };
         let (packages, held) = held.map(|Held { path, lock }| (path, lock)).unzip();
-        let mut enclosure = enclosure(&interpreter, settings);
+        let mut enclosure = enclosure(&interpreter, settings, self.cgroups.clone());
         enclosure.readable.extend(packages.clone());
         let template = Template::start(runner::Config {
             python: interpreter.path,

@@ -5,12 +5,14 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::process::Command;
 
 use crate::Error;
+use crate::cgroups::Cgroups;
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -25,6 +27,17 @@ pub struct Enclosure {
     pub readable: Vec<PathBuf>,
     /// Who runs are, when we are root. The template itself stays root, which lets it make PID namespaces.
     pub run_as: Option<RunAs>,
+    /// Where each process gets a control group, and what one may have; `None` where there is none to be had.
+    pub cgroup: Option<(Arc<Cgroups>, Together)>,
+}
+
+/// What a process and all it has started may have together.
+#[derive(Debug, Clone, Copy)]
+pub struct Together {
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub processes: u64,
 }
 
 /// The users of runs. With more than one each process has its own, so that its files and its count of processes are
@@ -40,7 +53,7 @@ pub struct RunAs {
 /// One piece of the isolation.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Piece {
-    /// `process tree`, `user`, `system calls`, `file system`, `network` or `memory`.
+    /// `process tree`, `user`, `system calls`, `file system`, `network`, `memory` or `control group`.
     pub name: String,
     /// Whether it can be had here.
     pub available: bool,
@@ -63,6 +76,11 @@ impl Enclosure {
         if let Some(RunAs { first, count }) = self.run_as {
             options.extend(["--run-as".into(), format!("{first}:{first}").into()]);
             options.extend(["--run-as-count".into(), count.to_string().into()]);
+        }
+        if let Some((cgroups, Together { memory_bytes, processes })) = &self.cgroup {
+            options.extend(["--cgroup".into(), cgroups.path().into()]);
+            options.extend(["--cgroup-memory".into(), memory_bytes.to_string().into()]);
+            options.extend(["--cgroup-processes".into(), processes.to_string().into()]);
         }
         options
     }

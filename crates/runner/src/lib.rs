@@ -4,6 +4,7 @@
 //! believes about the process: its pid and its output descriptor come from the template, its end from the
 //! kernel.
 
+pub mod cgroups;
 mod folders;
 mod isolation;
 mod process;
@@ -12,7 +13,7 @@ mod run;
 mod template;
 
 pub use folders::remove_left_over;
-pub use isolation::{Enclosure, Piece, RunAs, probe};
+pub use isolation::{Enclosure, Piece, RunAs, Together, probe};
 pub use protocol::{
     Call, Context, Failure, Frame, Kind, Limits, Log, Organization, Outcome, ResultFrame, Start, Usage,
     WorkflowRef,

@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
+use crate::cgroups::Cgroups;
 use crate::folders;
 use crate::protocol::{self, Exit, Forked};
 
@@ -28,6 +29,8 @@ pub(crate) struct Process {
     pub(crate) served: u32,
     /// Its private directory.
     folder: PathBuf,
+    /// Its control group.
+    cgroup: Option<PathBuf>,
 }
 
 impl Process {
@@ -35,6 +38,7 @@ impl Process {
     pub(crate) async fn fork(
         socket: &Path,
         folders: &Path,
+        cgroups: Option<&Cgroups>,
         expect_exit: impl FnOnce(i32) -> oneshot::Receiver<Exit>,
     ) -> io::Result<Self> {
         let stream = UnixStream::connect(socket).await?;
@@ -56,6 +60,7 @@ impl Process {
             handle,
             served: 0,
             folder: folders.join(forked.number.to_string()),
+            cgroup: cgroups.zip(forked.cgroup).map(|(cgroups, name)| cgroups.path().join(name)),
         })
     }
 
@@ -67,6 +72,15 @@ impl Process {
     /// Ends the process and, with its namespace or through the template, all it has started.
     pub(crate) fn kill(&self) {
         self.signal(Signal::KILL);
+    }
+
+    /// As [`Self::kill`], without waiting until the template sees to the tree.
+    pub(crate) fn kill_tree(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            // One that has ended already has no group any more.
+            let _ = std::fs::write(cgroup.join("cgroup.kill"), "1");
+        }
+        self.kill();
     }
 
     fn signal(&self, signal: Signal) {

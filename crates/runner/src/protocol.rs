@@ -203,6 +203,8 @@ pub(crate) struct Exit {
     pub(crate) signal: Option<i32>,
     pub(crate) peak_memory_bytes: i64,
     pub(crate) cpu_seconds: f64,
+    /// The control group held more than it may, and was ended.
+    pub(crate) out_of_memory: bool,
 }
 
 /// The first frame of a connection, sent by the template.
@@ -211,6 +213,8 @@ pub(crate) struct Forked {
     pub(crate) pid: i32,
     /// Names its private directory.
     pub(crate) number: u32,
+    /// Names its control group.
+    pub(crate) cgroup: Option<String>,
 }
 
 /// Encodes a frame.

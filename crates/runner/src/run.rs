@@ -52,6 +52,8 @@ pub struct Ended {
     pub usage: Usage,
     /// Whether it was ended because what it sent was no frame.
     pub broke_protocol: bool,
+    /// Whether the kernel ended it because it and what it had started held more memory than they may.
+    pub out_of_memory: bool,
 }
 
 impl Run {
@@ -133,7 +135,7 @@ impl Run {
     /// Ends it and all it has started.
     pub fn kill(&self) {
         if let Some(process) = &self.process {
-            process.kill();
+            process.kill_tree();
         }
     }
 
@@ -186,11 +188,17 @@ impl Run {
         // A process that closed its connection but lives on has no business left.
         process.kill();
         match tokio::time::timeout(EXIT_PATIENCE, &mut process.exit).await {
-            Ok(Ok(Exit { code, signal, peak_memory_bytes, cpu_seconds, .. })) => {
+            Ok(Ok(Exit { code, signal, peak_memory_bytes, cpu_seconds, out_of_memory, .. })) => {
                 let usage = Usage { cpu_seconds, peak_memory_bytes };
-                Ended { code, signal, usage, broke_protocol: false }
+                Ended { code, signal, usage, broke_protocol: false, out_of_memory }
             }
-            _ => Ended { code: None, signal: None, usage: Usage::default(), broke_protocol: false },
+            _ => Ended {
+                code: None,
+                signal: None,
+                usage: Usage::default(),
+                broke_protocol: false,
+                out_of_memory: false,
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroups::Cgroups;
 use crate::folders::Folder;
 use crate::isolation::Enclosure;
 use crate::process::Process;
@@ -141,7 +142,8 @@ impl Template {
             }
         });
         let (sender, standby) = mpsc::channel(config.standby.max(1));
-        tokio::spawn(keep_ready(socket, folder.path().to_owned(), exits.clone(), sender));
+        let cgroups = config.enclosure.cgroup.as_ref().map(|(cgroups, _)| cgroups.clone());
+        tokio::spawn(keep_ready(socket, folder.path().to_owned(), cgroups, exits.clone(), sender));
         Ok(Arc::new(Self {
             config,
             ready,
@@ -339,10 +341,16 @@ async fn follow(mut control: ChildStdout, mut buffer: BytesMut, exits: Arc<Exits
 }
 
 /// Forks ahead, until nobody takes the processes any more or the template is gone.
-async fn keep_ready(socket: PathBuf, folders: PathBuf, exits: Arc<Exits>, ready: mpsc::Sender<Process>) {
+async fn keep_ready(
+    socket: PathBuf,
+    folders: PathBuf,
+    cgroups: Option<Arc<Cgroups>>,
+    exits: Arc<Exits>,
+    ready: mpsc::Sender<Process>,
+) {
     let mut failures = 0;
     while let Ok(place) = ready.reserve().await {
-        match Process::fork(&socket, &folders, |pid| exits.expect(pid)).await {
+        match Process::fork(&socket, &folders, cgroups.as_deref(), |pid| exits.expect(pid)).await {
             Ok(process) => {
                 failures = 0;
                 place.send(process);

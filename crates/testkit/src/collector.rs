@@ -59,6 +59,12 @@ impl Collector {
         &self.url
     }
 
+    /// All that has arrived.
+    #[must_use]
+    pub fn spans(&self) -> Vec<Exported> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What has arrived of a trace.
     #[must_use]
     pub fn trace(&self, id: &str) -> Vec<Exported> {

@@ -385,12 +385,14 @@ class Execution:
             shown = "{}"
         used = resource.getrusage(resource.RUSAGE_SELF)
         cpu = used.ru_utime + used.ru_stime - self.cpu_before
+        # One process may have had more than is charged to the group: it shares pages with the template.
+        peak = max(used.ru_maxrss * 1024, self.child.isolation.peak())
         kind = f'"{result_type}"' if result_type else "null"
         try:
             return pack(
                 f'{{"t":"result","outcome":"{outcome}","result":{result},"result_type":{kind},"error":{error},'
                 f'"variables":{shown},'
-                f'"usage":{{"cpu_seconds":{cpu:.6f},"peak_memory_bytes":{used.ru_maxrss * 1024}}}}}'
+                f'"usage":{{"cpu_seconds":{cpu:.6f},"peak_memory_bytes":{peak}}}}}'
             )
         except FrameTooLarge as problem:
             raise ResultTooLarge(str(problem)) from None

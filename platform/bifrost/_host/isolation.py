@@ -4,7 +4,8 @@
 - user: where the template is root, each process has a user of its own, so that its files, its memory and its
   count of processes are nobody else's.
 - system calls: see `seccomp`; file system, and the network where ports are named: see `landlock`.
-- memory: what a process has is bounded by `limits`, and neither the template nor a run can be read by others.
+- memory: what a process has is bounded by `limits`, what a run and all it has started have together by
+  `cgroups`; and neither the template nor a run can be read by others.
 
 A piece that cannot be had is left out and named; with `required` the template does not start without it.
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from . import landlock, seccomp
+from . import cgroups, landlock, seccomp
 from .libc import LIBC
 from .tree import Tree
 
@@ -63,6 +64,8 @@ class Wanted:
     workspace: str = ""
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
+    cgroup: cgroups.Limits | None = None
+    """The control group of each process; None where the worker has none to give."""
 
     @property
     def ports(self) -> tuple[int, ...] | None:
@@ -91,6 +94,8 @@ class Isolation:
             self._reach = landlock.Reach(landlock.version(), wanted.ports, wanted.workspace)
             self._reach.readable, self._reach.writable = wanted.readable, wanted.writable
         self._rules: landlock.Rules | None = None
+        self._cgroups = cgroups.Cgroups(wanted.cgroup) if wanted.cgroup is not None else None
+        self._peak = -1
         # Two templates of one host begin at different users.
         self._serial = int.from_bytes(os.urandom(2)) if wanted.owners > 1 else 0
         self.folder: str | None = None
@@ -114,7 +119,13 @@ class Isolation:
         self._serial += 1
         if (owner := self._owner()) is not None:
             os.fchown(pipe, *owner)
+        if self._cgroups is not None:
+            self._cgroups.make()
         return self._serial
+
+    def began(self, pid: int) -> str | None:
+        """The process is there; gives the name of its control group."""
+        return self._cgroups.began(pid) if self._cgroups is not None else None
 
     def before_fork(self) -> None:
         # Here, where nothing has to be copied for it, and not in the new process.
@@ -126,10 +137,14 @@ class Isolation:
         if self._rules is not None:
             os.close(self._rules.handle)
             self._rules = None
+        if self._cgroups is not None:
+            self._cgroups.abandon()
         self.tree.after_fork()
 
     def in_child(self) -> None:
         """What a process does first, still with the rights of the template."""
+        if self._cgroups is not None:
+            self._peak = self._cgroups.enter()
         self.tree.begin_in_child()
         owner = self._owner()
         if self.wanted.folder is not None:
@@ -145,11 +160,15 @@ class Isolation:
 
     def keep(self, first: int) -> int:
         """Move what the process needs of us to descriptors from `first` on; gives the one after them."""
-        if self._rules is None:
-            return first
-        os.dup2(self._rules.handle, first, inheritable=False)
-        self._rules.handle = first
-        return first + 1
+        if self._peak >= 0:
+            os.dup2(self._peak, first, inheritable=False)
+            self._peak = first
+            first += 1
+        if self._rules is not None:
+            os.dup2(self._rules.handle, first, inheritable=False)
+            self._rules.handle = first
+            first += 1
+        return first
 
     def stand_ready(self) -> None:
         """Do what takes time before a run is waiting; no descriptor of the template is open any more."""
@@ -165,8 +184,28 @@ class Isolation:
             self._rules.keep_to()
             self._rules = None
 
-    def end_remains(self, pid: int, living: Collection[int]) -> None:
+    def peak(self) -> int:
+        """Bytes that this process and all it has started held at once, at most; 0 where nobody counts."""
+        return cgroups.peak(self._peak)
+
+    def end_remains(self, pid: int, living: Collection[int]) -> cgroups.Ending:
+        """End what a process that just ended has started; `living` are the ones that go on."""
+        if self._cgroups is None:
+            self.tree.end_remains(pid, living)
+            return cgroups.Ending()
+        if self.kind != "pid_namespace":
+            self._cgroups.kill(pid)
         self.tree.end_remains(pid, living)
+        return self._cgroups.ended(pid)
+
+    def pause(self) -> int | None:
+        """Milliseconds until `tidy` is to be called; None if there is nothing to tidy."""
+        return self._cgroups.pause() if self._cgroups is not None else None
+
+    def tidy(self) -> None:
+        """Remove what could not be removed when its process ended."""
+        if self._cgroups is not None:
+            self._cgroups.remove_left()
 
     def _owner(self) -> Owner | None:
         if self.wanted.owner is None:
@@ -187,7 +226,7 @@ def find_pieces(wanted: Wanted, tree: str) -> list[Piece]:
     detail = f"Landlock {known}: only what a run needs can be reached" if files else landlock.why_not()
     pieces.append(Piece("file system", files, files and is_on, True, detail))
     pieces.append(_network_piece(wanted, known, is_on))
-    detail = "each process of a run is limited, not all of them together"
+    detail = "each process of a run is limited"
     pieces.append(Piece("memory", True, True, False, detail))
     return pieces
 

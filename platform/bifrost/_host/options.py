@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from .cgroups import Limits
 from .isolation import MODES, Owner, Wanted
 
 
@@ -15,6 +16,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-as-count", type=int, default=1, help="that many users, counted from it")
     parser.add_argument("--network", type=network, default="open", help="`open`, `none`, or TCP ports")
     parser.add_argument("--folder", help="where each process has its private directory")
+    parser.add_argument("--cgroup", metavar="DIR", help="where each process gets a control group")
+    parser.add_argument("--cgroup-memory", type=int, default=1 << 30, help="bytes that one may hold")
+    parser.add_argument("--cgroup-processes", type=int, default=512, help="processes that may be in one")
     parser.add_argument("--readable", action="append", default=[], metavar="PATH", help="more to read")
     parser.add_argument("--writable", action="append", default=[], metavar="PATH", help="more to write")
 
@@ -32,6 +36,9 @@ def wanted(parser: argparse.ArgumentParser, options: argparse.Namespace, workspa
         workspace=workspace,
         readable=tuple(options.readable),
         writable=tuple(options.writable),
+        cgroup=Limits(options.cgroup, options.cgroup_memory, options.cgroup_processes)
+        if options.cgroup
+        else None,
     )
 
 

@@ -27,6 +27,7 @@ from .limits import address_space, catch_cpu_signal
 _PROTOCOL_FD, _LAST_FD = 200, 1 << 20
 _LISTEN_BACKLOG = 128
 _REHEARSALS = 40
+_LAST_TIDYINGS = 50
 _DESCRIPTOR, _PEER = struct.Struct("i"), struct.Struct("3i")
 
 
@@ -96,13 +97,15 @@ class Server:
         self.poll.register(listener, select.POLLIN)
         self.poll.register(lifeline, select.POLLIN)
         while True:
-            for fd, _events in self.poll.poll():
+            for fd, _events in self.poll.poll(pause := self.isolation.pause()):
                 if fd == listener:
                     self._accept()
                 elif fd in self.runs:
                     self._reap(fd)
                 elif not os.read(lifeline, 4096):
                     self._end()
+            if pause is not None:
+                self.isolation.tidy()
 
     def _accept(self) -> None:
         try:
@@ -129,18 +132,19 @@ class Server:
     def _fork(self, connection: RawSocket) -> None:
         output, captured = os.pipe2(os.O_CLOEXEC)
         try:
-            number = self.isolation.next_run(captured)
             try:
+                number = self.isolation.next_run(captured)
                 self.isolation.before_fork()
                 pid = forks.fork_run()
                 if pid == 0:
                     self._become_child(connection.fileno(), captured)
+                group = self.isolation.began(pid)
             finally:
                 self.isolation.after_fork()
             self._watch(pid)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(output))]
             try:
-                connection.sendmsg([pack(f'{{"t":"pid","pid":{pid},"number":{number}}}')], rights)
+                connection.sendmsg([pack(_forked(pid, number, group))], rights)
             except OSError:
                 os.kill(pid, signal.SIGKILL)  # the worker hung up: nobody will start this run
         finally:
@@ -153,6 +157,7 @@ class Server:
         except OSError:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+            self.isolation.end_remains(pid, self.runs.values())
             raise
         self.runs[handle] = pid
         self.poll.register(handle, select.POLLIN)
@@ -180,7 +185,7 @@ class Server:
         self.poll.unregister(handle)
         os.close(handle)
         _, status, usage = os.wait4(pid, 0)
-        self.isolation.end_remains(pid, self.runs.values())
+        group = self.isolation.end_remains(pid, self.runs.values())
         killed = os.WIFSIGNALED(status)
         code = "null" if killed else os.WEXITSTATUS(status)
         name: int | str = os.WTERMSIG(status) if killed else "null"
@@ -189,7 +194,8 @@ class Server:
         cpu = usage.ru_utime + usage.ru_stime
         frame = (
             f'{{"t":"exit","pid":{pid},"code":{code},"signal":{name},'
-            f'"peak_memory_bytes":{usage.ru_maxrss * 1024},"cpu_seconds":{cpu:.6f}}}'
+            f'"peak_memory_bytes":{max(usage.ru_maxrss * 1024, group.peak)},"cpu_seconds":{cpu:.6f},'
+            f'"out_of_memory":{"true" if group.out_of_memory else "false"}}}'
         )
         try:
             os.write(self.control, pack(frame))
@@ -206,7 +212,17 @@ class Server:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
             self.isolation.end_remains(pid, pids[at:])
+        for _ in range(_LAST_TIDYINGS):
+            if (pause := self.isolation.pause()) is None:
+                break
+            time.sleep(pause / 1000)
+            self.isolation.tidy()
         os._exit(0)
+
+
+def _forked(pid: int, number: int, group: str | None) -> str:
+    named = f'"{group}"' if group is not None else "null"
+    return f'{{"t":"pid","pid":{pid},"number":{number},"cgroup":{named}}}'
 
 
 def complain(problem: str) -> None:

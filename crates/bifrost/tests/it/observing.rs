@@ -190,6 +190,13 @@ async fn one_trace_leads_from_the_request_to_the_run_and_to_what_it_starts() {
     let claim = collector.span(TRACE, "claim", &attempt.id).await;
     let run = collector.span(TRACE, "run", &attempt.id).await;
     let record = collector.span(TRACE, "record", &attempt.id).await;
+    let submit = collector.span(TRACE, "submit", &server.id).await;
+    let process = collector.span(TRACE, "process", &run.id).await;
+    let call = collector.span(TRACE, "call", &run.id).await;
+    assert!(
+        server.time.0 <= submit.time.0 && process.time.1 <= call.time.0,
+        "{submit:?}\n{process:?}\n{call:?}"
+    );
     let seen = format!("00-{TRACE}-{}-01", run.id);
     assert_eq!(answer["result"], json!([seen, seen]), "the workflow sees the span it is");
     assert!(claim.time.1 <= run.time.0 && run.time.1 <= record.time.0, "{claim:?}\n{run:?}\n{record:?}");

@@ -22,6 +22,7 @@ use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::organizations::Activity;
 use crate::sabotage::{self, Fault};
 use crate::telemetry::metrics;
+use crate::telemetry::traces::{Part, Span};
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
 use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx, in_time};
@@ -133,6 +134,7 @@ impl Submitter {
     /// [`Error::Forbidden`] without an organization context, [`Error::Impossible`] for an inactive one, [`Error::Invalid`] for an idempotency key that
     /// was used with another body, [`Error::Unavailable`] when PostgreSQL is away: then nothing was written.
     pub async fn submit(&self, scope: &OrgScope, new: NewExecution) -> Result<Submitted> {
+        let _span = Span::start(Part::Internal, "submit", new.traceparent.as_deref());
         let owner = self.owner(scope).await?;
         let (answer, submitted) = oneshot::channel();
         let entry = Entry { scope: scope.clone(), owner, new, answer };

@@ -86,6 +86,9 @@ settings! {
         isolation: String = "best-effort".into();
         /// `true` lets production run with `ISOLATION=off`.
         allow_isolation_off: bool = false;
+        /// Whether each run is limited as a whole by a control group: `required` (no worker starts without), `best-effort` or
+        /// `off`.
+        run_cgroups: String = "best-effort".into();
         /// What runs may connect to: `open`, `none`, or TCP ports such as `80,443`.
         run_network: String = "open".into();
         /// Folders and files that runs may read besides the system's libraries and the workspace, separated by

@@ -43,6 +43,8 @@ fn production_refuses_to_run_code_that_nothing_encloses() {
         assert_eq!(Settings { isolation: mode.into(), ..strong.clone() }.check(), Ok(()));
     }
     assert!(Settings { isolation: "auto".into(), ..strong.clone() }.check().is_err());
+    let groups = Settings { run_cgroups: "on".into(), ..strong.clone() };
+    assert!(groups.check().expect_err("refused").contains("RUN_CGROUPS"));
     for (network, is_fine) in [
         ("open", true),
         ("none", true),

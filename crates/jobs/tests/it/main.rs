@@ -1,6 +1,7 @@
 //! Tests of the engine with real Python processes, PostgreSQL, RabbitMQ and Redis.
 
 mod calls;
+mod cgroups;
 mod cuts;
 mod endings;
 mod events;
