@@ -91,6 +91,10 @@ impl Setup {
         // Runs may be of another user, who must reach the sockets below but need not list anything.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o711))?;
         ledger.directory(directory);
+        // Forms are mirrored into it.
+        let workspace = path.join("workspace");
+        std::fs::create_dir(&workspace)?;
+        testkit::copy_folder(&root.join("workspace"), &workspace)?;
 
         let mut superuser = services.connect("postgres").await?;
         ledger.database(&name);
@@ -267,7 +271,7 @@ fn environment(
         // Longer than everything that is measured on one configuration.
         ("ACCESS_TOKEN_MINUTES", "720".to_owned()),
         ("LISTEN", address.to_string()),
-        ("WORKSPACE_PATH", shown(&root.join("workspace"))),
+        ("WORKSPACE_PATH", shown(&directory.join("workspace"))),
         ("PLATFORM_PATH", shown(&root.join("platform"))),
         ("TEMP_PATH", shown(&directory.join("temp"))),
         ("WORKER_SLOTS", slots.to_string()),

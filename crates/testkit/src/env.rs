@@ -184,8 +184,11 @@ impl TestEnv {
     }
 }
 
-/// Copies a folder with its files, whatever is hidden aside.
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+/// Copies a folder with its files into one that is there, whatever is hidden aside.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());

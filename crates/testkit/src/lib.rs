@@ -23,7 +23,7 @@ mod token_server;
 pub use client::{Client, Reply};
 pub use collector::{Collector, Exported};
 pub use database::TestDb;
-pub use env::{TestEnv, repository, uv};
+pub use env::{TestEnv, copy as copy_folder, repository, uv};
 pub use figures::Figures;
 pub use github_server::GithubServer;
 pub use launch::{Ended, Launch, binary};
