@@ -74,7 +74,7 @@ pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result
          RETURNING",
         "NULL::json",
         "NULL::json",
-        "",
+        [""],
         &statuses,
         selection.workflow_id as _,
         selection.workflow_name,

@@ -65,10 +65,15 @@ pub async fn tick(db: &Db, days: i32) -> Result<Removed> {
     prepare(db).await?;
     let mut removed = Removed::default();
     let mut batches = MOST_BATCHES;
-    for (organization, kept) in shorter(db, days).await? {
-        remove_all(db, Whose::Organization(organization), kept, &mut batches, &mut removed).await?;
+    for (organization, before) in shorter(db, days).await? {
+        remove_all(db, Whose::Organization(organization), before, &mut batches, &mut removed).await?;
     }
-    remove_all(db, Whose::All, days, &mut batches, &mut removed).await?;
+    let mut conn = db.system(&SCOPE).await?;
+    let before = sqlx::query_scalar!(r#"SELECT now() - make_interval(days => $1) AS "t!""#, days)
+        .fetch_one(&mut *conn)
+        .await?;
+    drop(conn);
+    remove_all(db, Whose::All, before, &mut batches, &mut removed).await?;
     let mut conn = db.system(&SCOPE).await?;
     let dropped = sqlx::query_scalar!(r#"SELECT drop_log_partitions($1) AS "dropped!""#, days)
         .fetch_one(&mut *conn)
@@ -77,23 +82,25 @@ pub async fn tick(db: &Db, days: i32) -> Result<Removed> {
     Ok(removed)
 }
 
-/// Organizations that keep less than the platform, with their days.
-async fn shorter(db: &Db, days: i32) -> Result<Vec<(OrgId, i32)>> {
+/// Organizations that keep less than the platform, each with the time before which what ended is over.
+async fn shorter(db: &Db, days: i32) -> Result<Vec<(OrgId, DateTime<Utc>)>> {
     let mut conn = db.system(&SCOPE).await?;
     let rows = sqlx::query!(
-        r#"SELECT id AS "id: OrgId", history_days AS "days!" FROM organizations WHERE history_days < $1"#,
+        r#"SELECT id AS "id: OrgId", now() - make_interval(days => history_days) AS "before!"
+           FROM organizations
+           WHERE history_days < $1"#,
         days,
     )
     .fetch_all(&mut *conn)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.days)).collect())
+    Ok(rows.into_iter().map(|row| (row.id, row.before)).collect())
 }
 
 /// Removes batch after batch, each in a transaction of its own, until nothing is over or this tick has done enough.
 async fn remove_all(
     db: &Db,
     whose: Whose,
-    days: i32,
+    before: DateTime<Utc>,
     batches: &mut usize,
     removed: &mut Removed,
 ) -> Result<()> {
@@ -103,7 +110,7 @@ async fn remove_all(
         let mut tx = db.begin_system(&SCOPE).await?;
         // One batch at a time: two would choose the same rows, and one of them wait for nothing.
         sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.history'))").execute(tx.conn()).await?;
-        let (ids, is_last) = choose(&mut tx, whose, days, after).await?;
+        let (ids, is_last) = choose(&mut tx, whose, before, after).await?;
         let Some(last) = ids.last() else {
             break;
         };
@@ -128,11 +135,12 @@ async fn remove_all(
 
 /// The oldest executions that are over, from `after` on, and whether there are no more. Ids carry the time of submission,
 /// so the index finds them; what was submitted then and has not ended, or only lately, is passed by.
-async fn choose(tx: &mut SystemTx, whose: Whose, days: i32, after: Uuid) -> Result<(Vec<Uuid>, bool)> {
-    let before: DateTime<Utc> =
-        sqlx::query_scalar!(r#"SELECT now() - make_interval(days => $1) AS "t!""#, days)
-            .fetch_one(tx.conn())
-            .await?;
+async fn choose(
+    tx: &mut SystemTx,
+    whose: Whose,
+    before: DateTime<Utc>,
+    after: Uuid,
+) -> Result<(Vec<Uuid>, bool)> {
     let found = match whose {
         Whose::All => {
             sqlx::query_scalar!(

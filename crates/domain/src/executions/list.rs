@@ -1,7 +1,7 @@
 //! Reading executions: one by id, pages by keyset.
 //!
-//! A page is found in one of three ways, by its filters (ADR 51); each reads about as many rows as it shows, however many
-//! there are.
+//! A page is found in one of three ways, by its filters. Each reads about as many rows as it shows, however many there are,
+//! but for what ADR 51 names.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
@@ -42,8 +42,8 @@ pub async fn get(tx: &mut OrgTx, id: ExecutionId) -> Result<Execution> {
         "SELECT",
         "e.result",
         "e.variables",
-        "FROM executions e
-         WHERE e.id = $1 AND e.kind = 'workflow'",
+        ["FROM executions e
+         WHERE e.id = $1 AND e.kind = 'workflow'"],
         id as _,
     )
     .fetch_optional(tx.conn())
@@ -105,50 +105,72 @@ impl Place {
     }
 }
 
+/// A statement that finds a page. All of them ask the same of a row, with the arguments 1 to 7, and look for it elsewhere.
+macro_rules! page {
+    ($way:ident, $filters:expr, $limit:expr, $place:expr, [$($where_from:tt)*] $(, $argument:expr)*) => {
+        page!(
+            @$way
+            " AND id < $1 AND id >= $2 AND ($3::text IS NULL OR workflow_name = $3) AND ($4::text IS NULL OR status = $4)
+              AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6) ",
+            [$($where_from)*],
+            $place.before,
+            $place.from,
+            $filters.workflow_name,
+            $filters.status.map(Status::as_str),
+            $filters.since,
+            $filters.until,
+            $limit $(, $argument)*
+        )
+    };
+    // Out of the order of ids.
+    (@in_order $asked:tt, [$owner:tt], $($arguments:tt)*) => {
+        executions!(
+            "SELECT",
+            "e.result",
+            "NULL::json",
+            ["FROM executions e WHERE NOT transient " + $owner + $asked + "ORDER BY id DESC LIMIT $7"],
+            $($arguments)*
+        )
+    };
+    // What has ended by an index on just that, what waits and what runs by those of the queue. OFFSET 0: else PostgreSQL
+    // would look for the few that wait in the order of ids, among all there are.
+    (@merged $asked:tt, [$before:tt, $of_ended:tt, $after:tt, $of_others:tt], $($arguments:tt)*) => {
+        executions!(
+            "SELECT",
+            "e.result",
+            "NULL::json",
+            [
+                "FROM ((" + $before + "SELECT * FROM executions
+                       WHERE NOT transient AND status NOT IN ('Pending', 'Running', 'Cancelling') " + $of_ended + $asked
+                    + "ORDER BY id DESC LIMIT $7" + $after + ")
+                 UNION ALL
+                 (SELECT * FROM executions WHERE NOT transient AND status = 'Pending' " + $of_others + $asked + "OFFSET 0)
+                 UNION ALL
+                 (SELECT * FROM executions
+                  WHERE NOT transient AND status IN ('Running', 'Cancelling') " + $of_others + $asked + "OFFSET 0)
+                 ) AS e
+                 ORDER BY id DESC
+                 LIMIT $7"
+            ],
+            $($arguments)*
+        )
+    };
+}
+
 /// The page out of the list in its order: what is left out on the way is little.
 async fn in_order(tx: &mut OrgTx, filters: &Filters, limit: i64, place: Place) -> Result<Vec<Execution>> {
-    let (spans_all, org) = (tx.scope().spans_all(), tx.scope().org());
-    let executions = if spans_all {
-        executions!(
-            "SELECT",
-            "e.result",
-            "NULL::json",
-            "FROM executions e
-             WHERE NOT transient AND id < $1 AND id >= $2 AND ($3::text IS NULL OR workflow_name = $3)
-               AND ($4::text IS NULL OR status = $4)
-               AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
-             ORDER BY id DESC
-             LIMIT $7",
-            place.before,
-            place.from,
-            filters.workflow_name,
-            filters.status.map(Status::as_str),
-            filters.since,
-            filters.until,
-            limit,
-        )
-        .fetch_all(tx.conn())
-        .await?
+    let executions = if tx.scope().spans_all() {
+        page!(in_order, filters, limit, place, [""]).fetch_all(tx.conn()).await?
     } else {
-        executions!(
-            "SELECT",
-            "e.result",
-            "NULL::json",
-            "FROM executions e
-             WHERE NOT transient AND (CASE WHEN organization_id IS NULL
-                   THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $8
-               AND id < $1 AND id >= $2 AND ($3::text IS NULL OR workflow_name = $3) AND ($4::text IS NULL OR status = $4)
-               AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
-             ORDER BY id DESC
-             LIMIT $7",
-            place.before,
-            place.from,
-            filters.workflow_name,
-            filters.status.map(Status::as_str),
-            filters.since,
-            filters.until,
+        let owner = tx.scope().org().map_or(Uuid::nil(), |org| org.0);
+        page!(
+            in_order,
+            filters,
             limit,
-            org.map_or(Uuid::nil(), |org| org.0),
+            place,
+            ["AND (CASE WHEN organization_id IS NULL
+                  THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $8 "],
+            owner
         )
         .fetch_all(tx.conn())
         .await?
@@ -156,7 +178,7 @@ async fn in_order(tx: &mut OrgTx, filters: &Filters, limit: i64, place: Place) -
     Ok(executions)
 }
 
-/// The page out of a person's executions: what has ended by the index of persons, what has not by those of the queue.
+/// The page out of a person's executions.
 async fn own(
     tx: &mut OrgTx,
     filters: &Filters,
@@ -166,47 +188,21 @@ async fn own(
 ) -> Result<Vec<Execution>> {
     let (spans_all, org) = (tx.scope().spans_all(), tx.scope().org());
     plan_for_arguments(tx).await?;
-    // IS NOT DISTINCT FROM, which no index serves: the person narrows it down far more. OFFSET 0, as below: else PostgreSQL
-    // would look for the few that wait in the order of ids, among all there are.
-    let executions = executions!(
-        "SELECT",
-        "e.result",
-        "NULL::json",
-        "FROM (
-             (SELECT * FROM executions
-              WHERE NOT transient AND status NOT IN ('Pending', 'Running', 'Cancelling')
-                AND executed_by = $8 AND ($9 OR organization_id IS NOT DISTINCT FROM $10)
-                AND id < $1 AND id >= $2 AND ($3::text IS NULL OR workflow_name = $3) AND ($4::text IS NULL OR status = $4)
-                AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
-              ORDER BY id DESC
-              LIMIT $7)
-             UNION ALL
-             (SELECT * FROM executions
-              WHERE NOT transient AND status = 'Pending'
-                AND executed_by = $8 AND ($9 OR organization_id IS NOT DISTINCT FROM $10)
-                AND id < $1 AND id >= $2 AND ($3::text IS NULL OR workflow_name = $3) AND ($4::text IS NULL OR status = $4)
-                AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
-              OFFSET 0)
-             UNION ALL
-             (SELECT * FROM executions
-              WHERE NOT transient AND status IN ('Running', 'Cancelling')
-                AND executed_by = $8 AND ($9 OR organization_id IS NOT DISTINCT FROM $10)
-                AND id < $1 AND id >= $2 AND ($3::text IS NULL OR workflow_name = $3) AND ($4::text IS NULL OR status = $4)
-                AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
-              OFFSET 0)
-         ) AS e
-         ORDER BY id DESC
-         LIMIT $7",
-        place.before,
-        place.from,
-        filters.workflow_name,
-        filters.status.map(Status::as_str),
-        filters.since,
-        filters.until,
+    // IS NOT DISTINCT FROM, which no index serves: the person narrows it down far more.
+    let executions = page!(
+        merged,
+        filters,
         limit,
+        place,
+        [
+            "",
+            "AND executed_by = $8 AND ($9 OR organization_id IS NOT DISTINCT FROM $10) ",
+            "",
+            "AND executed_by = $8 AND ($9 OR organization_id IS NOT DISTINCT FROM $10) "
+        ],
         user as _,
         spans_all,
-        org as _,
+        org as _
     )
     .fetch_all(tx.conn())
     .await?;
@@ -214,7 +210,7 @@ async fn own(
 }
 
 /// The page out of those of a workflow or with a state: from each organization the first that have ended, and what has not
-/// ended by the indexes of the queue.
+/// ended of all of them.
 async fn selected(
     tx: &mut OrgTx,
     filters: &Filters,
@@ -224,48 +220,21 @@ async fn selected(
 ) -> Result<Vec<Execution>> {
     let (spans_all, org) = (tx.scope().spans_all(), tx.scope().org());
     plan_for_arguments(tx).await?;
-    let executions = executions!(
-        "SELECT",
-        "e.result",
-        "NULL::json",
-        "FROM (
-             (SELECT ended.*
-              FROM UNNEST($8::uuid[]) AS owner (id)
-              CROSS JOIN LATERAL (
-                  SELECT * FROM executions
-                  WHERE NOT transient AND status NOT IN ('Pending', 'Running', 'Cancelling')
-                    AND (CASE WHEN organization_id IS NULL
-                        THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = owner.id
-                    AND id < $1 AND id >= $2 AND ($3::text IS NULL OR workflow_name = $3) AND ($4::text IS NULL OR status = $4)
-                    AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
-                  ORDER BY id DESC
-                  LIMIT $7
-              ) AS ended)
-             UNION ALL
-             (SELECT * FROM executions
-              WHERE NOT transient AND status = 'Pending' AND ($9 OR organization_id IS NOT DISTINCT FROM $10)
-                AND id < $1 AND id >= $2 AND ($3::text IS NULL OR workflow_name = $3) AND ($4::text IS NULL OR status = $4)
-                AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
-              OFFSET 0)
-             UNION ALL
-             (SELECT * FROM executions
-              WHERE NOT transient AND status IN ('Running', 'Cancelling') AND ($9 OR organization_id IS NOT DISTINCT FROM $10)
-                AND id < $1 AND id >= $2 AND ($3::text IS NULL OR workflow_name = $3) AND ($4::text IS NULL OR status = $4)
-                AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
-              OFFSET 0)
-         ) AS e
-         ORDER BY id DESC
-         LIMIT $7",
-        place.before,
-        place.from,
-        filters.workflow_name,
-        filters.status.map(Status::as_str),
-        filters.since,
-        filters.until,
+    let executions = page!(
+        merged,
+        filters,
         limit,
+        place,
+        [
+            "SELECT ended.* FROM UNNEST($8::uuid[]) AS owner (id) CROSS JOIN LATERAL (",
+            "AND (CASE WHEN organization_id IS NULL
+                 THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = owner.id ",
+            ") AS ended",
+            "AND ($9 OR organization_id IS NOT DISTINCT FROM $10) "
+        ],
         owners,
         spans_all,
-        org as _,
+        org as _
     )
     .fetch_all(tx.conn())
     .await?;

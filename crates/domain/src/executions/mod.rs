@@ -13,7 +13,7 @@ use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 /// Executions: what comes before the columns, the columns `result` and `variables` (lists leave them out), what comes
 /// after, and the arguments. The macros of sqlx take nothing but text, so this is what keeps the list in one place.
 macro_rules! executions {
-    ($before:tt, $result:tt, $variables:tt, $after:tt, $($arguments:tt)*) => {
+    ($before:tt, $result:tt, $variables:tt, [$($after:tt)*], $($arguments:tt)*) => {
         sqlx::query_as!(
             Execution,
             $before
@@ -28,7 +28,7 @@ macro_rules! executions {
                 + $variables
                 + r#" AS "variables: sqlx::types::Json<RawJson>", e.peak_memory_bytes, e.cpu_total_seconds, e.duration_ms,
                     e.created_at AS "created_at!", e.started_at, e.completed_at "#
-                + $after,
+                + $($after)*,
             $($arguments)*
         )
     };

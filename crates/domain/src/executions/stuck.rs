@@ -34,10 +34,10 @@ pub async fn list(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Execution
         "SELECT",
         "NULL::json",
         "NULL::json",
-        "FROM executions e
+        ["FROM executions e
          WHERE e.kind = 'workflow' AND e.status IN ('Pending', 'Running', 'Cancelling') AND e.created_at < $1
          ORDER BY e.id
-         LIMIT $2",
+         LIMIT $2"],
         before,
         MOST,
     )
@@ -74,7 +74,7 @@ pub async fn end(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Ended>> {
            RETURNING"#,
         "NULL::json",
         "NULL::json",
-        "",
+        [""],
         &ids,
     )
     .fetch_all(tx.conn())
