@@ -127,7 +127,10 @@ class Child:
         path: str | None = start.get("temp_dir") or self.isolation.folder
         if path is not None and start.get("pooled"):
             if self.pooled_runs and self.temp_dir is not None:
-                shutil.rmtree(self.temp_dir, ignore_errors=True)  # what the run before has left
+                try:
+                    os.rmdir(self.temp_dir)
+                except OSError:
+                    shutil.rmtree(self.temp_dir, ignore_errors=True)  # what the run before has left
             self.pooled_runs += 1
             path = f"{path}/{self.pooled_runs}"
         if path != self.temp_dir:
