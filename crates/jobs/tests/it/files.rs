@@ -1,7 +1,7 @@
 //! `files.*`, `roles.*` and `forms.*` of runs: what the caller may see and change, and nothing of others.
 
 use domain::executions::Status;
-use domain::forms::{self, AccessLevel, NewForm};
+use domain::forms::AccessLevel;
 use domain::id::{FormId, OrgId};
 use domain::{Actor, OrgScope};
 use serde_json::{Value, json};
@@ -85,23 +85,6 @@ async fn engine() -> Engine {
     Engine::on_files(&[("flows.py", FLOWS), ("data/a.txt", "shared")]).await
 }
 
-async fn form(engine: &Engine, scope: &OrgScope, name: &str, access_level: AccessLevel) -> FormId {
-    let new = NewForm {
-        name: name.into(),
-        description: None,
-        workflow_id: None,
-        launch_workflow_id: None,
-        default_launch_params: None,
-        allowed_query_params: None,
-        form_schema: serde_json::value::to_raw_value(&json!({ "fields": [] })).expect("JSON"),
-        access_level: Some(access_level),
-    };
-    let mut tx = engine.platform.db.begin(scope).await.expect("begins");
-    let form = forms::insert(&mut tx, new).await.expect("inserts");
-    tx.commit().await.expect("commits");
-    form.id
-}
-
 fn admin_in(org: OrgId) -> OrgScope {
     OrgScope::for_run(Some(org), actor("admin", true))
 }
@@ -161,9 +144,9 @@ async fn shared_code_is_changed_by_platform_administrators_alone() {
 async fn roles_and_forms_are_what_the_caller_may_see_and_change() {
     let engine = engine().await;
     let (acme, rival) = (engine.org("acme").await, engine.org("rival").await);
-    let open = form(&engine, &admin_in(acme), "open", AccessLevel::Authenticated).await;
-    let closed = form(&engine, &admin_in(acme), "closed", AccessLevel::RoleBased).await;
-    form(&engine, &admin_in(rival), "theirs", AccessLevel::Authenticated).await;
+    let open = engine.form(&admin_in(acme), "open", AccessLevel::Authenticated).await.id;
+    let closed = engine.form(&admin_in(acme), "closed", AccessLevel::RoleBased).await.id;
+    engine.form(&admin_in(rival), "theirs", AccessLevel::Authenticated).await;
     let member: Actor = actor("member", false);
     let variables = engine.test.variables();
     let (_, owner) = variables.iter().find(|(name, _)| *name == "ADMIN_DATABASE_URL").expect("is told");

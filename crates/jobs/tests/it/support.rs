@@ -6,6 +6,7 @@ use std::time::Duration;
 use domain::executions::list;
 use domain::executions::submit::{NewExecution, Work};
 use domain::executions::{Execution, logs};
+use domain::forms::{self, AccessLevel, Form, NewForm};
 use domain::id::{ExecutionId, OrgId, UserId};
 use domain::settings::Settings;
 use domain::{Actor, OrgScope, Platform};
@@ -146,6 +147,24 @@ impl Engine {
         let organization = domain::organizations::insert(&mut tx, new).await.expect("inserts");
         tx.commit().await.expect("commits");
         organization.id
+    }
+
+    /// A form without fields.
+    pub(crate) async fn form(&self, scope: &OrgScope, name: &str, access_level: AccessLevel) -> Form {
+        let new = NewForm {
+            name: name.into(),
+            description: None,
+            workflow_id: None,
+            launch_workflow_id: None,
+            default_launch_params: None,
+            allowed_query_params: None,
+            form_schema: serde_json::value::to_raw_value(&serde_json::json!({ "fields": [] })).expect("JSON"),
+            access_level: Some(access_level),
+        };
+        let mut tx = self.platform.db.begin(scope).await.expect("begins");
+        let form = forms::insert(&mut tx, new).await.expect("inserts");
+        tx.commit().await.expect("commits");
+        form
     }
 
     pub(crate) async fn set_secret(&self, scope: &OrgScope, key: &str, value: &str) {

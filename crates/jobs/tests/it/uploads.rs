@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use domain::executions::submit::{NewExecution, Work};
-use domain::forms::{self, AccessLevel, Form, NewForm};
+use domain::forms::{AccessLevel, Form};
 use domain::id::FormId;
 use domain::uploads::{self, NewUpload, Received, Upload};
 use domain::{OrgScope, workflows};
@@ -25,23 +25,6 @@ async def reads(paths: list, folder: str = ""):
     names = await files.list("", location="uploads")
     return {"out": out, "names": [len(names), all(n.endswith("/") for n in names)]}
 "#;
-
-async fn form(engine: &Engine, scope: &OrgScope, name: &str) -> Form {
-    let mut tx = engine.platform.db.begin(scope).await.expect("begins");
-    let new = NewForm {
-        name: name.into(),
-        description: None,
-        workflow_id: None,
-        launch_workflow_id: None,
-        default_launch_params: None,
-        allowed_query_params: None,
-        form_schema: serde_json::value::to_raw_value(&json!({"fields": []})).expect("JSON"),
-        access_level: Some(AccessLevel::Authenticated),
-    };
-    let form = forms::insert(&mut tx, new).await.expect("inserts");
-    tx.commit().await.expect("commits");
-    form
-}
 
 async fn upload(engine: &Engine, scope: &OrgScope, form: &Form, content: &[u8]) -> Upload {
     let platform = &engine.platform;
@@ -80,7 +63,8 @@ async fn a_run_reads_the_files_of_its_own_form_and_organization_only() {
     let (ada, eve) = (user_of(acme), user_of(rival));
     let admin = OrgScope::for_run(None, actor("admin", true));
     // One form for everybody, so that only the organization tells the files apart.
-    let (shared, other) = (form(&engine, &admin, "Shared").await, form(&engine, &ada, "Other").await);
+    let shared = engine.form(&admin, "Shared", AccessLevel::Authenticated).await;
+    let other = engine.form(&ada, "Other", AccessLevel::Authenticated).await;
     let large = vec![b'a'; 10_000_000];
     let own = upload(&engine, &ada, &shared, &large).await;
     let foreign = upload(&engine, &eve, &shared, b"eve's").await;
