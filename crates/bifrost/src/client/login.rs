@@ -55,21 +55,19 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
 }
 
 fn read_password(from_stdin: bool, email: &str) -> Result<String, Failure> {
-    let prompt = !from_stdin && std::io::stdin().is_terminal();
-    if !from_stdin && !prompt {
+    let password = if from_stdin {
+        read_line()?
+    } else if std::io::stdin().is_terminal() {
+        echo(false);
+        let line = ask(&format!("Password of {email}: "));
+        echo(true);
+        eprintln!();
+        line?
+    } else {
         return Err(Failure::new("there is no terminal to ask for the password on")
             .next("pass it on standard input: bifrost login --password-stdin")
             .code(USAGE));
-    }
-    if prompt {
-        echo(false);
-    }
-    let line = read_line(&if prompt { format!("Password of {email}: ") } else { String::new() });
-    if prompt {
-        echo(true);
-        eprintln!();
-    }
-    let password = line?;
+    };
     if password.is_empty() {
         return Err(Failure::new("the password is empty").code(USAGE));
     }
@@ -84,12 +82,16 @@ fn read_code() -> Result<String, Failure> {
         .next("bifrost login --code CODE, with a one-time or a recovery code")
         .code(USAGE));
     }
-    read_line("Code of your authenticator, or a recovery code: ")
+    ask("Code of your authenticator, or a recovery code: ")
 }
 
-fn read_line(prompt: &str) -> Result<String, Failure> {
-    eprint!("{prompt}");
+fn ask(question: &str) -> Result<String, Failure> {
+    eprint!("{question}");
     let _ = std::io::stderr().flush();
+    read_line()
+}
+
+fn read_line() -> Result<String, Failure> {
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);
     read.map_err(|error| Failure::new(format!("cannot read an answer: {error}")))?;

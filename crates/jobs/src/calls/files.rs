@@ -13,8 +13,7 @@ use domain::Error;
 use domain::editor::MAX_FILE;
 use domain::id::OrgId;
 use domain::workspace_files::{FilePath, Files, make_overlay};
-use domain::workspace_trees;
-use domain::workspace_trees::OVERLAYS;
+use domain::workspace_trees::{self, OVERLAYS};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Endpoints: workflows that machines call over HTTP, with a key, or publicly where the workflow says so.
 //!
-//! In this order: the key, the workflow, the method, the signature, the caller's limit, the input, the run. The invariant: what runs acts in
-//! the organization of the key that was verified, as the SYSTEM user, and never as an administrator.
+//! In this order: the key, the workflow, the method, the signature, the caller's limit, the input, the run. The invariant:
+//! what runs acts in the organization of the key that was verified, as the SYSTEM user, and never as an administrator.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,7 +149,7 @@ endpoint!(
 
 async fn answer(call: Call) -> Result<Response, Problem> {
     check_text("path:workflow_name", &call.workflow)?;
-    let Admitted { scope, workflow, endpoint, key: caller } = admit(&call).await?;
+    let Admitted { scope, workflow, endpoint, key } = admit(&call).await?;
     if !endpoint.allowed_methods.iter().any(|allowed| allowed == call.method.as_str()) {
         return Ok(not_allowed(&endpoint));
     }
@@ -158,7 +158,7 @@ async fn answer(call: Call) -> Result<Response, Problem> {
         None => None,
     };
     if let Some(rate) = endpoint.rate_limit {
-        limits::by_caller(&call.app, workflow.id, caller, call.client.address, rate).await?;
+        limits::by_caller(&call.app, workflow.id, key, call.client.address, rate).await?;
     }
     let parameters =
         input::read(&workflow.parameters, call.query.as_deref(), call.body.members(&call.headers)?)?;
@@ -169,11 +169,11 @@ async fn answer(call: Call) -> Result<Response, Problem> {
             key: event,
             fingerprint: Vec::new(),
         }),
-        (None, Some(key)) => {
+        (None, Some(idempotency_key)) => {
             // Whose idempotency keys are whose.
-            let caller = caller.map_or_else(|| "public".to_owned(), |key| key.to_string());
+            let caller = key.map_or_else(|| "public".to_owned(), |key| key.to_string());
             let route = format!("endpoints.call:{}:{caller}", workflow.id);
-            Some(idempotency(route, key, &json!({"input": parameters}), &scope)?)
+            Some(idempotency(route, idempotency_key, &json!({"input": parameters}), &scope)?)
         }
         (None, None) => None,
     };

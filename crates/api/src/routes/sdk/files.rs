@@ -217,15 +217,14 @@ impl Roots {
 
     fn writable(&self) -> Result<Files, Error> {
         let root = self.roots.first().ok_or_else(|| Error::internal("no root"))?;
-        let is_shared = self.location == Location::Workspace && self.roots.len() == 1;
-        // The shared workspace is made by whoever runs the server; the others come with their first file.
-        if !is_shared && self.location == Location::Workspace {
-            make_overlay(root)?;
-        } else if !is_shared {
-            std::fs::create_dir_all(root).map_err(|error| Error::Unavailable {
+        match self.location {
+            // The shared workspace is made by whoever runs the server; the others come with their first file.
+            Location::Workspace if self.roots.len() == 1 => {}
+            Location::Workspace => make_overlay(root)?,
+            _ => std::fs::create_dir_all(root).map_err(|error| Error::Unavailable {
                 service: "the disk of the workspace",
                 source: error.into(),
-            })?;
+            })?,
         }
         self.open(root)
     }
