@@ -50,14 +50,14 @@ impl Stage<'_> {
     }
 }
 
-/// What one client waited, sorted, as a line beside that of the sign-ins.
-fn read_line(sign_ins: &Line, what: &str, waited: &[Duration]) -> Line {
-    let milliseconds = |percent| percentile(waited, percent).as_secs_f64() * 1_000.0;
+/// What one client has read, as a line beside that of the sign-ins.
+fn read_line(sign_ins: &Line, what: &str, reads: &Reads) -> Line {
+    let milliseconds = |percent| percentile(&reads.waited, percent).as_secs_f64() * 1_000.0;
     Line {
         what: what.to_owned(),
         clients: 1,
-        count: waited.len(),
-        rate: 1.0 / READ_PERIOD.as_secs_f64(),
+        count: reads.waited.len(),
+        rate: reads.waited.len() as f64 / reads.within.as_secs_f64(),
         p50_ms: milliseconds(50),
         p95_ms: milliseconds(95),
         p99_ms: milliseconds(99),
@@ -106,7 +106,14 @@ async fn check(password: &SecretString, hash: &str, count: usize) -> anyhow::Res
 /// One client that reads now and then, for as long as it is let.
 struct Reader {
     stopped: Arc<AtomicBool>,
-    reading: tokio::task::JoinHandle<anyhow::Result<Vec<Duration>>>,
+    reading: tokio::task::JoinHandle<anyhow::Result<Reads>>,
+}
+
+struct Reads {
+    /// How long each took, sorted.
+    waited: Vec<Duration>,
+    /// All of them together, with the pauses.
+    within: Duration,
 }
 
 impl Reader {
@@ -114,23 +121,24 @@ impl Reader {
         let stopped = Arc::new(AtomicBool::new(false));
         let flag = stopped.clone();
         let reading = tokio::spawn(async move {
-            let mut took = Vec::new();
+            let (mut waited, began) = (Vec::new(), Instant::now());
             let mut ticks = tokio::time::interval(READ_PERIOD);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
             while !flag.load(Ordering::Relaxed) {
                 ticks.tick().await;
-                let began = Instant::now();
+                let asked = Instant::now();
                 let status = connection.call(&request).await?.status;
                 ensure!(status == 200, "status {status}");
-                took.push(began.elapsed());
+                waited.push(asked.elapsed());
             }
-            took.sort_unstable();
-            Ok(took)
+            let within = began.elapsed();
+            waited.sort_unstable();
+            Ok(Reads { waited, within })
         });
         Self { stopped, reading }
     }
 
-    async fn stop(self) -> anyhow::Result<Vec<Duration>> {
+    async fn stop(self) -> anyhow::Result<Reads> {
         self.stopped.store(true, Ordering::Relaxed);
         self.reading.await?
     }
