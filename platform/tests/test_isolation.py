@@ -306,6 +306,34 @@ def test_a_pooled_process_begins_each_run_with_an_empty_directory(plain: Templat
     assert not os.path.exists(seen[0][0])
 
 
+def test_what_a_pooled_run_does_to_its_directory_is_not_the_next_ones(plain: Template) -> None:
+    (plain.workspace / "pooled.py").write_text(
+        "import os, shutil, tempfile\n"
+        "def run(deed):\n"
+        "    folder = tempfile.gettempdir()\n"
+        "    seen = [folder, os.environ['HOME'] == os.environ['TMPDIR'] == folder, os.listdir(folder),\n"
+        "            oct(os.stat(folder).st_mode & 0o777)]\n"
+        "    with tempfile.TemporaryFile(): pass\n"
+        "    match deed:\n"
+        "        case 'lock': os.chmod(folder, 0o500)\n"
+        "        case 'remove': os.rmdir(folder)\n"
+        "        case 'replace': os.rmdir(folder); os.symlink('/', folder)\n"
+        "        case 'rename': os.environ.update(HOME='/', TMPDIR='/'); tempfile.tempdir = '/'\n"
+        "        case 'hide': os.mkdir(folder + '/.hidden')\n"
+        "    return seen\n"
+    )
+    connection = plain.connect()
+    folders = []
+    for deed in ["nothing", "nothing", "lock", "remove", "replace", "rename", "hide", "nothing"]:
+        connection.send(plain.start_frame(path="pooled.py", pooled=True, parameters={"deed": deed}))
+        folder, *seen = connection.until(lambda frame: frame["t"] == "result")["result"]
+        assert seen == [True, [], "0o700"], f"before {deed}"
+        folders.append(folder)
+    connection.close()
+    assert folders[0] == folders[1] == folders[2], "nothing was left in it"
+    assert os.path.isdir("/usr"), "a link is not followed"
+
+
 def test_only_named_ports_can_be_connected_to(place: Path, tmp_path: Path) -> None:
     source = (
         "import socket\n"

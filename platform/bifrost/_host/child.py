@@ -14,6 +14,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import tempfile
 import traceback
 from asyncio import AbstractEventLoop
@@ -126,18 +127,25 @@ class Child:
         """The run's directory for temporary files: that of the process, or a new one in it."""
         path: str | None = start.get("temp_dir") or self.isolation.folder
         if path is not None and start.get("pooled"):
-            if self.pooled_runs and self.temp_dir is not None:
-                try:
-                    os.rmdir(self.temp_dir)
-                except OSError:
-                    shutil.rmtree(self.temp_dir, ignore_errors=True)  # what the run before has left
-            self.pooled_runs += 1
-            path = f"{path}/{self.pooled_runs}"
-        if path != self.temp_dir:
-            if path is not None:
-                os.makedirs(path, 0o700, exist_ok=True)
+            path = self._next_temp_dir(path)
+        if path is not None and path != self.temp_dir:
+            os.makedirs(path, 0o700, exist_ok=True)
+        # A run before may have changed what names it.
+        if path != self.temp_dir or self.pooled_runs:
             self.enter(path)
         return path
+
+    def _next_temp_dir(self, folder: str) -> str:
+        """A directory in `folder` that nobody has been in, or the one of the run before if it looks like that.
+
+        Most runs leave nothing, and making a directory costs more than all the rest of a short run.
+        """
+        if self.pooled_runs and self.temp_dir is not None:
+            if _is_untouched(self.temp_dir):
+                return self.temp_dir
+            shutil.rmtree(self.temp_dir, ignore_errors=True)
+        self.pooled_runs += 1
+        return f"{folder}/{self.pooled_runs}"
 
     def enter(self, folder: str | None) -> None:
         """Have temporary files, and what belongs to a home, made in `folder`."""
@@ -153,6 +161,17 @@ class Child:
         if self.generation is not None and generation != self.generation:
             self.finder.forget_modules()
         self.generation = generation or ""
+
+
+def _is_untouched(folder: str) -> bool:
+    """Whether a directory is empty and as it was made."""
+    try:
+        if stat.S_IMODE(os.lstat(folder).st_mode) != 0o700:
+            return False
+        with os.scandir(folder) as left:
+            return next(left, None) is None
+    except OSError:
+        return False
 
 
 class Execution:
