@@ -136,7 +136,7 @@ class Child:
         return path
 
     def _next_temp_dir(self, folder: str) -> str:
-        """A directory in `folder` that nobody has been in, or the one of the run before if it looks like that.
+        """A directory in `folder` that nobody has been in, or that of the run before if it looks like one.
 
         Most runs leave nothing, and making a directory costs more than all the rest of a short run.
         """
