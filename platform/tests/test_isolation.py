@@ -27,7 +27,7 @@ HERE = seccomp.machine()
 ON_ANOTHER_KERNEL = """
 import os, sys
 from bifrost._host import seccomp
-from bifrost._host.tree import LIBC
+from bifrost._host.libc import LIBC
 LIBC.prctl(38, 1, 0, 0, 0)
 numbers = tuple(int(number) for number in sys.argv[1].split(","))
 assert seccomp.take_on(seccomp.refusing(seccomp.machine(), numbers, int(sys.argv[2])))

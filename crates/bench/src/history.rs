@@ -9,13 +9,12 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::http::Requests;
+use crate::line::Line;
 use crate::load::Action;
 use crate::measure::{Load, Stage};
-use crate::report::Line;
 use crate::setup::sign_in;
+use crate::verdicts::HISTORY;
 
-/// What the lines of this are called, before what they read.
-pub(crate) const HISTORY: &str = "history";
 pub(crate) const READERS: usize = 4;
 /// Log lines of an execution.
 const LINES: i32 = 10;

@@ -26,6 +26,7 @@ mod follow;
 mod history;
 mod http;
 mod ledger;
+mod line;
 mod load;
 mod machine;
 mod measure;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::floors::{self, Floors};
 use crate::follow::Follower;
+use crate::line::{Line, Ratio};
 use crate::load::{self, Action, Outcome};
 use crate::plan::{
     CLIENTS, FLOOD_LINES, HEAVY_RUNS, HEAVY_WORKFLOW, LIGHT_CLIENTS, LIGHT_RUNS, LIGHT_RUNS_BESIDE_FLOOD,
@@ -21,7 +22,7 @@ use crate::plan::{
 };
 use crate::processes::{Footprint, Memory, keep_peak};
 use crate::progress::Progress;
-use crate::report::{Idle, Line, Ratio};
+use crate::report::Idle;
 use crate::setup::Setup;
 use crate::verdicts::{BESIDE_FLOOD, LOGS, READ_DIRECTORY, READ_LIST, READ_ONE, SERIAL_SYNCS, SUBMITS};
 
@@ -441,21 +442,6 @@ impl Load {
             counts_commits: false,
             drains: false,
         }
-    }
-}
-
-impl Line {
-    pub(crate) fn add_note(&mut self, note: String) {
-        if !self.note.is_empty() {
-            self.note.push_str("; ");
-        }
-        self.note.push_str(&note);
-    }
-}
-
-impl Ratio {
-    pub(crate) fn new(value: f64, floor: f64, name: &'static str) -> Self {
-        Self { value: value / floor, floor: name }
     }
 }
 

@@ -1,6 +1,5 @@
 //! The report: what was measured, as a text of Markdown tables and as JSON.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -8,8 +7,8 @@ use serde::Serialize;
 
 use crate::breakdown::{self, Breakdown};
 use crate::floors::Floors;
+use crate::line::Line;
 use crate::processes::{Memory, Part};
-use crate::setup::Kind;
 use crate::table::{count, number, optional, render};
 use crate::verdicts::Verdict;
 
@@ -27,67 +26,11 @@ pub(crate) struct Report {
     pub(crate) verdicts: Vec<Verdict>,
 }
 
-/// One load, and what it cost.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Line {
-    pub(crate) setup: &'static str,
-    pub(crate) what: String,
-    pub(crate) clients: usize,
-    pub(crate) count: usize,
-    /// Things done a second.
-    pub(crate) rate: f64,
-    pub(crate) p50_ms: f64,
-    pub(crate) p95_ms: f64,
-    pub(crate) p99_ms: f64,
-    /// CPU milliseconds of each thing done, by part; empty where that would say nothing.
-    pub(crate) cpu_ms: BTreeMap<Part, f64>,
-    /// Commits of PostgreSQL for each thing done.
-    pub(crate) commits: Option<f64>,
-    /// Log lines a second, every one of them found afterwards.
-    pub(crate) lines_per_second: Option<f64>,
-    /// Median of one sync of the disk, measured just before.
-    pub(crate) sync_ms: Option<f64>,
-    pub(crate) floor: Option<Ratio>,
-    pub(crate) memory_before: Memory,
-    pub(crate) memory_peak: Memory,
-    pub(crate) memory_after: Memory,
-    /// Whether every run was found afterwards, ended once and well.
-    pub(crate) verified: bool,
-    pub(crate) note: String,
-}
-
-/// A figure divided by a floor.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Ratio {
-    pub(crate) value: f64,
-    pub(crate) floor: &'static str,
-}
-
 /// Memory of a configuration that does nothing.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Idle {
     pub(crate) setup: &'static str,
     pub(crate) memory: Memory,
-}
-
-impl Line {
-    /// CPU milliseconds of each thing done, the load generator's apart.
-    pub(crate) fn cpu_total(&self) -> Option<f64> {
-        (!self.cpu_ms.is_empty()).then(|| Part::SYSTEM.iter().filter_map(|part| self.cpu_ms.get(part)).sum())
-    }
-
-    /// The line in one sentence, for the progress.
-    pub(crate) fn summary(&self) -> String {
-        let cpu = self.cpu_total().map(|cpu| format!(", {} ms CPU each", number(cpu))).unwrap_or_default();
-        let doubt = if self.verified { "" } else { ", NOT VERIFIED" };
-        let note = if self.note.is_empty() { String::new() } else { format!(" ({})", self.note) };
-        format!(
-            "{}/s, p50 {} ms, p99 {} ms{cpu}{doubt}{note}",
-            number(self.rate),
-            number(self.p50_ms),
-            number(self.p99_ms)
-        )
-    }
 }
 
 impl Report {
@@ -268,11 +211,4 @@ fn floors_table(floors: &Floors) -> String {
         ),
     ];
     format!("### Floors\n\n{}", render(&["what", "figure"], 2, &rows))
-}
-
-/// Lines of one configuration with so many clients of one workflow: the one with the most runs.
-pub(crate) fn largest<'a>(lines: &'a [Line], kind: Kind, what: &str, clients: usize) -> Option<&'a Line> {
-    let fitting =
-        lines.iter().filter(|line| line.setup == kind.name() && line.what == what && line.clients == clients);
-    fitting.max_by_key(|line| line.count)
 }

@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::http::Connection;
+use crate::line::{Line, Ratio};
 use crate::load::{Action, percentile};
 use crate::measure::{Load, Stage};
 use crate::plan::SIGN_IN_CLIENTS;
-use crate::report::{Line, Ratio};
 use crate::verdicts::{BESIDE_SIGN_INS, SIGN_INS, UNLOADED};
 
 /// Bare password checks, for each of those who wait.

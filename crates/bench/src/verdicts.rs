@@ -3,10 +3,9 @@
 use serde::Serialize;
 
 use crate::floors::Floors;
-use crate::history::HISTORY;
+use crate::line::{Line, largest};
 use crate::plan::{CLIENTS, LIGHT_CLIENTS, LOG_CLIENTS, SIGN_IN_CLIENTS, SUBMIT_CLIENTS, WORKFLOWS};
 use crate::processes::Part;
-use crate::report::{Line, largest};
 use crate::setup::Kind;
 
 /// Labels of the lines that are no workflow.
@@ -16,6 +15,8 @@ pub(crate) const SIGN_INS: &str = "sign-ins by password";
 pub(crate) const UNLOADED: &str = "GET /auth/me alone";
 pub(crate) const BESIDE_SIGN_INS: &str = "GET /auth/me beside sign-ins";
 pub(crate) const BESIDE_FLOOD: &str = "light runs beside a log flood";
+/// Each page of a large history has a line, which begins so.
+pub(crate) const HISTORY: &str = "history";
 pub(crate) const READ_ONE: &str = "GET one execution";
 pub(crate) const READ_LIST: &str = "GET list of 25";
 pub(crate) const READ_DIRECTORY: [(&str, &str); 4] = [

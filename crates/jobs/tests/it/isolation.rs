@@ -223,7 +223,7 @@ async fn required_isolation_that_cannot_be_had_stops_the_start_and_says_why() {
     let python = folder.path().join("python3");
     let platform_path = repository().join("platform").canonicalize().expect("is there");
     let script = format!(
-        "#!/usr/bin/python3 -sP\nimport os, sys\nsys.path.insert(0, {:?})\nfrom bifrost._host import seccomp\nfrom bifrost._host.tree import LIBC\nLIBC.prctl(38, 1, 0, 0, 0)\nassert seccomp.take_on(seccomp.refusing(seccomp.machine(), (444, 445, 446), 38))\nos.execv('/usr/bin/python3', ['/usr/bin/python3', *sys.argv[1:]])\n",
+        "#!/usr/bin/python3 -sP\nimport os, sys\nsys.path.insert(0, {:?})\nfrom bifrost._host import seccomp\nfrom bifrost._host.libc import LIBC\nLIBC.prctl(38, 1, 0, 0, 0)\nassert seccomp.take_on(seccomp.refusing(seccomp.machine(), (444, 445, 446), 38))\nos.execv('/usr/bin/python3', ['/usr/bin/python3', *sys.argv[1:]])\n",
         platform_path.display().to_string()
     );
     write_file(folder.path(), "python3", &script);
