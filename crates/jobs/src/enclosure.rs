@@ -7,14 +7,14 @@ use domain::settings::Settings;
 use runner::cgroups::{self, Cgroups};
 use runner::{Enclosure, Piece, RunAs, Together};
 
-use crate::execute::MAX_PROCESSES;
-
 /// Who runs are when we are root: a user per process, in a range that distributions and containers leave alone.
 const OWN_USERS: RunAs = RunAs { first: 2_000_000_000, count: 65_536 };
 const NOBODY: u32 = 65_534;
 /// What a control group may hold beyond `RUN_MEMORY_MB`, so that a process that is alone in it meets its own limit first
 /// and can clean up: a sixteenth, and this much for what it had before it began.
 const HEADROOM: u64 = 16 * 1024 * 1024;
+/// Processes and threads of a run.
+pub(crate) const MAX_PROCESSES: u64 = 512;
 const CONTROL_GROUP: &str = "control group";
 
 /// The pieces of the isolation of runs, and which of them can be had here.

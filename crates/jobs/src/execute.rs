@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use domain::Platform;
 use domain::events::{Event, Lines, Update};
 use domain::executions::claim::Claimed;
 use domain::executions::finish::Outcome;
@@ -17,12 +18,13 @@ use tokio::time::sleep_until;
 use tracing::Instrument as _;
 
 use crate::calls::{self, Caller};
-use crate::record::Finished;
+use crate::enclosure::MAX_PROCESSES;
+use crate::record::{Finished, Recorder};
 use crate::slots::Slot;
 use crate::stop::Stop;
+use crate::templates::Templates;
 use crate::trace::AttemptTrace;
 use crate::transcript::Transcript;
-use crate::worker::Worker;
 
 /// From the request to end until the kill.
 const GRACE: Duration = Duration::from_secs(3);
@@ -33,10 +35,17 @@ const FLUSH_PERIOD: Duration = Duration::from_millis(100);
 const GIVEN_BACK: Duration = Duration::from_secs(1);
 const MAX_RESULT: u64 = 16 * 1024 * 1024;
 const MAX_OPEN_FILES: u64 = 1_024;
-/// The kernel counts processes per user: one that is a run's own, or one that it shares with all others.
-pub(crate) const MAX_PROCESSES: u64 = 512;
+/// The kernel counts processes per user: [`MAX_PROCESSES`] where a run has its own, and this where it shares one with all.
 const MAX_SHARED_PROCESSES: u64 = 4_096;
 const MAX_FILE_SIZE: u64 = 1024 * 1024 * 1024;
+
+/// What executions are run with.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) platform: Platform,
+    pub(crate) templates: Templates,
+    pub(crate) recorder: Recorder,
+}
 
 /// How an attempt ended.
 enum End {
@@ -62,25 +71,19 @@ enum Reason {
 }
 
 /// Runs a claimed execution and records its outcome.
-pub(crate) async fn execute(
-    worker: &Arc<Worker>,
-    claimed: Claimed,
-    slot: Slot,
-    stop: Stop,
-    trace: AttemptTrace,
-) {
+pub(crate) async fn execute(engine: &Engine, claimed: Claimed, slot: Slot, stop: Stop, trace: AttemptTrace) {
     let log = trace.log(&claimed);
-    Box::pin(drive(worker, claimed, slot, stop, trace)).instrument(log).await;
+    Box::pin(drive(engine, claimed, slot, stop, trace)).instrument(log).await;
 }
 
-async fn drive(worker: &Arc<Worker>, claimed: Claimed, slot: Slot, stop: Stop, mut trace: AttemptTrace) {
+async fn drive(engine: &Engine, claimed: Claimed, slot: Slot, stop: Stop, mut trace: AttemptTrace) {
     let began = Instant::now();
     let update = running(&claimed);
     if claimed.kind == Kind::Workflow {
-        worker.platform.events.publish(update.clone().into());
+        engine.platform.events.publish(update.clone().into());
     }
     let run = trace.step("run");
-    let mut attempt = Attempt::new(worker, &claimed, slot, run.traceparent());
+    let mut attempt = Attempt::new(engine, &claimed, slot, run.traceparent());
     let end = attempt.drive(&stop).await;
     drop(run);
     if matches!(end, End::Fenced) {
@@ -98,12 +101,12 @@ async fn drive(worker: &Arc<Worker>, claimed: Claimed, slot: Slot, stop: Stop, m
     // The slot is free before the outcome is durable: the next run need not wait for the disk.
     drop(attempt);
     let _record = trace.step("record");
-    worker.recorder.finish(finished).await;
+    engine.recorder.finish(finished).await;
 }
 
 /// What is known while an attempt runs.
 struct Attempt<'a> {
-    worker: &'a Arc<Worker>,
+    engine: &'a Engine,
     claimed: &'a Claimed,
     caller: Arc<Caller>,
     transcript: Transcript,
@@ -113,10 +116,10 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(worker: &'a Arc<Worker>, claimed: &'a Claimed, slot: Slot, traceparent: Option<String>) -> Self {
-        let caller = Caller::new(worker.platform.clone(), claimed, slot, traceparent.clone());
+    fn new(engine: &'a Engine, claimed: &'a Claimed, slot: Slot, traceparent: Option<String>) -> Self {
+        let caller = Caller::new(engine.platform.clone(), claimed, slot, traceparent.clone());
         Self {
-            worker,
+            engine,
             claimed,
             traceparent,
             caller: Arc::new(caller),
@@ -127,7 +130,7 @@ impl<'a> Attempt<'a> {
 
     async fn drive(&mut self, stop: &Stop) -> End {
         let template = tokio::select! {
-            template = self.worker.template(self.claimed.environment_version) => template,
+            template = self.engine.templates.with_packages(self.claimed.environment_version) => template,
             why = stopped(stop) => return why.map_or(End::Fenced, End::Stopped),
         };
         let Some(template) = template else { return End::GivenBack };
@@ -227,7 +230,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn limits(&self, has_own_user: bool) -> Limits {
-        let settings = &self.worker.platform.settings;
+        let settings = &self.engine.platform.settings;
         Limits {
             memory_bytes: Some(settings.run_memory_mb * 1024 * 1024),
             // Longer than the timeout allows on one core; the timeout itself is kept on this side.
@@ -285,7 +288,7 @@ impl<'a> Attempt<'a> {
             if self.pending.len() >= FLUSH_LINES || flush.elapsed() >= FLUSH_PERIOD {
                 flush = tokio::time::Instant::now();
                 if let Some(batch) = self.batch() {
-                    self.worker.recorder.lines(batch).await;
+                    self.engine.recorder.lines(batch).await;
                 }
             }
         }
@@ -316,7 +319,7 @@ impl<'a> Attempt<'a> {
         }
         if let [_, ..] = &self.pending[first_new..] {
             let lines = self.pending[first_new..].iter().map(Into::into).collect();
-            self.worker.platform.events.publish(Event::Lines(Lines { execution_id: self.claimed.id, lines }));
+            self.engine.platform.events.publish(Event::Lines(Lines { execution_id: self.claimed.id, lines }));
         }
         result
     }
@@ -355,7 +358,7 @@ impl<'a> Attempt<'a> {
         match end {
             End::Result(frame) => self.returned(&mut outcome, *frame),
             End::Died(ended) => {
-                let (kind, message) = why_it_died(&ended, self.worker.platform.settings.run_memory_mb);
+                let (kind, message) = why_it_died(&ended, self.engine.platform.settings.run_memory_mb);
                 outcome.peak_memory_bytes = Some(ended.usage.peak_memory_bytes);
                 outcome.cpu_total_seconds = Some(ended.usage.cpu_seconds);
                 self.failed(&mut outcome, failure(kind, &message));

@@ -24,6 +24,7 @@ mod packages;
 mod record;
 mod slots;
 mod stop;
+mod templates;
 mod trace;
 mod transcript;
 mod worker;
@@ -74,14 +75,14 @@ pub async fn run(platform: Platform, stop: CancellationToken) -> anyhow::Result<
     {
         tracing::warn!(%error, "this process stays readable for others of its user");
     }
-    let (indexer, templates, look_again) = Indexer::start(platform.clone(), cgroups.clone(), stop.clone());
+    let (indexer, templates) = Indexer::start(platform.clone(), cgroups.clone(), stop.clone());
     let clockwork = cron::start(&platform, &stop);
     let background = tokio::spawn(background::run(platform.clone(), HANDLERS, stop.clone()));
     let alive = tokio::spawn(
         stop.clone().run_until_cancelled_owned(stay_alive(platform.settings.temp_path.join(ALIVE_FILE))),
     );
 
-    let worker = Arc::new(worker::Worker::new(platform, templates, look_again));
+    let worker = Arc::new(worker::Worker::new(platform, templates));
     worker.run(stop).await;
 
     let _ = tokio::join!(indexer, clockwork, alive, background);

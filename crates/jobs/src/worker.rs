@@ -1,7 +1,6 @@
 //! The worker: takes wake-ups when slots are free, claims that many rows in one statement, acknowledges, runs.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -15,24 +14,21 @@ use domain::system_events::{Category, Level, NewEvent};
 use domain::telemetry::{metrics, scrape};
 use domain::wakeup::Wakeup;
 use domain::{in_time, workers};
-use runner::Template;
 use serde_json::json;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::execute;
+use crate::execute::{self, Engine};
 use crate::record::Recorder;
 use crate::slots::Slot;
 use crate::stop::Stop;
+use crate::templates::Templates;
 use crate::trace::AttemptTrace;
-use crate::workspace::LookAgain;
 
 /// Deliveries held beyond the slots, so that a slot that becomes free does not wait for the broker.
 const PREFETCH_AHEAD: usize = 16;
 const HEARTBEAT: Duration = Duration::from_secs(3);
-/// How long a run waits until this machine has the packages it needs, before it is given back.
-const PACKAGES_PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE_WITHOUT_DATABASE: Duration = Duration::from_millis(300);
 /// How long an answer of PostgreSQL is waited for: a connection may be dead without anybody having said so. What was
 /// claimed all the same is the reaper's.
@@ -40,19 +36,12 @@ const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
 /// Short enough for another try before the leases end.
 const BEAT_PATIENCE: Duration = Duration::from_secs(3);
 
-/// The template in use; `None` until the first one is ready.
-pub(crate) type Templates = watch::Receiver<Option<Arc<Template>>>;
-
 /// One worker of one process.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    pub(crate) id: WorkerId,
-    pub(crate) platform: Platform,
-    pub(crate) templates: Templates,
-    pub(crate) recorder: Recorder,
-    look_again: LookAgain,
-    /// The newest packages that a claim asked for.
-    wanted: AtomicI64,
+    id: WorkerId,
+    platform: Platform,
+    engine: Engine,
     slots: Arc<Semaphore>,
     running: Mutex<HashMap<ExecutionId, Running>>,
     /// Told when something was submitted somewhere.
@@ -66,45 +55,17 @@ struct Running {
     stop: Stop,
 }
 
-/// Whether there is a template with the packages of this version or a later one.
-fn is_of(template: &Option<Arc<Template>>, environment_version: i64) -> bool {
-    template.as_ref().is_some_and(|template| template.environment_version() >= environment_version)
-}
-
 impl Worker {
-    pub(crate) fn new(platform: Platform, templates: Templates, look_again: LookAgain) -> Self {
+    pub(crate) fn new(platform: Platform, templates: Templates) -> Self {
+        let recorder = Recorder::start(&platform);
         Self {
             id: WorkerId::generate(),
-            recorder: Recorder::start(&platform),
             slots: Arc::new(Semaphore::new(platform.settings.worker_slots)),
             running: Mutex::default(),
             submitted: Notify::new(),
+            engine: Engine { platform: platform.clone(), templates, recorder },
             platform,
-            templates,
-            look_again,
-            wanted: AtomicI64::new(0),
         }
-    }
-
-    /// The template with the packages of this version or a later one; `None` when this machine cannot make them in time.
-    pub(crate) async fn template(&self, environment_version: i64) -> Option<Arc<Template>> {
-        let is_ready = |template: &Option<Arc<Template>>| is_of(template, environment_version);
-        {
-            let current = self.templates.borrow();
-            if is_ready(&current) {
-                return current.clone();
-            }
-        }
-        self.wanted.fetch_max(environment_version, Ordering::Relaxed);
-        self.look_again.now();
-        let mut templates = self.templates.clone();
-        let ready = tokio::time::timeout(PACKAGES_PATIENCE, templates.wait_for(is_ready)).await;
-        ready.ok()?.ok()?.clone()
-    }
-
-    /// Whether the template has the newest packages that a claim asked for.
-    fn has_packages(&self, template: &Option<Arc<Template>>) -> bool {
-        is_of(template, self.wanted.load(Ordering::Relaxed))
     }
 
     /// Works until `stop`, then drains.
@@ -142,9 +103,8 @@ impl Worker {
     }
 
     async fn take_work(self: Arc<Self>, runs: &TaskTracker) {
-        let mut templates = self.templates.clone();
         // Without an interpreter nothing can run, so nothing is taken.
-        if templates.wait_for(Option::is_some).await.is_err() {
+        if !self.engine.templates.ready().await {
             return;
         }
         let slots = self.platform.settings.worker_slots;
@@ -167,7 +127,7 @@ impl Worker {
             }
             gather.saw(waiting.len());
             // What cannot be run here is left to others.
-            if templates.wait_for(|template| self.has_packages(template)).await.is_err() {
+            if !self.engine.templates.ready().await {
                 return;
             }
             // No slot is held while nothing waits: a parent that takes its own back could need it.
@@ -222,7 +182,7 @@ impl Worker {
         self.running().insert(id, Running { attempt, stop: stop.clone() });
         let worker = self.clone();
         runs.spawn(async move {
-            execute::execute(&worker, claimed, slot, stop, trace).await;
+            execute::execute(&worker.engine, claimed, slot, stop, trace).await;
             if let Some(next) = next {
                 worker.platform.wakeups.publish(vec![next]);
             }

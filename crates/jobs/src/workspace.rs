@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::enclosure::enclosure;
 use crate::packages::environments::{Environments, Held};
-use crate::worker::Templates;
+use crate::templates::{LookAgain, Templates};
 
 /// Editors write in bursts; what changes within this is one change.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -51,27 +51,16 @@ pub struct Indexer {
     cgroups: Option<Arc<Cgroups>>,
 }
 
-/// Asks the indexer to look at once. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct LookAgain(mpsc::Sender<()>);
-
-impl LookAgain {
-    pub(crate) fn now(&self) {
-        // One pending wish says all.
-        let _ = self.0.try_send(());
-    }
-}
-
 impl Indexer {
     /// Starts it; the template comes with the first index.
     pub(crate) fn start(
         platform: Platform,
         cgroups: Option<Arc<Cgroups>>,
         stop: CancellationToken,
-    ) -> (JoinHandle<()>, Templates, LookAgain) {
+    ) -> (JoinHandle<()>, Templates) {
         let (templates, current) = watch::channel(None);
         let (told, changes) = mpsc::channel(1);
-        let look_again = LookAgain(told.clone());
+        let look_again = LookAgain::through(told.clone());
         tokio::spawn(
             stop.clone().run_until_cancelled_owned(hear_switches(platform.clone(), look_again.clone())),
         );
@@ -80,7 +69,7 @@ impl Indexer {
         let work = async move {
             stop.run_until_cancelled(indexer.run(told, changes)).await;
         };
-        (tokio::spawn(work), current, look_again)
+        (tokio::spawn(work), Templates::new(current, look_again))
     }
 
     async fn run(mut self, told: mpsc::Sender<()>, mut changes: mpsc::Receiver<()>) {
