@@ -65,8 +65,8 @@ impl Running {
 pub(crate) async fn run(platform: Platform, handlers: &'static [(Kind, Handler)], stop: CancellationToken) {
     let jobs = TaskTracker::new();
     let patience = CancellationToken::new();
-    let pool = Pool { platform, worker: WorkerId::generate(), handlers, patience: patience.clone() };
-    let queues = handlers.iter().map(|(kind, _)| stop.run_until_cancelled(pool.consume(*kind, &jobs)));
+    let pool = Pool { platform, worker: WorkerId::generate(), handlers, stop, patience: patience.clone() };
+    let queues = handlers.iter().map(|(kind, _)| pool.consume(*kind, &jobs));
     futures::future::join_all(queues).await;
     jobs.close();
     let grace = Duration::from_secs(pool.platform.settings.shutdown_grace_seconds);
@@ -82,15 +82,18 @@ struct Pool {
     platform: Platform,
     worker: WorkerId,
     handlers: &'static [(Kind, Handler)],
+    /// Cancelled when the process stops.
+    stop: CancellationToken,
     /// Cancelled when a stopping process waits no longer.
     patience: CancellationToken,
 }
 
 impl Pool {
+    /// Takes jobs until the process stops. A claim is never dropped on its way: it may be committed, and its job would be
+    /// held by nobody for as long as its lease lasts.
     async fn consume(&self, kind: Kind, jobs: &TaskTracker) {
         let mut consumer = self.platform.wakeups.consume_jobs(kind.queue(), PREFETCH);
-        loop {
-            let woken = consumer.next(DELIVERIES).await;
+        while let Some(woken) = self.stop.run_until_cancelled(consumer.next(DELIVERIES)).await {
             let claimed = self.claim().await;
             consumer.ack(woken).await;
             if let Some((job, handler)) = claimed {
@@ -99,7 +102,8 @@ impl Pool {
         }
     }
 
-    /// Claims whatever is next; while PostgreSQL is away it waits, and the deliveries stay unacknowledged.
+    /// Claims whatever is next; while PostgreSQL is away it waits, until the process stops, and the deliveries stay
+    /// unacknowledged.
     async fn claim(&self) -> Option<(Claimed, Handler)> {
         let kinds: Vec<Kind> = self.handlers.iter().map(|(kind, _)| *kind).collect();
         loop {
@@ -111,7 +115,7 @@ impl Pool {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot claim a background job, trying again");
-                    tokio::time::sleep(PAUSE_WITHOUT_DATABASE).await;
+                    self.stop.run_until_cancelled(tokio::time::sleep(PAUSE_WITHOUT_DATABASE)).await?;
                 }
             }
         }

@@ -76,7 +76,7 @@ impl Worker {
         let watching = CancellationToken::new();
         tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().keep_leases()));
         tokio::spawn(watching.clone().run_until_cancelled_owned(self.clone().hear_events()));
-        stop.run_until_cancelled(Box::pin(self.clone().take_work(&runs))).await;
+        Box::pin(self.clone().take_work(&runs, &stop)).await;
         self.drain(runs).await;
         watching.cancel();
         // Whoever cannot take leave is missed within ten seconds.
@@ -102,9 +102,11 @@ impl Worker {
         self.platform.system_events.report(event);
     }
 
-    async fn take_work(self: Arc<Self>, runs: &TaskTracker) {
+    /// Claims and begins runs until `stop`. It stops where it waits and nowhere else: a claim dropped on its way may be
+    /// committed, and its runs would fail as those of a lost worker.
+    async fn take_work(self: Arc<Self>, runs: &TaskTracker, stop: &CancellationToken) {
         // Without an interpreter nothing can run, so nothing is taken.
-        if !self.engine.templates.ready().await {
+        if stop.run_until_cancelled(self.engine.templates.ready()).await != Some(true) {
             return;
         }
         let slots = self.platform.settings.worker_slots;
@@ -115,6 +117,7 @@ impl Worker {
         loop {
             if waiting.is_empty() {
                 tokio::select! {
+                    () = stop.cancelled() => return,
                     deliveries = consumer.next(slots) => waiting = deliveries,
                     // The broker syncs a message before it hands it over; the row is there already.
                     () = self.submitted.notified(), if self.running().is_empty() => {}
@@ -127,7 +130,7 @@ impl Worker {
             }
             gather.saw(waiting.len());
             // What cannot be run here is left to others.
-            if !self.engine.templates.ready().await {
+            if stop.run_until_cancelled(self.engine.templates.ready()).await != Some(true) {
                 return;
             }
             // No slot is held while nothing waits: a parent that takes its own back could need it.
@@ -135,9 +138,9 @@ impl Worker {
             if sabotage::is(Fault::AckBeforeClaim) {
                 consumer.ack(std::mem::take(&mut waiting)).await;
             }
-            let permits = self.permits(wanted).await;
+            let Some(permits) = stop.run_until_cancelled(self.permits(wanted)).await else { return };
             let claimed_since = SystemTime::now();
-            let claimed = self.claim(permits.len()).await;
+            let claimed = self.claim(permits.len(), stop).await;
             let later = waiting.split_off(permits.len().min(waiting.len()));
             consumer.ack(std::mem::replace(&mut waiting, later)).await;
             for (claimed, permit) in claimed.into_iter().zip(permits) {
@@ -160,14 +163,17 @@ impl Worker {
         permits
     }
 
-    /// Claims; while PostgreSQL is away it waits, and the deliveries stay unacknowledged.
-    async fn claim(&self, limit: usize) -> Vec<Claimed> {
+    /// Claims; while PostgreSQL is away it waits, until `stop`, and the deliveries stay unacknowledged.
+    async fn claim(&self, limit: usize, stop: &CancellationToken) -> Vec<Claimed> {
         loop {
             match in_time(CLAIM_PATIENCE, Box::pin(claim::claim(&self.platform.db, self.id, limit))).await {
                 Ok(claimed) => return claimed,
                 Err(error) => {
                     tracing::warn!(%error, "cannot claim, trying again");
-                    tokio::time::sleep(PAUSE_WITHOUT_DATABASE).await;
+                    let pause = tokio::time::sleep(PAUSE_WITHOUT_DATABASE);
+                    if stop.run_until_cancelled(pause).await.is_none() {
+                        return Vec::new();
+                    }
                 }
             }
         }

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use domain::Platform;
 use domain::executions::{Status, cancel};
 use serde_json::{Value, json};
+use sqlx::Connection;
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{Engine, PATIENCE};
+use crate::support::{Engine, Installation, PATIENCE};
 
 /// Shapes of process trees that are hard to kill. Each writes the pids of what must be gone, as the host sees them.
 const TREES: &str = r#"
@@ -228,4 +231,34 @@ async fn a_flood_of_lines_is_bounded_and_does_not_stop_others() {
     assert_eq!(lines.len(), 20_000);
     assert!(lines.last().expect("there are").message.contains("log limit reached"));
     engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_claimed_while_a_worker_stops_is_run_to_its_end() {
+    let site =
+        Installation::with_file("from bifrost import workflow\n\n@workflow()\ndef quick():\n    return 1\n")
+            .await;
+    let id = site.submit(&Engine::admin(), "quick", json!({})).await;
+    let mut conn = site.test.db.connect().await;
+    let mut lock = conn.begin().await.expect("begins");
+    sqlx::query("LOCK TABLE executions IN SHARE MODE").execute(&mut *lock).await.expect("locks");
+
+    let stop = CancellationToken::new();
+    let platform = Platform::open(site.settings.clone()).expect("opens");
+    let worker = tokio::spawn(jobs::run(platform, stop.clone()));
+    let mut watching = site.test.db.connect().await;
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                                AND datname = current_database() AND query LIKE '%pending_lanes%')";
+    let deadline = Instant::now() + PATIENCE;
+    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut watching).await.expect("asks") {
+        assert!(Instant::now() < deadline, "no claim waits for the lock");
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    lock.commit().await.expect("unlocks");
+    worker.await.expect("does not panic").expect("stops cleanly");
+
+    let run = site.get(id).await;
+    assert_eq!((run.status, run.attempt), (Status::Success, 1));
+    site.close().await;
 }
