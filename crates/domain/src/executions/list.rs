@@ -134,13 +134,13 @@ macro_rules! page {
     };
     // What has ended by an index on just that, what waits and what runs by those of the queue. OFFSET 0: else PostgreSQL
     // would look for the few that wait in the order of ids, among all there are.
-    (@merged $asked:tt, [$before:tt, $of_ended:tt, $after:tt, $of_others:tt], $($arguments:tt)*) => {
+    (@merged $asked:tt, [$before:tt, $columns:tt, $of_ended:tt, $after:tt, $of_others:tt], $($arguments:tt)*) => {
         executions!(
             "SELECT",
             "e.result",
             "NULL::json",
             [
-                "FROM ((" + $before + "SELECT * FROM executions
+                "FROM ((" + $before + "SELECT " + $columns + " FROM executions
                        WHERE NOT transient AND status NOT IN ('Pending', 'Running', 'Cancelling') " + $of_ended + $asked
                     + "ORDER BY id DESC LIMIT $7" + $after + ")
                  UNION ALL
@@ -188,16 +188,18 @@ async fn own(
 ) -> Result<Vec<Execution>> {
     let (spans_all, org) = (tx.scope().spans_all(), tx.scope().org());
     plan_for_arguments(tx).await?;
-    // IS NOT DISTINCT FROM, which no index serves: the person narrows it down far more.
+    // IS NOT DISTINCT FROM, which no index serves: the person narrows it down far more. The ids come out of the index
+    // alone, and only rows of the page are read.
     let executions = page!(
         merged,
         filters,
         limit,
         place,
         [
-            "",
+            "SELECT * FROM executions WHERE id IN (",
+            "id",
             "AND executed_by = $8 AND ($9 OR organization_id IS NOT DISTINCT FROM $10) ",
-            "",
+            ")",
             "AND executed_by = $8 AND ($9 OR organization_id IS NOT DISTINCT FROM $10) "
         ],
         user as _,
@@ -227,6 +229,7 @@ async fn selected(
         place,
         [
             "SELECT ended.* FROM UNNEST($8::uuid[]) AS owner (id) CROSS JOIN LATERAL (",
+            "*",
             "AND (CASE WHEN organization_id IS NULL
                  THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = owner.id ",
             ") AS ended",
