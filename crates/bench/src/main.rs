@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use floors::Floors;
 use ledger::Ledger;
 use measure::Stage;
-use plan::{HEAVY_WORKFLOW, LOGGING_WORKFLOW, Plan, Scale, WORKFLOWS};
+use plan::{HEAVY_WORKFLOW, HOSTILE_RUNS, LOGGING_WORKFLOW, Plan, Scale, WORKFLOWS};
 use progress::Progress;
 use report::Report;
 use services::Services;
@@ -185,6 +185,7 @@ impl Measured<'_> {
             .iter()
             .map(|workflow| workflow.name)
             .chain([LOGGING_WORKFLOW, HEAVY_WORKFLOW])
+            .chain(HOSTILE_RUNS.map(|(name, _)| name))
             .collect();
         let setup =
             Setup::start(kind, self.root, self.services, self.ledger, self.options.slots, &workflows, &[])

@@ -16,15 +16,17 @@ use crate::follow::Follower;
 use crate::line::{Line, Ratio};
 use crate::load::{self, Action, Outcome};
 use crate::plan::{
-    CLIENTS, FLOOD_LINES, HEAVY_RUNS, HEAVY_WORKFLOW, LIGHT_CLIENTS, LIGHT_RUNS, LIGHT_RUNS_BESIDE_FLOOD,
-    LIGHT_WORKFLOW, LINES_PER_RUN, LOG_CLIENTS, LOGGING_WORKFLOW, Plan, SUBMIT_CLIENTS, SUBMITTED_WORKFLOW,
-    Scale, WORKFLOWS, Workflow,
+    CLIENTS, FLOOD_LINES, HEAVY_RUNS, HEAVY_WORKFLOW, HOSTILE_RUNS, LIGHT_CLIENTS, LIGHT_RUNS,
+    LIGHT_RUNS_BESIDE_FLOOD, LIGHT_RUNS_BESIDE_HOSTILE, LIGHT_WORKFLOW, LINES_PER_RUN, LOG_CLIENTS,
+    LOGGING_WORKFLOW, Plan, SUBMIT_CLIENTS, SUBMITTED_WORKFLOW, Scale, WORKFLOWS, Workflow,
 };
 use crate::processes::{Footprint, Memory, keep_peak};
 use crate::progress::Progress;
 use crate::report::Idle;
 use crate::setup::Setup;
-use crate::verdicts::{BESIDE_FLOOD, LOGS, READ_DIRECTORY, READ_LIST, READ_ONE, SERIAL_SYNCS, SUBMITS};
+use crate::verdicts::{
+    BESIDE_FLOOD, BESIDE_HOSTILE, LOGS, READ_DIRECTORY, READ_LIST, READ_ONE, SERIAL_SYNCS, SUBMITS,
+};
 
 /// A backend of PostgreSQL reports its counts at the latest so long after it became idle.
 const STATISTICS_DELAY: Duration = Duration::from_millis(10_500);
@@ -76,6 +78,8 @@ pub(crate) struct Load {
     action: Action,
     /// Runs that were submitted before it and belong to it.
     also: Vec<Uuid>,
+    /// The same, but they may end as they like.
+    hostile: Vec<Uuid>,
     counts_commits: bool,
     /// Runs go on after the last answer; they belong to the cost.
     drains: bool,
@@ -110,6 +114,7 @@ impl Stage<'_> {
             Plan::Submits => self.submits().await.map(|line| vec![line]),
             Plan::Mixed => self.mixed().await,
             Plan::Flood => self.flood().await,
+            Plan::Hostile => self.hostile().await,
             Plan::SignIns => self.sign_ins().await,
             Plan::ReadOne => self.read_one().await.map(|line| vec![line]),
             Plan::ReadList => self.read_list().await.map(|line| vec![line]),
@@ -245,6 +250,34 @@ impl Stage<'_> {
         Ok(vec![alone, beside])
     }
 
+    /// Light runs beside bombs, floods and huge results, which must still be going on when the last of them ends.
+    async fn hostile(&mut self) -> anyhow::Result<Vec<Line>> {
+        let light = Action::RunAndWait(self.setup.execute(LIGHT_WORKFLOW, &json!({}))?.into());
+        let count = LIGHT_RUNS_BESIDE_HOSTILE;
+        let alone = Load::new("light runs without the hostile tenant", LIGHT_CLIENTS, count, light.clone());
+        let (alone, _) = self.measure(alone).await?;
+
+        let mut hostile = Vec::new();
+        for (workflow, count) in HOSTILE_RUNS {
+            let action = Action::Submit(self.setup.execute(workflow, &json!({}))?.into());
+            let submitted = load::run(self.setup.requests.address(), 1, count, &action).await?;
+            ensure!(submitted.failed == 0, "{}", submitted.faults.join("; "));
+            hostile.extend(submitted.executions);
+        }
+        self.wait_for_lines(hostile[0]).await?;
+        let began = Instant::now();
+        let beside = Load { hostile, drains: true, ..Load::new(BESIDE_HOSTILE, LIGHT_CLIENTS, count, light) };
+        let (mut beside, outcome) = self.measure(beside).await?;
+        beside.cpu_ms.clear();
+        beside.floor = Some(Ratio::new(beside.p95_ms, alone.p95_ms, "p95 of the same runs alone"));
+        if began.elapsed() <= outcome.wall + DRAIN_PAUSE {
+            beside.verified = false;
+            beside
+                .add_note("the hostile runs ended first: make LIGHT_RUNS_BESIDE_HOSTILE smaller".to_owned());
+        }
+        Ok(vec![alone, beside])
+    }
+
     /// Waits until a run has stored its first line.
     async fn wait_for_lines(&mut self, id: Uuid) -> anyhow::Result<()> {
         let began = Instant::now();
@@ -311,7 +344,7 @@ impl Stage<'_> {
     /// Applies a load and says what it cost.
     pub(crate) async fn measure(&mut self, load: Load) -> anyhow::Result<(Line, Outcome)> {
         let counts_commits = load.counts_commits && self.thorough;
-        let rows_before = self.rows().await? - i64::try_from(load.also.len())?;
+        let rows_before = self.rows().await? - i64::try_from(load.also.len() + load.hostile.len())?;
         let commits_before = if counts_commits { Some(self.commits().await?) } else { None };
         let footprint = self.setup.footprint.clone();
         let memory_before = footprint.memory();
@@ -385,10 +418,11 @@ impl Stage<'_> {
         .await?;
         let rows = self.rows().await? - rows_before;
         let wanted = i64::try_from(load.count + load.also.len())?;
-        line.verified = outcome.failed == 0 && succeeded == wanted && rows == wanted;
+        let wanted_rows = wanted + i64::try_from(load.hostile.len())?;
+        line.verified = outcome.failed == 0 && succeeded == wanted && rows == wanted_rows;
         if !line.verified {
             line.add_note(format!(
-                "{wanted} runs were sent, {rows} rows appeared, {succeeded} succeeded in one attempt"
+                "{wanted_rows} runs were sent, {rows} rows appeared, {succeeded} succeeded in one attempt"
             ));
         }
         Ok(())
@@ -439,6 +473,7 @@ impl Load {
             count,
             action,
             also: Vec::new(),
+            hostile: Vec::new(),
             counts_commits: false,
             drains: false,
         }

@@ -25,6 +25,8 @@ pub(crate) enum Plan {
     Mixed,
     /// Light runs, alone and beside one that floods the log.
     Flood,
+    /// Light runs, alone and beside a tenant that takes all it can get.
+    Hostile,
     /// Sign-ins of many at once, beside somebody who reads.
     SignIns,
     /// Reads of one execution.
@@ -97,6 +99,12 @@ pub(crate) const HEAVY_RUNS: usize = 10;
 pub(crate) const LIGHT_RUNS_BESIDE_FLOOD: usize = 400;
 pub(crate) const FLOOD_LINES: usize = 400_000;
 
+/// Light runs beside a hostile tenant; its own last eight seconds.
+pub(crate) const LIGHT_RUNS_BESIDE_HOSTILE: usize = 200;
+/// What the hostile tenant runs, and how many of each at once.
+pub(crate) const HOSTILE_RUNS: [(&str, usize); 4] =
+    [("hostile_forks", 1), ("hostile_memory", 1), ("hostile_lines", 1), ("hostile_result", 4)];
+
 pub(crate) const WORKFLOWS: [Workflow; 4] = [
     Workflow { name: "noop_pooled", pooled: true, sync: false },
     Workflow { name: "noop_pooled_sync", pooled: true, sync: true },
@@ -125,7 +133,7 @@ impl Plan {
         }
         plans.extend(WORKFLOWS.map(|workflow| Self::Runs { workflow, clients: 1, count: scale.lone_runs }));
         if kind == Kind::Rabbitmq {
-            plans.extend([Self::Submits, Self::Mixed, Self::Flood, Self::SignIns]);
+            plans.extend([Self::Submits, Self::Mixed, Self::Flood, Self::Hostile, Self::SignIns]);
         }
         plans.extend([Self::ReadOne, Self::ReadList]);
         if kind == Kind::Rabbitmq {
@@ -143,6 +151,7 @@ impl Plan {
             Self::Submits => "submits".to_owned(),
             Self::Mixed => "mixed".to_owned(),
             Self::Flood => "flood".to_owned(),
+            Self::Hostile => "hostile".to_owned(),
             Self::SignIns => "sign-ins".to_owned(),
             Self::ReadOne => "read-one".to_owned(),
             Self::ReadList => "read-list".to_owned(),

@@ -15,6 +15,7 @@ pub(crate) const SIGN_INS: &str = "sign-ins by password";
 pub(crate) const UNLOADED: &str = "GET /auth/me alone";
 pub(crate) const BESIDE_SIGN_INS: &str = "GET /auth/me beside sign-ins";
 pub(crate) const BESIDE_FLOOD: &str = "light runs beside a log flood";
+pub(crate) const BESIDE_HOSTILE: &str = "light runs beside a hostile tenant";
 /// Each page of a large history has a line, which begins so.
 pub(crate) const HISTORY: &str = "history";
 pub(crate) const READ_ONE: &str = "GET one execution";
@@ -39,7 +40,7 @@ const SUBMIT_P99_MS: f64 = 100.0;
 const SIGN_IN_FACTOR: f64 = 4.0;
 const BESIDE_FACTOR: f64 = 2.0;
 /// Over the same runs alone.
-const FLOOD_FACTOR: f64 = 3.0;
+const NEIGHBOUR_FACTOR: f64 = 3.0;
 const READ_CPU_MS: f64 = 0.15;
 const DIRECTORY_P95_MS: f64 = 10.0;
 const HISTORY_P95_MS: f64 = 50.0;
@@ -122,11 +123,13 @@ pub(crate) fn judge(lines: &[Line], floors: &Floors) -> Vec<Verdict> {
             runs(line),
         ));
     }
-    if let Some(line) = largest(lines, kind, BESIDE_FLOOD, LIGHT_CLIENTS)
-        && let Some(floor) = &line.floor
-    {
-        let why = format!("p95 over {}", floor.floor);
-        verdicts.push(Verdict::at_most(BESIDE_FLOOD, FLOOD_FACTOR, floor.value, why));
+    for what in [BESIDE_FLOOD, BESIDE_HOSTILE] {
+        if let Some(line) = largest(lines, kind, what, LIGHT_CLIENTS)
+            && let Some(floor) = &line.floor
+        {
+            let why = format!("p95 over {}", floor.floor);
+            verdicts.push(Verdict::at_most(what, NEIGHBOUR_FACTOR, floor.value, why));
+        }
     }
     for (what, clients, factor) in
         [(SIGN_INS, SIGN_IN_CLIENTS, SIGN_IN_FACTOR), (BESIDE_SIGN_INS, 1, BESIDE_FACTOR)]

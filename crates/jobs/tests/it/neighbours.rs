@@ -122,3 +122,42 @@ async fn bombs_and_floods_of_one_tenant_leave_another_tenants_runs_and_the_worke
     assert!(beside < Duration::from_secs(10), "{beside:?}");
     engine.close().await;
 }
+
+const STUBBORN: &str = r#"
+import logging
+from bifrost import workflow
+
+log = logging.getLogger(__name__)
+
+@workflow(timeout_seconds=3)
+def eats_again():
+    while True:
+        held = []
+        try:
+            while True:
+                held.append(bytearray(16 << 20))
+        except MemoryError:
+            pass
+
+@workflow(timeout_seconds=3)
+def logs_on():
+    while True:
+        log.info("x" * 512)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_handles_its_limits_ends_at_its_timeout() {
+    let engine = Engine::with_settings(&[("flows.py", STUBBORN)], |settings| {
+        settings.worker_slots = 8;
+    })
+    .await;
+    let scope = user_of(engine.org("acme").await);
+    let eats = engine.submit(&scope, "eats_again", json!({})).await;
+    let logs = engine.submit(&scope, "logs_on", json!({})).await;
+
+    for id in [eats, logs] {
+        let run = engine.ended(id).await;
+        assert_eq!((run.status, run.error_type.as_deref()), (Status::Timeout, Some("TimeoutError")));
+    }
+    engine.close().await;
+}
