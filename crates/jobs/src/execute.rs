@@ -28,6 +28,8 @@ use crate::transcript::Transcript;
 
 /// From the request to end until the kill.
 const GRACE: Duration = Duration::from_secs(3);
+/// A run that has taken longer gives way to those that take less (ADR 55).
+const SHORT: Duration = Duration::from_millis(100);
 /// Lines that wait to be stored while the run goes on, at most, and for how long.
 const FLUSH_LINES: usize = 1_000;
 const FLUSH_PERIOD: Duration = Duration::from_millis(100);
@@ -251,6 +253,8 @@ impl<'a> Attempt<'a> {
         let mut deadline = tokio::time::Instant::now() + timeout;
         let mut reason = None;
         let mut flush = tokio::time::Instant::now();
+        let is_long_at = flush + SHORT;
+        let mut is_long = false;
         loop {
             tokio::select! {
                 frames = run.next() => match frames {
@@ -281,6 +285,10 @@ impl<'a> Attempt<'a> {
                     run.terminate();
                     reason = Some(why);
                     deadline = tokio::time::Instant::now() + GRACE;
+                }
+                () = sleep_until(is_long_at), if !is_long => {
+                    is_long = true;
+                    run.stand_back();
                 }
                 () = sleep_until(flush + FLUSH_PERIOD), if !self.pending.is_empty() => {}
                 Some(_) = calls.join_next() => {}

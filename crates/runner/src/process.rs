@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, setpriority_pgrp};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -17,6 +17,9 @@ use crate::cgroups::Cgroups;
 use crate::folders;
 use crate::protocol::{self, Exit, Forked};
 
+/// How far a run stands back that takes long (ADR 55).
+const NICENESS: i32 = 10;
+
 /// A process that waits for its start frame, or runs.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -24,6 +27,7 @@ pub(crate) struct Process {
     pub(crate) stream: Option<UnixStream>,
     pub(crate) output: pipe::Receiver,
     pub(crate) exit: oneshot::Receiver<Exit>,
+    pid: Pid,
     handle: OwnedFd,
     /// Runs it has served.
     pub(crate) served: u32,
@@ -57,11 +61,21 @@ impl Process {
             stream: Some(stream),
             output: pipe::Receiver::from_owned_fd(output)?,
             exit,
+            pid,
             handle,
             served: 0,
             folder: folders.join(forked.number.to_string()),
             cgroup: cgroups.zip(forked.cgroup).map(|(cgroups, name)| cgroups.path().join(name)),
         })
+    }
+
+    /// Has it, and what it starts from now on, stand back for whoever else wants a core.
+    pub(crate) fn stand_back(&self) {
+        // Where the kernel groups sessions, the rank within one counts for nothing. Whoever may not do it loses the
+        // courtesy alone.
+        let session = format!("/proc/{}/autogroup", self.pid.as_raw_nonzero());
+        let _ = std::fs::write(session, NICENESS.to_string());
+        let _ = setpriority_pgrp(Some(self.pid), NICENESS);
     }
 
     /// Asks the process to end; it has a handler that lets `finally` blocks run.

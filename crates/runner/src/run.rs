@@ -125,6 +125,15 @@ impl Run {
         }
     }
 
+    /// Has it give way to runs that are short. A pooled process does not: it could not step forward again.
+    pub fn stand_back(&self) {
+        if let Some(process) = &self.process
+            && !self.is_pooled()
+        {
+            process.stand_back();
+        }
+    }
+
     /// Asks it to end; `finally` blocks run.
     pub fn terminate(&self) {
         if let Some(process) = &self.process {

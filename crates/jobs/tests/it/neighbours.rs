@@ -6,7 +6,7 @@ use domain::executions::Status;
 use domain::id::ExecutionId;
 use serde_json::json;
 
-use crate::support::{Engine, user_of};
+use crate::support::{Engine, result, user_of};
 
 const MIB: u64 = 1024 * 1024;
 /// What the worker's own memory may grow by, beside the results it holds: at most one of 16 MiB per slot, a few times over.
@@ -145,6 +145,18 @@ def logs_on():
         log.info("x" * 512)
 "#;
 
+const PATIENT: &str = r#"
+import os, time
+from bifrost import workflow
+
+@workflow()
+def rank():
+    began, first = time.monotonic(), os.getpriority(os.PRIO_PROCESS, 0)
+    while os.getpriority(os.PRIO_PROCESS, 0) == first and time.monotonic() - began < 5:
+        time.sleep(0.01)
+    return {"first": first, "later": os.getpriority(os.PRIO_PROCESS, 0)}
+"#;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_handles_its_limits_ends_at_its_timeout() {
     let engine = Engine::with_settings(&[("flows.py", STUBBORN)], |settings| {
@@ -159,5 +171,24 @@ async fn whoever_handles_its_limits_ends_at_its_timeout() {
         let run = engine.ended(id).await;
         assert_eq!((run.status, run.error_type.as_deref()), (Status::Timeout, Some("TimeoutError")));
     }
+    engine.close().await;
+}
+
+/// Whether the worker may change the rank of a process of another user, as runs of a worker that is root are.
+fn may_rank() -> bool {
+    const SYS_NICE: u32 = 23;
+    let status = std::fs::read_to_string("/proc/self/status").expect("is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("is told");
+    let granted = u64::from_str_radix(line.trim(), 16).expect("a number");
+    !rustix::process::geteuid().is_root() || granted & (1 << SYS_NICE) != 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_takes_long_gives_way_to_short_ones() {
+    let engine = Engine::on_files(&[("flows.py", PATIENT)]).await;
+    let run = engine.run(&user_of(engine.org("acme").await), "rank", json!({})).await;
+
+    let later = if may_rank() { 10 } else { 0 };
+    assert_eq!(result(&run), json!({"first": 0, "later": later}));
     engine.close().await;
 }
