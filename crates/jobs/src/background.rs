@@ -15,7 +15,7 @@ use domain::events::{Event, News, Progress};
 use domain::executions::claim::LEASE;
 use domain::id::{JobId, UserId, WorkerId};
 use domain::notifications::Reporter;
-use domain::{Platform, Result};
+use domain::{Platform, Result, in_time};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 const DELIVERIES: usize = 16;
 const PREFETCH: u16 = 16;
 const HEARTBEAT: Duration = Duration::from_secs(3);
+const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE_WITHOUT_DATABASE: Duration = Duration::from_millis(300);
 /// What is told of a job that ended by a fault of ours.
 const BROKEN: &str = "The job broke off because of an internal error; the log of the server says more.";
@@ -95,6 +96,9 @@ impl Pool {
         let mut consumer = self.platform.wakeups.consume_jobs(kind.queue(), PREFETCH);
         while let Some(woken) = self.stop.run_until_cancelled(consumer.next(DELIVERIES)).await {
             let claimed = self.claim().await;
+            if claimed.is_none() && self.stop.is_cancelled() {
+                return;
+            }
             consumer.ack(woken).await;
             if let Some((job, handler)) = claimed {
                 jobs.spawn(self.clone().carry_out(job, handler));
@@ -107,7 +111,7 @@ impl Pool {
     async fn claim(&self) -> Option<(Claimed, Handler)> {
         let kinds: Vec<Kind> = self.handlers.iter().map(|(kind, _)| *kind).collect();
         loop {
-            match work::claim(&self.platform.db, self.worker, &kinds).await {
+            match in_time(CLAIM_PATIENCE, work::claim(&self.platform.db, self.worker, &kinds)).await {
                 Ok(claimed) => {
                     let job = claimed?;
                     let handler = self.handlers.iter().find(|(kind, _)| *kind == job.kind)?.1;

@@ -141,6 +141,9 @@ impl Worker {
             let Some(permits) = stop.run_until_cancelled(self.permits(wanted)).await else { return };
             let claimed_since = SystemTime::now();
             let claimed = self.claim(permits.len(), stop).await;
+            if claimed.is_empty() && stop.is_cancelled() {
+                return;
+            }
             let later = waiting.split_off(permits.len().min(waiting.len()));
             consumer.ack(std::mem::replace(&mut waiting, later)).await;
             for (claimed, permit) in claimed.into_iter().zip(permits) {
