@@ -78,7 +78,7 @@ impl Environments {
         tell: &(dyn Fn(String) + Sync),
     ) -> Result<Held, Fault> {
         let name = format!("{id}-{}", tool::tag(interpreter).await?);
-        if let Some(held) = self.find(&name)? {
+        if let Some(held) = self.find(&name).context("looking for an environment")? {
             return Ok(held);
         }
         tracing::info!(environment = name, "making an environment of packages");
@@ -89,11 +89,22 @@ impl Environments {
         tokio::time::timeout(PATIENCE, installed)
             .await
             .map_err(|_| Fault::Refused("Installing the packages took too long.".into()))??;
-        let (root, to) = (self.root.clone(), self.root.join(&name));
-        let moved = tokio::task::spawn_blocking(move || put_in_place(&root, &target, &to)).await;
-        moved.context("the thread that moves it")?.context("putting an environment in its place")?;
-        drop(work);
-        Ok(self.find(&name)?.context("an environment vanished as soon as it was made")?)
+        let environments = self.clone();
+        let moved = tokio::task::spawn_blocking(move || environments.put_in_place(&target, &name)).await;
+        Ok(moved.context("the thread that moves it")?.context("putting an environment in its place")?)
+    }
+
+    /// Moves a finished environment to its name, which is held before: else whoever collects could remove it first. Who
+    /// built the same one in the meantime was as right.
+    fn put_in_place(&self, from: &Path, name: &str) -> io::Result<Held> {
+        open_to_readers(from)?;
+        // A loss of power must not leave empty files under a name that says that all is there.
+        rustix::fs::syncfs(File::open(&self.root)?)?;
+        let held = self.hold(name)?;
+        match fs::rename(from, &held.path) {
+            Err(_) if held.path.is_dir() => Ok(held),
+            moved => moved.map(|()| held),
+        }
     }
 
     /// Removes what nobody uses, but for what is named.
@@ -126,9 +137,14 @@ impl Environments {
     }
 
     /// The environment, held, if it is there.
-    fn find(&self, name: &str) -> anyhow::Result<Option<Held>> {
-        let path = self.root.join(name);
+    fn find(&self, name: &str) -> io::Result<Option<Held>> {
         make_root(&self.root)?;
+        let held = self.hold(name)?;
+        Ok(held.path.is_dir().then_some(held))
+    }
+
+    /// Holds the name, whether the environment is there or not.
+    fn hold(&self, name: &str) -> io::Result<Held> {
         loop {
             let lock_path = self.root.join(format!("{name}.lock"));
             let lock = File::options().create(true).append(true).open(&lock_path)?;
@@ -137,7 +153,7 @@ impl Environments {
             if fs::metadata(&lock_path)
                 .is_ok_and(|now| lock.metadata().is_ok_and(|ours| now.ino() == ours.ino()))
             {
-                return Ok(path.is_dir().then(|| Held { path, lock: Arc::new(lock) }));
+                return Ok(Held { path: self.root.join(name), lock: Arc::new(lock) });
             }
         }
     }
@@ -174,17 +190,6 @@ fn make_root(root: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(root)
 }
 
-/// Moves a finished environment to its name. Who built the same one in the meantime was as right.
-fn put_in_place(root: &Path, from: &Path, to: &Path) -> io::Result<()> {
-    open_to_readers(from)?;
-    // A loss of power must not leave empty files under a name that says that all is there.
-    rustix::fs::syncfs(File::open(root)?)?;
-    match fs::rename(from, to) {
-        Err(_) if to.is_dir() => Ok(()),
-        moved => moved,
-    }
-}
-
 /// Lets everybody read and nobody write, whatever the umask and the archives said.
 fn open_to_readers(path: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
@@ -199,4 +204,36 @@ fn open_to_readers(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_made_is_held_before_a_collection_can_remove_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let test = testkit::TestEnv::with_files(&[]).await;
+        let environments = Environments { root: folder.path().to_owned(), settings: test.settings() };
+        let (collecting, made) = (environments.clone(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !made.load(Ordering::Relaxed) {
+                    collecting.collect(&HashSet::new());
+                }
+            });
+            for number in 0..200 {
+                let work = environments.work_folder().expect("a folder to build in");
+                let target = work.path().join("site");
+                fs::create_dir(&target).expect("makes");
+                let held = environments.put_in_place(&target, &format!("{number}-tag")).expect("moves");
+                assert!(held.path.is_dir(), "{number} was removed while it is held");
+            }
+            made.store(true, Ordering::Relaxed);
+        });
+        test.close().await;
+    }
 }
