@@ -30,6 +30,7 @@ mod line;
 mod load;
 mod machine;
 mod measure;
+mod neighbours;
 mod plan;
 mod processes;
 mod progress;

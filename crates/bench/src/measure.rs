@@ -16,23 +16,20 @@ use crate::follow::Follower;
 use crate::line::{Line, Ratio};
 use crate::load::{self, Action, Outcome};
 use crate::plan::{
-    CLIENTS, FLOOD_LINES, HEAVY_RUNS, HEAVY_WORKFLOW, HOSTILE_RUNS, LIGHT_CLIENTS, LIGHT_RUNS,
-    LIGHT_RUNS_BESIDE_FLOOD, LIGHT_RUNS_BESIDE_HOSTILE, LIGHT_WORKFLOW, LINES_PER_RUN, LOG_CLIENTS,
-    LOGGING_WORKFLOW, Plan, SUBMIT_CLIENTS, SUBMITTED_WORKFLOW, Scale, WORKFLOWS, Workflow,
+    CLIENTS, LINES_PER_RUN, LOG_CLIENTS, LOGGING_WORKFLOW, Plan, SUBMIT_CLIENTS, SUBMITTED_WORKFLOW, Scale,
+    WORKFLOWS, Workflow,
 };
 use crate::processes::{Footprint, Memory, keep_peak};
 use crate::progress::Progress;
 use crate::report::Idle;
 use crate::setup::Setup;
-use crate::verdicts::{
-    BESIDE_FLOOD, BESIDE_HOSTILE, LOGS, READ_DIRECTORY, READ_LIST, READ_ONE, SERIAL_SYNCS, SUBMITS,
-};
+use crate::verdicts::{LOGS, READ_DIRECTORY, READ_LIST, READ_ONE, SERIAL_SYNCS, SUBMITS};
 
 /// A backend of PostgreSQL reports its counts at the latest so long after it became idle.
 const STATISTICS_DELAY: Duration = Duration::from_millis(10_500);
 const IDLE_AFTER: Duration = Duration::from_secs(20);
-const DRAIN_PATIENCE: Duration = Duration::from_secs(180);
-const DRAIN_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const DRAIN_PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const DRAIN_PAUSE: Duration = Duration::from_millis(100);
 /// Reading the memory of many processes takes some milliseconds, so not too often.
 const SAMPLE_PERIOD: Duration = Duration::from_secs(2);
 const SYNC_PROBE: Duration = Duration::from_secs(1);
@@ -72,17 +69,17 @@ pub(crate) struct Stage<'a> {
 
 /// One load.
 pub(crate) struct Load {
-    what: String,
-    clients: usize,
-    count: usize,
-    action: Action,
+    pub(crate) what: String,
+    pub(crate) clients: usize,
+    pub(crate) count: usize,
+    pub(crate) action: Action,
     /// Runs that were submitted before it and belong to it.
-    also: Vec<Uuid>,
-    /// The same, but they may end as they like.
-    hostile: Vec<Uuid>,
-    counts_commits: bool,
+    pub(crate) also: Vec<Uuid>,
+    /// Those may end as they like.
+    pub(crate) also_fail: bool,
+    pub(crate) counts_commits: bool,
     /// Runs go on after the last answer; they belong to the cost.
-    drains: bool,
+    pub(crate) drains: bool,
 }
 
 impl Stage<'_> {
@@ -187,114 +184,6 @@ impl Stage<'_> {
         Ok(line)
     }
 
-    async fn mixed(&mut self) -> anyhow::Result<Vec<Line>> {
-        let light = Action::RunAndWait(self.setup.execute(LIGHT_WORKFLOW, &json!({}))?.into());
-        let alone = Load::new("light runs alone", LIGHT_CLIENTS, LIGHT_RUNS, light.clone());
-        let (alone, _) = self.measure(alone).await?;
-
-        let heavy = Action::Submit(self.setup.execute(HEAVY_WORKFLOW, &json!({}))?.into());
-        let submitted = load::run(self.setup.requests.address(), 1, HEAVY_RUNS, &heavy).await?;
-        ensure!(submitted.failed == 0, "{}", submitted.faults.join("; "));
-        let beside = Load {
-            also: submitted.executions,
-            drains: true,
-            ..Load::new("light runs beside 10 CPU-bound", LIGHT_CLIENTS, LIGHT_RUNS, light)
-        };
-        let (mut beside, _) = self.measure(beside).await?;
-        // The sum would be that of the CPU-bound runs.
-        beside.cpu_ms.clear();
-        beside.add_note(format!("p95 is {:.1} × that of the same runs alone", beside.p95_ms / alone.p95_ms));
-        Ok(vec![alone, beside])
-    }
-
-    /// Light runs beside one that logs as fast as it can; the flood must still be going on when the last of them ends.
-    async fn flood(&mut self) -> anyhow::Result<Vec<Line>> {
-        let light = Action::RunAndWait(self.setup.execute(LIGHT_WORKFLOW, &json!({}))?.into());
-        let alone =
-            Load::new("light runs without the flood", LIGHT_CLIENTS, LIGHT_RUNS_BESIDE_FLOOD, light.clone());
-        let (alone, _) = self.measure(alone).await?;
-
-        let flood = self.setup.execute(LOGGING_WORKFLOW, &json!({ "n": FLOOD_LINES }))?;
-        let flood = load::run(self.setup.requests.address(), 1, 1, &Action::Submit(flood.into())).await?;
-        ensure!(flood.failed == 0, "{}", flood.faults.join("; "));
-        let id = *flood.executions.first().context("the flood was not accepted")?;
-        self.wait_for_lines(id).await?;
-        let began = Instant::now();
-        let beside = Load {
-            also: flood.executions,
-            drains: true,
-            ..Load::new(BESIDE_FLOOD, LIGHT_CLIENTS, LIGHT_RUNS_BESIDE_FLOOD, light)
-        };
-        let (mut beside, outcome) = self.measure(beside).await?;
-        // The sum would be that of the flood.
-        beside.cpu_ms.clear();
-        beside.floor = Some(Ratio::new(beside.p95_ms, alone.p95_ms, "p95 of the same runs alone"));
-        let drained = began.elapsed();
-        let (lines, lasted): (i64, f64) = sqlx::query_as(
-            "SELECT (SELECT count(*) FROM execution_logs WHERE execution_id = $1),
-                    extract(epoch FROM completed_at - started_at)::float8
-             FROM executions WHERE id = $1",
-        )
-        .bind(id)
-        .fetch_one(&mut self.setup.postgres)
-        .await?;
-        beside.add_note(format!(
-            "the flood lasted {lasted:.1} s, {lines} of its {FLOOD_LINES} lines are kept; light runs took {:.1} s",
-            outcome.wall.as_secs_f64()
-        ));
-        // Light runs that outlast the flood show nothing.
-        if drained <= outcome.wall + DRAIN_PAUSE {
-            beside.verified = false;
-            beside.add_note("the flood ended first: make FLOOD_LINES larger".to_owned());
-        }
-        Ok(vec![alone, beside])
-    }
-
-    /// Light runs beside bombs, floods and huge results, which must still be going on when the last of them ends.
-    async fn hostile(&mut self) -> anyhow::Result<Vec<Line>> {
-        let light = Action::RunAndWait(self.setup.execute(LIGHT_WORKFLOW, &json!({}))?.into());
-        let count = LIGHT_RUNS_BESIDE_HOSTILE;
-        let alone = Load::new("light runs without the hostile tenant", LIGHT_CLIENTS, count, light.clone());
-        let (alone, _) = self.measure(alone).await?;
-
-        let mut hostile = Vec::new();
-        for (workflow, count) in HOSTILE_RUNS {
-            let action = Action::Submit(self.setup.execute(workflow, &json!({}))?.into());
-            let submitted = load::run(self.setup.requests.address(), 1, count, &action).await?;
-            ensure!(submitted.failed == 0, "{}", submitted.faults.join("; "));
-            hostile.extend(submitted.executions);
-        }
-        self.wait_for_lines(hostile[0]).await?;
-        let began = Instant::now();
-        let beside = Load { hostile, drains: true, ..Load::new(BESIDE_HOSTILE, LIGHT_CLIENTS, count, light) };
-        let (mut beside, outcome) = self.measure(beside).await?;
-        beside.cpu_ms.clear();
-        beside.floor = Some(Ratio::new(beside.p95_ms, alone.p95_ms, "p95 of the same runs alone"));
-        if began.elapsed() <= outcome.wall + DRAIN_PAUSE {
-            beside.verified = false;
-            beside
-                .add_note("the hostile runs ended first: make LIGHT_RUNS_BESIDE_HOSTILE smaller".to_owned());
-        }
-        Ok(vec![alone, beside])
-    }
-
-    /// Waits until a run has stored its first line.
-    async fn wait_for_lines(&mut self, id: Uuid) -> anyhow::Result<()> {
-        let began = Instant::now();
-        while began.elapsed() < DRAIN_PATIENCE {
-            let has_lines: bool =
-                sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM execution_logs WHERE execution_id = $1)")
-                    .bind(id)
-                    .fetch_one(&mut self.setup.postgres)
-                    .await?;
-            if has_lines {
-                return Ok(());
-            }
-            tokio::time::sleep(DRAIN_PAUSE / 10).await;
-        }
-        anyhow::bail!("execution {id} stored no line")
-    }
-
     async fn read_one(&mut self) -> anyhow::Result<Line> {
         let ids: Vec<Uuid> = sqlx::query_scalar(
             "SELECT id FROM executions WHERE workflow_name LIKE 'noop%' ORDER BY id LIMIT $1",
@@ -344,7 +233,7 @@ impl Stage<'_> {
     /// Applies a load and says what it cost.
     pub(crate) async fn measure(&mut self, load: Load) -> anyhow::Result<(Line, Outcome)> {
         let counts_commits = load.counts_commits && self.thorough;
-        let rows_before = self.rows().await? - i64::try_from(load.also.len() + load.hostile.len())?;
+        let rows_before = self.rows().await? - i64::try_from(load.also.len())?;
         let commits_before = if counts_commits { Some(self.commits().await?) } else { None };
         let footprint = self.setup.footprint.clone();
         let memory_before = footprint.memory();
@@ -409,7 +298,8 @@ impl Stage<'_> {
             line.verified = outcome.failed == 0;
             return Ok(());
         }
-        let ids: Vec<Uuid> = outcome.executions.iter().chain(&load.also).copied().collect();
+        let must_succeed = if load.also_fail { &[] } else { &load.also[..] };
+        let ids: Vec<Uuid> = outcome.executions.iter().chain(must_succeed).copied().collect();
         let succeeded: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM executions WHERE id = ANY($1) AND status = 'Success' AND attempt = 1",
         )
@@ -417,12 +307,12 @@ impl Stage<'_> {
         .fetch_one(&mut self.setup.postgres)
         .await?;
         let rows = self.rows().await? - rows_before;
-        let wanted = i64::try_from(load.count + load.also.len())?;
-        let wanted_rows = wanted + i64::try_from(load.hostile.len())?;
+        let wanted = i64::try_from(load.count + must_succeed.len())?;
+        let wanted_rows = i64::try_from(load.count + load.also.len())?;
         line.verified = outcome.failed == 0 && succeeded == wanted && rows == wanted_rows;
         if !line.verified {
             line.add_note(format!(
-                "{wanted_rows} runs were sent, {rows} rows appeared, {succeeded} succeeded in one attempt"
+                "{wanted_rows} runs were sent, {rows} rows appeared, {succeeded} of {wanted} succeeded in one attempt"
             ));
         }
         Ok(())
@@ -473,7 +363,7 @@ impl Load {
             count,
             action,
             also: Vec::new(),
-            hostile: Vec::new(),
+            also_fail: false,
             counts_commits: false,
             drains: false,
         }

@@ -99,7 +99,7 @@ pub(crate) const HEAVY_RUNS: usize = 10;
 pub(crate) const LIGHT_RUNS_BESIDE_FLOOD: usize = 400;
 pub(crate) const FLOOD_LINES: usize = 400_000;
 
-/// Light runs beside a hostile tenant; its own last eight seconds.
+/// Light runs beside a hostile tenant, whose own last five seconds.
 pub(crate) const LIGHT_RUNS_BESIDE_HOSTILE: usize = 200;
 /// What the hostile tenant runs, and how many of each at once.
 pub(crate) const HOSTILE_RUNS: [(&str, usize); 4] =

@@ -95,7 +95,7 @@ impl Setup {
         let workspace = path.join("workspace");
         std::fs::create_dir(&workspace)?;
         testkit::copy_folder(&root.join("workspace"), &workspace)?;
-        std::fs::write(workspace.join("hostile.py"), include_str!("hostile.py"))?;
+        std::fs::write(workspace.join("hostile.py"), testkit::HOSTILE)?;
 
         let mut superuser = services.connect("postgres").await?;
         ledger.database(&name);

@@ -21,6 +21,7 @@ mod execute;
 mod git;
 mod mask;
 mod packages;
+mod patience;
 mod record;
 mod slots;
 mod stop;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::execute::{self, Engine};
+use crate::patience::{CLAIM_PATIENCE, HEARTBEAT, PAUSE_WITHOUT_DATABASE};
 use crate::record::Recorder;
 use crate::slots::Slot;
 use crate::stop::Stop;
@@ -28,11 +29,6 @@ use crate::trace::AttemptTrace;
 
 /// Deliveries held beyond the slots, so that a slot that becomes free does not wait for the broker.
 const PREFETCH_AHEAD: usize = 16;
-const HEARTBEAT: Duration = Duration::from_secs(3);
-const PAUSE_WITHOUT_DATABASE: Duration = Duration::from_millis(300);
-/// How long an answer of PostgreSQL is waited for: a connection may be dead without anybody having said so. What was
-/// claimed all the same is the reaper's.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
 /// Short enough for another try before the leases end.
 const BEAT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -141,6 +137,7 @@ impl Worker {
             let Some(permits) = stop.run_until_cancelled(self.permits(wanted)).await else { return };
             let claimed_since = SystemTime::now();
             let claimed = self.claim(permits.len(), stop).await;
+            // What woke it stays unacknowledged, for others.
             if claimed.is_empty() && stop.is_cancelled() {
                 return;
             }

@@ -71,10 +71,13 @@ impl Process {
 
     /// Has it, and what it starts from now on, stand back for whoever else wants a core.
     pub(crate) fn stand_back(&self) {
-        // Where the kernel groups sessions, the rank within one counts for nothing. Whoever may not do it loses the
-        // courtesy alone.
-        let session = format!("/proc/{}/autogroup", self.pid.as_raw_nonzero());
-        let _ = std::fs::write(session, NICENESS.to_string());
+        // Where the kernel groups sessions, or the run has a control group, the rank within one counts for nothing. Whoever may not do it loses the
+        // courtesy alone; and were the number another's by now, that one would stand back, which is all it can come to.
+        let session = PathBuf::from(format!("/proc/{}/autogroup", self.pid.as_raw_nonzero()));
+        let group = self.cgroup.as_ref().map(|cgroup| cgroup.join("cpu.weight.nice"));
+        for ranked in group.into_iter().chain([session]) {
+            let _ = std::fs::write(ranked, NICENESS.to_string());
+        }
         let _ = setpriority_pgrp(Some(self.pid), NICENESS);
     }
 

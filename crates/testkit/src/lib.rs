@@ -40,6 +40,10 @@ pub use token_server::TokenServer;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+/// Source of workflows of a hostile tenant, by what each takes: `hostile_forks`, `hostile_memory`, `hostile_lines` and
+/// `hostile_result`.
+pub const HOSTILE: &str = include_str!("hostile.py");
+
 /// How long a test waits for something that should be there in a moment.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -14,19 +14,10 @@ const MOST_GROWTH: u64 = 400 * MIB;
 const QUICK_RUNS: usize = 15;
 
 const FLOWS: &str = r#"
-import logging, os, time
+import logging, os
 from bifrost import workflow
 
 log = logging.getLogger(__name__)
-
-@workflow(timeout_seconds=8)
-def forks():
-    log.info("begun")
-    while True:
-        try:
-            os.fork()
-        except OSError:
-            time.sleep(0.05)
 
 @workflow(timeout_seconds=20)
 def eats():
@@ -44,11 +35,6 @@ def floods():
     for _ in range(500):
         os.write(1, (line + "\n").encode() * 20)
     return "done"
-
-@workflow(timeout_seconds=20)
-def returns_much():
-    log.info("begun")
-    return "x" * (200 << 20)
 
 @workflow(timeout_seconds=20)
 def returns_all_it_may():
@@ -81,19 +67,20 @@ async fn quick_runs(engine: &Engine, scope: &domain::OrgScope) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bombs_and_floods_of_one_tenant_leave_another_tenants_runs_and_the_worker_alone() {
-    let engine = Engine::with_settings(&[("flows.py", FLOWS)], |settings| {
-        settings.worker_slots = 8;
-        settings.run_memory_mb = 512;
-    })
-    .await;
+    let engine =
+        Engine::with_settings(&[("flows.py", FLOWS), ("hostile.py", testkit::HOSTILE)], |settings| {
+            settings.worker_slots = 8;
+            settings.run_memory_mb = 512;
+        })
+        .await;
     let (hostile, other) = (user_of(engine.org("acme").await), user_of(engine.org("rival").await));
     let alone = quick_runs(&engine, &other).await;
     let before = memory("VmRSS");
     let expected = [
-        ("forks", Status::Timeout, "TimeoutError"),
+        ("hostile_forks", Status::Timeout, "TimeoutError"),
         ("eats", Status::Failed, "ResourceLimit"),
         ("floods", Status::Success, ""),
-        ("returns_much", Status::Failed, "ResultTooLarge"),
+        ("hostile_result", Status::Failed, "ResultTooLarge"),
         ("returns_all_it_may", Status::Success, ""),
     ];
     let mut begun: Vec<(ExecutionId, _)> = Vec::new();
@@ -123,28 +110,6 @@ async fn bombs_and_floods_of_one_tenant_leave_another_tenants_runs_and_the_worke
     engine.close().await;
 }
 
-const STUBBORN: &str = r#"
-import logging
-from bifrost import workflow
-
-log = logging.getLogger(__name__)
-
-@workflow(timeout_seconds=3)
-def eats_again():
-    while True:
-        held = []
-        try:
-            while True:
-                held.append(bytearray(16 << 20))
-        except MemoryError:
-            pass
-
-@workflow(timeout_seconds=3)
-def logs_on():
-    while True:
-        log.info("x" * 512)
-"#;
-
 const PATIENT: &str = r#"
 import os, time
 from bifrost import workflow
@@ -159,13 +124,10 @@ def rank():
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_handles_its_limits_ends_at_its_timeout() {
-    let engine = Engine::with_settings(&[("flows.py", STUBBORN)], |settings| {
-        settings.worker_slots = 8;
-    })
-    .await;
+    let engine = Engine::on_files(&[("hostile.py", testkit::HOSTILE)]).await;
     let scope = user_of(engine.org("acme").await);
-    let eats = engine.submit(&scope, "eats_again", json!({})).await;
-    let logs = engine.submit(&scope, "logs_on", json!({})).await;
+    let eats = engine.submit(&scope, "hostile_memory", json!({})).await;
+    let logs = engine.submit(&scope, "hostile_lines", json!({})).await;
 
     for id in [eats, logs] {
         let run = engine.ended(id).await;

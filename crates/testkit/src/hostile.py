@@ -1,4 +1,4 @@
-"""What a hostile tenant runs: each of these takes all it can get for eight seconds, or ends for having taken too much."""
+"""What a hostile tenant runs: each of these takes all it can get for five seconds, or ends for having taken too much."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from bifrost import workflow
 logger = logging.getLogger(__name__)
 
 
-@workflow(isolation="process", timeout_seconds=8)
+@workflow(isolation="process", timeout_seconds=5)
 def hostile_forks() -> None:
     """Starts as many processes as it may, again and again."""
     logger.info("begun")
@@ -20,7 +20,7 @@ def hostile_forks() -> None:
             time.sleep(0.05)
 
 
-@workflow(isolation="process", timeout_seconds=8)
+@workflow(isolation="process", timeout_seconds=5)
 def hostile_memory() -> None:
     """Takes all memory it may, and begins anew."""
     logger.info("begun")
@@ -33,14 +33,14 @@ def hostile_memory() -> None:
             pass
 
 
-@workflow(isolation="process", timeout_seconds=8)
+@workflow(isolation="process", timeout_seconds=5)
 def hostile_lines() -> None:
     """Logs as fast as it can."""
     while True:
         logger.info("x" * 512)
 
 
-@workflow(isolation="process", timeout_seconds=8)
+@workflow(isolation="process", timeout_seconds=5)
 def hostile_result() -> str:
     """Gives back more than a result may have."""
     logger.info("begun")
