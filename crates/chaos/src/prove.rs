@@ -16,6 +16,8 @@ struct Proof {
     plan: Plan,
 }
 
+/// Milliseconds after which what happens at once is under way.
+const LATER: u64 = 1_500;
 const ENDS: &str = "every accepted execution ends";
 
 /// Runs every proof; how many failed.
@@ -59,15 +61,21 @@ fn proofs() -> [Proof; 6] {
     let frozen = [fault(3, 14, Blow::Stop(Node::Worker(0)))];
     let killed = [fault(3, 1, Blow::Kill(Node::Worker(0)))];
     let slow = [0, 1].map(|api| fault(0, 8, Blow::Slow(Node::Api(api), Service::Postgres)));
-    let mixed = [orders(Kind::Long, 8), orders(Kind::Undefined, 2), orders(Kind::Quick, 40)].concat();
+    let mixed =
+        [orders(Kind::Long, 8, 0), orders(Kind::Undefined, 2, 0), orders(Kind::Quick, 40, LATER)].concat();
+    // Sent again, one would wake a worker for all that were woken too early.
+    let once = orders(Kind::Quick, 120, LATER)
+        .into_iter()
+        .map(|order| Order { sending: Sending::Once, ..order })
+        .collect();
     let control = [frozen[0], fault(4, 1, Blow::Kill(Node::Api(0)))];
     [
         proof("none", "", mixed, &control),
-        proof("ack-before-claim", ENDS, orders(Kind::Sleeping, 120), &killed),
-        proof("no-fence", "nothing of a stale attempt counts", orders(Kind::Long, 8), &frozen),
-        proof("publish-before-commit", ENDS, orders(Kind::Quick, 120), &slow),
-        proof("no-reaper", ENDS, orders(Kind::Long, 8), &killed),
-        proof("unknown-status", "each ends as it must", orders(Kind::Undefined, 4), &[]),
+        proof("ack-before-claim", ENDS, orders(Kind::Sleeping, 120, LATER), &killed),
+        proof("no-fence", "nothing of a stale attempt counts", orders(Kind::Long, 8, 0), &frozen),
+        proof("publish-before-commit", ENDS, once, &slow),
+        proof("no-reaper", ENDS, orders(Kind::Long, 8, 0), &killed),
+        proof("unknown-status", "each ends as it must", orders(Kind::Undefined, 4, 0), &[]),
     ]
 }
 
@@ -79,10 +87,10 @@ fn fault(at: u64, lasts: u64, blow: Blow) -> Fault {
     Fault { at: Duration::from_secs(at), lasts: Duration::from_secs(lasts), blow }
 }
 
-/// So many of a kind, within the first seconds.
-fn orders(kind: Kind, count: usize) -> Vec<Order> {
+/// So many of a kind, one after the other, from this many milliseconds on.
+fn orders(kind: Kind, count: usize, from: u64) -> Vec<Order> {
     let order = |number: usize| Order {
-        at: Duration::from_millis(if count > 20 { 1_500 } else { 0 } + 30 * number as u64),
+        at: Duration::from_millis(from + 30 * number as u64),
         token: format!("{}-{number}", kind.workflow()),
         organization: number % 3,
         kind,
