@@ -130,10 +130,20 @@ impl Environments {
     /// A folder that nobody else works in.
     pub(crate) fn work_folder(&self) -> io::Result<WorkFolder> {
         make_root(&self.root)?;
-        let folder = tempfile::Builder::new().prefix(WORK).tempdir_in(&self.root)?;
-        let lock = File::create(folder.path().join(".lock"))?;
-        lock.lock()?;
-        Ok(WorkFolder { folder, _lock: lock })
+        loop {
+            let folder = tempfile::Builder::new().prefix(WORK).tempdir_in(&self.root)?;
+            let lock_path = folder.path().join(".lock");
+            let locked = File::create(&lock_path).and_then(|lock| {
+                lock.lock()?;
+                Ok(lock)
+            });
+            match locked {
+                Ok(lock) if is_still_at(&lock, &lock_path) => return Ok(WorkFolder { folder, _lock: lock }),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                // Whoever collects took it for left over before we had the lock.
+                _ => {}
+            }
+        }
     }
 
     /// The environment, held, if it is there.
@@ -150,9 +160,7 @@ impl Environments {
             let lock = File::options().create(true).append(true).open(&lock_path)?;
             lock.lock_shared()?;
             // Its remover may have taken the file away before we had the lock.
-            if fs::metadata(&lock_path)
-                .is_ok_and(|now| lock.metadata().is_ok_and(|ours| now.ino() == ours.ino()))
-            {
+            if is_still_at(&lock, &lock_path) {
                 return Ok(Held { path: self.root.join(name), lock: Arc::new(lock) });
             }
         }
@@ -174,15 +182,21 @@ impl Environments {
     }
 
     fn collect_work(&self, folder: &Path) -> io::Result<bool> {
-        let is_left = match File::options().append(true).open(folder.join(".lock")) {
-            Ok(lock) => lock.try_lock().is_ok(),
-            Err(_) => fs::metadata(folder)?.modified()?.elapsed().is_ok_and(|age| age > YOUNG),
-        };
-        if is_left {
-            fs::remove_dir_all(folder)?;
+        match File::options().append(true).open(folder.join(".lock")) {
+            // Held until the folder is gone: whoever waits for the lock must find that it is.
+            Ok(lock) if lock.try_lock().is_ok() => fs::remove_dir_all(folder).map(|()| true),
+            Ok(_) => Ok(false),
+            Err(_) if fs::metadata(folder)?.modified()?.elapsed().is_ok_and(|age| age > YOUNG) => {
+                fs::remove_dir_all(folder).map(|()| true)
+            }
+            Err(_) => Ok(false),
         }
-        Ok(is_left)
     }
+}
+
+/// Whether this file is what the path names now. One that was removed and made anew is another one.
+fn is_still_at(file: &File, path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|now| file.metadata().is_ok_and(|ours| now.ino() == ours.ino()))
 }
 
 /// Runs are somebody else where we are root, and must get through.
@@ -213,18 +227,34 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn what_is_made_is_held_before_a_collection_can_remove_it() {
+    /// Does the work while another thread collects whatever nobody holds, without a pause.
+    async fn beside_a_collector(work: impl FnOnce(&Environments)) {
+        /// Ends the collector also when the work panics; else the scope would wait for it forever.
+        struct Ends<'a>(&'a AtomicBool);
+        impl Drop for Ends<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
         let folder = tempfile::tempdir().expect("a folder");
         let test = testkit::TestEnv::with_files(&[]).await;
         let environments = Environments { root: folder.path().to_owned(), settings: test.settings() };
-        let (collecting, made) = (environments.clone(), AtomicBool::new(false));
+        let done = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                while !made.load(Ordering::Relaxed) {
-                    collecting.collect(&HashSet::new());
+                while !done.load(Ordering::Relaxed) {
+                    environments.collect(&HashSet::new());
                 }
             });
+            let _ends = Ends(&done);
+            work(&environments);
+        });
+        test.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_made_is_held_before_a_collection_can_remove_it() {
+        beside_a_collector(|environments| {
             for number in 0..200 {
                 let work = environments.work_folder().expect("a folder to build in");
                 let target = work.path().join("site");
@@ -232,8 +262,18 @@ mod tests {
                 let held = environments.put_in_place(&target, &format!("{number}-tag")).expect("moves");
                 assert!(held.path.is_dir(), "{number} was removed while it is held");
             }
-            made.store(true, Ordering::Relaxed);
-        });
-        test.close().await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_to_work_in_is_never_taken_for_left_over() {
+        beside_a_collector(|environments| {
+            for number in 0..2_000 {
+                let work = environments.work_folder().expect("a folder to work in");
+                fs::create_dir(work.path().join("site")).unwrap_or_else(|error| panic!("{number}: {error}"));
+            }
+        })
+        .await;
     }
 }
