@@ -80,6 +80,9 @@ pub(crate) struct Load {
     pub(crate) counts_commits: bool,
     /// Runs go on after the last answer; they belong to the cost.
     pub(crate) drains: bool,
+    /// Memory is looked at before and after alone: a look takes a core for tens of milliseconds, which is more than some
+    /// loads take from others.
+    pub(crate) is_undisturbed: bool,
 }
 
 impl Stage<'_> {
@@ -237,7 +240,7 @@ impl Stage<'_> {
         let commits_before = if counts_commits { Some(self.commits().await?) } else { None };
         let footprint = self.setup.footprint.clone();
         let memory_before = footprint.memory();
-        let sampler = Sampler::start(footprint.clone());
+        let sampler = (!load.is_undisturbed).then(|| Sampler::start(footprint.clone()));
 
         let (began, cpu_before) = (Instant::now(), footprint.cpu());
         let outcome =
@@ -247,8 +250,9 @@ impl Stage<'_> {
         let cpu = &footprint.cpu() - &cpu_before;
 
         self.last_activity = Instant::now();
-        let memory_peak = sampler.stop();
+        let mut memory_peak = sampler.map_or_else(|| memory_before.clone(), Sampler::stop);
         let memory_after = footprint.memory();
+        keep_peak(&mut memory_peak, memory_after.clone());
         let mut line = Line {
             setup: self.setup.kind.name(),
             what: load.what.clone(),
@@ -366,6 +370,7 @@ impl Load {
             also_fail: false,
             counts_commits: false,
             drains: false,
+            is_undisturbed: false,
         }
     }
 }
