@@ -113,6 +113,31 @@ async fn the_peak_of_the_whole_tree_is_stored() {
 }
 
 #[tokio::test]
+async fn the_group_of_a_run_that_takes_long_stands_back() {
+    let engine = engine().await;
+    let run = engine.submit(&Engine::admin(), "sleeps", json!({})).await;
+    engine.logged(run, "folder ").await;
+    match cgroups::find() {
+        Ok(place) => {
+            let ranks = || async {
+                let of_processes = groups(place.path()).into_iter().flat_map(|worker| {
+                    let below = std::fs::read_dir(worker).into_iter().flatten().flatten();
+                    below.map(|group| group.path().join("cpu.weight.nice"))
+                });
+                let ranks = of_processes.filter_map(|file| std::fs::read_to_string(file).ok());
+                let ranks: Vec<String> = ranks.map(|rank| rank.trim().to_owned()).collect();
+                ranks.contains(&"10".to_owned()).then_some(ranks)
+            };
+            let ranks = testkit::eventually("a group of rank 10", ranks).await;
+            println!("ranks of the groups of processes: {ranks:?}");
+            assert_eq!(ranks.iter().filter(|rank| *rank != "0").count(), 1, "the run's alone: {ranks:?}");
+        }
+        Err(missing) => println!("the rank of a process group alone: {missing}"),
+    }
+    engine.close().await;
+}
+
+#[tokio::test]
 async fn control_groups_that_are_required_and_cannot_be_had_stop_the_start() {
     let engine = engine().await;
     let mut settings = domain::settings::Settings::clone(&engine.platform.settings);
