@@ -118,6 +118,13 @@ pub async fn count_unopened(db: &Db, vault: &Vault) -> Result<usize> {
     }
 }
 
+/// What those who look after the platform must know when so many data keys do not open.
+pub fn explain_unopened(count: usize) -> String {
+    format!(
+        "SECRETS_MASTER_KEY does not open the secrets of {count} organizations (global ones count as one): runs that need them fail"
+    )
+}
+
 /// The data key of the rows of `organization` (`None`: global), if anything was ever sealed there.
 pub(crate) async fn find(
     conn: &mut PgConnection,

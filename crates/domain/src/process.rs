@@ -7,7 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Settings;
-use crate::{Platform, Result, telemetry};
+use crate::system_events::{Category, Level, NewEvent};
+use crate::{Platform, Result, data_keys, telemetry};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -47,10 +48,14 @@ pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Says which dependency is away until each has answered once; the process works on meanwhile.
+/// Says which dependency is away until each has answered once, and whether the master key is that of the secrets in the
+/// database; the process works on meanwhile.
 pub async fn report_dependencies(platform: Platform) {
     tokio::join!(
-        report("PostgreSQL", || platform.db.ping()),
+        async {
+            report("PostgreSQL", || platform.db.ping()).await;
+            report_master_key(&platform).await;
+        },
         report("RabbitMQ", || platform.wakeups.ping()),
         report("Redis", || platform.cache.ping()),
     );
@@ -64,6 +69,22 @@ pub fn end<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A process of another master key serves what needs no secret: refusing to start would take that away too.
+async fn report_master_key(platform: &Platform) {
+    match data_keys::count_unopened(&platform.db, &platform.vault).await {
+        Ok(0) => {}
+        Ok(unopened) => {
+            let message = data_keys::explain_unopened(unopened);
+            tracing::error!("{message}");
+            let once = format!("master key {}", platform.vault.current_master());
+            platform
+                .system_events
+                .report(NewEvent::new(Category::Secret, Level::Critical, message).once(once));
+        }
+        Err(error) => tracing::warn!(%error, "cannot try the master key on the secrets"),
     }
 }
 

@@ -184,9 +184,7 @@ async fn check_master_key(
         ))
         .code(USAGE));
     }
-    progress.say(format!(
-        "SECRETS_MASTER_KEY does not open the secrets of {unopened} organizations (global ones count as one): runs that need them fail"
-    ));
+    progress.say(data_keys::explain_unopened(unopened));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use domain::config::NewValue;
 use domain::vault::Vault;
-use domain::{OrgScope, config, data_keys, secrets};
+use domain::{OrgScope, Platform, config, data_keys, process, secrets};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -136,6 +136,30 @@ async fn the_master_key_rotates_while_values_are_read_and_written() {
     let counts =
         [unopened(&new).await, unopened(&both).await, unopened(&old).await, unopened(&another).await];
     assert_eq!(counts, [0, 0, 230, 230]);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_process_with_another_master_key_says_so_once_and_works_on() {
+    let fixture = Fixture::embedded().await;
+    sealed(&fixture, &fixture.platform.vault, 1).await;
+    process::report_dependencies(fixture.platform.clone()).await;
+
+    for _ in 0..2 {
+        let mut settings = domain::settings::Settings::clone(&fixture.platform.settings);
+        settings.secrets_master_key = Some("other:a-master-key-of-another-installation".into());
+        let other = Platform::open(settings).expect("opens");
+        process::report_dependencies(other.clone()).await;
+        other.close().await;
+    }
+
+    let said: Vec<(String, String)> =
+        sqlx::query_as("SELECT level, message FROM system_events WHERE category = 'secret'")
+            .fetch_all(&mut fixture.test.db.connect().await)
+            .await
+            .expect("asks");
+    let expected = "SECRETS_MASTER_KEY does not open the secrets of 1 organizations (global ones count as one): runs that need them fail";
+    assert_eq!(said, [("critical".to_owned(), expected.to_owned())]);
     fixture.close().await;
 }
 
