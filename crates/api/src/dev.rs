@@ -7,18 +7,12 @@ use std::net::SocketAddr;
 
 use axum::http::HeaderMap;
 use axum::http::header::{HOST, ORIGIN};
-use domain::id::SessionId;
 use domain::settings::Settings;
 use domain::users::developer;
 use domain::{Error, Result};
-use tokio::sync::Mutex;
 
 use crate::state::{App, Caller};
 use crate::{AppState, origin};
-
-/// The session that requests without a credential act in, once there is one.
-#[derive(Debug, Default)]
-pub(crate) struct Bypass(Mutex<Option<SessionId>>);
 
 /// Makes the development user, and opens the bypass if this listener may have it. Does nothing outside development.
 pub(crate) async fn prepare(app: &AppState, listener: SocketAddr) {

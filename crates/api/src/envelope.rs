@@ -2,7 +2,6 @@
 //!
 //! The outermost layer, so that nothing that fails inside, panics included, gets out without them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -10,19 +9,16 @@ use axum::http::header::{
     CACHE_CONTROL, HeaderName, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument as _;
-use uuid::Uuid;
 
 use crate::observe::Observed;
 use crate::problem::Problem;
-use crate::{AppState, limits};
+use crate::request_id::{RequestId, X_REQUEST_ID};
+use crate::{AppState, deadline};
 
-/// The header that carries the request id, both ways.
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const LONGEST_ID: usize = 128;
 /// How long the servers of others may take, all requests and repetitions together.
 const PROVIDER_WAIT: Duration = Duration::from_secs(40);
 const EXECUTE: &str = "/api/workflows/execute";
@@ -32,32 +28,16 @@ const ENDPOINTS: &str = "/api/endpoints/";
 pub(crate) type NoStore = [(HeaderName, HeaderValue); 1];
 pub(crate) const NO_STORE: NoStore = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
-/// The id of a request: the caller's if it is sane, else a new one.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestId(pub(crate) Arc<str>);
-
-impl RequestId {
-    fn of(headers: &HeaderMap) -> Self {
-        let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
-        match given.filter(|id| {
-            (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
-        }) {
-            Some(id) => Self(id.into()),
-            None => Self(Uuid::now_v7().to_string().into()),
-        }
-    }
-}
-
 /// Puts an answer into its envelope.
 pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
     let observed = Observed::begin(&mut request, &id);
     let limit = time_limit(&app, request.uri().path());
-    let work = limits::of_request(tokio::time::timeout(limit, next.run(request)));
+    let work = deadline::of_request(tokio::time::timeout(limit, next.run(request)));
     let mut response = match work.instrument(observed.log.clone()).await {
         Ok(response) => response,
-        Err(late) => Problem::from(limits::too_late(late)).into_response(),
+        Err(late) => Problem::from(deadline::too_late(late)).into_response(),
     };
     if let Some(problem) = problem_of(&mut response) {
         observed.log.in_scope(|| problem.log(&id.0));
@@ -90,7 +70,7 @@ fn time_limit(app: &AppState, path: &str) -> Duration {
     } else {
         Duration::ZERO
     };
-    limits::PROMPT + wait
+    deadline::PROMPT + wait
 }
 
 fn asks_provider(path: &str) -> bool {
@@ -130,12 +110,6 @@ fn problem_of(response: &mut Response) -> Option<Problem> {
 mod tests {
     use super::*;
 
-    fn id_for(value: &str) -> String {
-        let headers =
-            HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_str(value).expect("a header value"))]);
-        RequestId::of(&headers).0.to_string()
-    }
-
     #[test]
     fn whatever_waits_for_a_run_has_the_time_for_it() {
         for path in
@@ -147,13 +121,5 @@ mod tests {
         {
             assert!(!may_wait(path), "{path}");
         }
-    }
-
-    #[test]
-    fn a_sane_request_id_is_kept_and_any_other_replaced() {
-        assert_eq!(id_for("order-42"), "order-42");
-        assert!(Uuid::parse_str(&id_for("two words")).is_ok());
-        assert!(Uuid::parse_str(&id_for("")).is_ok());
-        assert!(Uuid::parse_str(&id_for(&"x".repeat(129))).is_ok());
     }
 }

@@ -3,11 +3,14 @@
 //! No SQL and no rules of the domain live here: handler, domain function, nothing between. The invariant:
 //! whoever reaches a handler's body has passed the extractor that says who may call it.
 
+mod authenticate;
 mod coalesce;
 mod cookies;
+mod deadline;
 mod dev;
 mod envelope;
 mod extract;
+mod frame;
 mod limits;
 mod live;
 mod observe;
@@ -16,6 +19,7 @@ mod origin;
 mod page;
 mod problem;
 mod python;
+mod request_id;
 mod router;
 mod routes;
 mod serve;

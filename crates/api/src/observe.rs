@@ -12,7 +12,7 @@ use domain::telemetry::metrics;
 use domain::telemetry::traces::{self, Part, Span};
 use tracing::field::{Empty, display};
 
-use crate::envelope::RequestId;
+use crate::request_id::RequestId;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What matches no route is one route.

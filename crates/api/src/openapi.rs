@@ -1,76 +1,22 @@
 //! The OpenAPI document: made from the handlers, so that it cannot say what they do not do.
 
+use std::sync::LazyLock;
+
 use axum::http::StatusCode;
-use utoipa::Modify;
+use serde_json::Value;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi, PathItem, RefOr, Required};
 
-use crate::problem::{self, FieldProblem, ProblemDocument, documented};
-use crate::router;
-
-/// The frame of the document; the routes add themselves.
-#[derive(Debug, utoipa::OpenApi)]
-#[openapi(
-    info(
-        title = "Bifrost",
-        description = "Runs workflows written in Python for many organizations.\n\n\
-            Sign in with `POST /auth/login` and send the access token as `Authorization: Bearer …`; browsers \
-            may use the cookies instead and then repeat `csrf_token` as `X-CSRF-Token` on every write. \
-            Every error is `application/problem+json`.",
-        license(name = "Apache-2.0", identifier = "Apache-2.0"),
-    ),
-    tags(
-        (name = "health", description = "Whether the server lives and is ready."),
-        (name = "auth", description = "Signing in and out."),
-        (name = "oauth", description = "Signing in with Google, Microsoft, GitHub or any OpenID Connect provider."),
-        (name = "Organizations", description = "The tenants."),
-        (name = "Configuration", description = "Values that workflows read; an organization's over the global ones."),
-        (name = "Secrets", description = "Values that only runs can read."),
-        (name = "OAuth Connections", description = "Accounts at other services that workflows act with."),
-        (name = "Branding", description = "How the pages look."),
-        (name = "Logs", description = "What happened."),
-        (name = "Audit", description = "Who did what."),
-        (name = "Users", description = "The people."),
-        (name = "Roles", description = "What people may do, and which forms they reach."),
-        (name = "Forms", description = "What users fill in to run a workflow."),
-        (name = "Packages", description = "What the Python code of the workspace may import."),
-        (name = "Workflows", description = "What can run, and running it."),
-        (name = "SDK", description = "What the Python package asks for on a developer's machine."),
-        (name = "Schedules", description = "Workflows that run by themselves."),
-        (name = "Endpoints", description = "Workflows that machines call, with a key or publicly."),
-        (name = "Workflow Keys", description = "What they call them with."),
-        (name = "Editor", description = "The files of the workspace."),
-        (name = "GitHub", description = "The workspace as a repository."),
-        (name = "Notifications", description = "What is told about work that goes on by itself."),
-        (name = "Dead letters", description = "Messages that nobody could handle."),
-        (name = "Metrics", description = "How much runs, how it ends and what it uses."),
-        (name = "Executions", description = "What runs, and what became of it."),
-    ),
-    components(schemas(ProblemDocument<'static>, FieldProblem<'static>)),
-    modifiers(&Security),
-)]
-pub(crate) struct Document;
-
-struct Security;
-
-impl Modify for Security {
-    fn modify(&self, document: &mut OpenApi) {
-        let components = document.components.get_or_insert_default();
-        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
-        let key = ApiKeyValue::with_description("X-Bifrost-Key", "The key of a workflow endpoint.");
-        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
-        components.add_security_scheme("BifrostApiKey", SecurityScheme::ApiKey(ApiKey::Header(key)));
-    }
-}
+use crate::problem::{self, documented};
+use crate::routes;
 
 /// Below these a key, a token or a state says which organization it is.
 const OWN_ORGANIZATION: [&str; 3] = ["/api/endpoints/", "/api/uploads/", "/api/oauth/callback/"];
 
 /// The document.
 pub fn openapi() -> OpenApi {
-    let mut document = router::documented().into_openapi();
+    let mut document = routes::documented().into_openapi();
     for (path, item) in &mut document.paths.paths {
         describe_answers(item);
         if path.starts_with("/api/") && !OWN_ORGANIZATION.iter().any(|own| path.starts_with(own)) {
@@ -81,10 +27,16 @@ pub fn openapi() -> OpenApi {
     document
 }
 
+/// The document as JSON, made once.
+pub(crate) fn fixed() -> &'static Value {
+    static FIXED: LazyLock<Value> =
+        LazyLock::new(|| serde_json::to_value(openapi()).expect("the document is always JSON"));
+    &FIXED
+}
+
 /// The document as text, pretty and in a stable order.
 pub fn openapi_json() -> String {
-    let document = serde_json::to_value(openapi()).expect("the document is always JSON");
-    let mut text = serde_json::to_string_pretty(&document).expect("the document is always JSON");
+    let mut text = serde_json::to_string_pretty(fixed()).expect("the document is always JSON");
     text.push('\n');
     text
 }

@@ -1,6 +1,6 @@
 //! The only place that maps errors to HTTP: RFC 9457 problem documents.
 //!
-//! A problem travels as an extension of an empty response; [`crate::envelope`] writes its body, because it
+//! A problem travels as an extension of an empty response; the envelope writes its body, because it
 //! knows the request id. No document shows SQL, paths, hosts, stacks, tokens or secret values.
 
 use std::collections::BTreeMap;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::{HeaderName, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
@@ -10,19 +11,12 @@ use axum::routing::get;
 use domain::settings::Settings;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, CorsLayer};
-use utoipa::OpenApi as _;
-use utoipa_axum::router::OpenApiRouter;
 
-use crate::AppState;
-use crate::envelope::{self, X_REQUEST_ID};
-use crate::openapi::Document;
 use crate::page::X_CONTINUATION_TOKEN;
-use crate::routes::{
-    audit, auth, branding, config, connections, dead_letters, docs, editor, endpoints, executions, forms,
-    github, health, logs, metrics, notifications, organizations, packages, roles, schedules, sdk, secrets,
-    stream, users, workflow_keys, workflows,
-};
-use crate::socket;
+use crate::request_id::X_REQUEST_ID;
+use crate::routes::endpoints::document::Documents;
+use crate::routes::{auth, docs, documented};
+use crate::{AppState, envelope, openapi, socket};
 
 /// Longest JSON body.
 const MAX_BODY: usize = 2 * 1024 * 1024;
@@ -41,42 +35,12 @@ pub fn router(state: AppState) -> axum::Router {
         .route("/docs/", get(docs::get_index))
         .route("/ws/connect", get(socket::connect))
         .route("/ws/execution/{execution_id}", get(socket::follow_execution))
+        .layer(Extension(Documents::new(openapi::fixed)))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(envelope::panicked))
         .layer(cors(&state.platform.settings))
         .layer(from_fn_with_state(state.clone(), envelope::envelope))
         .with_state(state)
-}
-
-/// The routes that the OpenAPI document describes.
-pub(crate) fn documented() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(Document::openapi())
-        .merge(health::router())
-        .merge(docs::router())
-        .merge(auth::router())
-        .merge(organizations::router())
-        .merge(branding::router())
-        .merge(users::router())
-        .merge(roles::router())
-        .merge(config::router())
-        .merge(secrets::router())
-        .merge(connections::router())
-        .merge(audit::router())
-        .merge(logs::router())
-        .merge(forms::router())
-        .merge(editor::router())
-        .merge(packages::router())
-        .merge(github::router())
-        .merge(workflows::router())
-        .merge(schedules::router())
-        .merge(sdk::router())
-        .merge(workflow_keys::router())
-        .merge(endpoints::router())
-        .merge(executions::router())
-        .merge(metrics::router())
-        .merge(dead_letters::router())
-        .merge(notifications::router())
-        .merge(stream::router())
 }
 
 /// Exact origins, with credentials; whoever is not named gets no header at all.

@@ -6,21 +6,17 @@ use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
 use domain::id::{OrgId, SessionId};
 use domain::sessions::{self, Principal};
 use domain::{Error, OrgScope, Platform, Result, organizations};
 use ipnet::IpNet;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::coalesce::Coalesced;
-use crate::dev::{self, Bypass};
-use crate::extract::bearer_of;
-use crate::routes::endpoints::document::Documents;
+use crate::deadline;
 use crate::tokens::Tokens;
-use crate::{cookies, limits};
 
 /// How old a remembered session may be. Together with the period at which sockets look again it stays below
 /// the five seconds within which a logout must act everywhere.
@@ -48,13 +44,15 @@ pub struct App {
     pub(crate) draining: CancellationToken,
     /// The WebSockets that are open.
     pub(crate) sockets: TaskTracker,
-    /// The OpenAPI document with the endpoints of now.
-    pub(crate) documents: Documents,
     /// The SDK as a package, once somebody has asked for it.
     pub(crate) sdk_archive: tokio::sync::OnceCell<axum::body::Bytes>,
     sessions: moka::future::Cache<SessionId, Option<Arc<Principal>>>,
     organizations: moka::future::Cache<OrgId, ()>,
 }
+
+/// The session that requests without a credential act in (see `dev.rs`), once there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Bypass(pub(crate) Mutex<Option<SessionId>>);
 
 /// Who sent a request, and by what credential.
 #[derive(Debug, Clone)]
@@ -78,7 +76,6 @@ impl AppState {
             .ok_or_else(|| Error::Impossible("SECRET_KEY is not set".into()))?;
         Ok(Self(Arc::new(App {
             tokens: Tokens::new(key, platform.settings.access_token_minutes),
-            documents: Documents::default(),
             sdk_archive: tokio::sync::OnceCell::new(),
             proxies: platform.settings.proxies().map_err(Error::Impossible)?,
             bypass: OnceLock::new(),
@@ -104,23 +101,6 @@ impl Deref for AppState {
 }
 
 impl App {
-    /// Who sent these headers: the bearer token decides, and only without one the cookie.
-    ///
-    /// # Errors
-    /// [`Error::Unauthenticated`]; [`Error::Unavailable`] when nobody can tell.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller> {
-        let (token, by_cookie) = match headers.get(AUTHORIZATION) {
-            Some(header) => (bearer_of(header).ok_or(Error::Unauthenticated)?.to_owned(), false),
-            None => match self.cookie_token(headers) {
-                Some(token) => (token, true),
-                None => return dev::caller(self, headers).await,
-            },
-        };
-        let session = self.tokens.verify(&token).ok_or(Error::Unauthenticated)?;
-        let principal = self.live_session(session).await?.ok_or(Error::Unauthenticated)?;
-        Ok(Caller { principal, by_cookie })
-    }
-
     /// Lets requests without a credential act as the development user from now on.
     pub(crate) fn allow_bypass(&self) {
         let _ = self.bypass.set(Bypass::default());
@@ -137,7 +117,7 @@ impl App {
     /// [`Error::Unavailable`] when PostgreSQL is away and nobody remembers.
     pub(crate) async fn live_session(&self, id: SessionId) -> Result<Option<Arc<Principal>>> {
         let find = async {
-            limits::in_time(sessions::find(&self.platform.db, id)).await.map(|found| found.map(Arc::new))
+            deadline::in_time(sessions::find(&self.platform.db, id)).await.map(|found| found.map(Arc::new))
         };
         // One lookup at a time per session: a burst of requests asks once.
         self.sessions.try_get_with(id, find).await.map_err(|error| Error::shared(&error))
@@ -165,9 +145,5 @@ impl App {
             }
             other => other.map_err(|error| Error::shared(&error)),
         }
-    }
-
-    fn cookie_token(&self, headers: &HeaderMap) -> Option<String> {
-        cookies::find(headers, cookies::access_name(self.platform.settings.is_production()))
     }
 }

@@ -10,9 +10,9 @@ use domain::id::OrgId;
 use domain::sessions::Principal;
 use domain::{Error, OrgScope, sdk_keys};
 
-use crate::envelope::RequestId;
 use crate::problem::Problem;
-use crate::{AppState, cookies, limits, observe};
+use crate::request_id::RequestId;
+use crate::{AppState, cookies, deadline, observe};
 
 const ORGANIZATION_HEADER: &str = "x-organization-id";
 
@@ -68,7 +68,7 @@ impl FromRequestParts<AppState> for Sdk {
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
         let key = parts.headers.get(AUTHORIZATION).and_then(bearer_of).ok_or(Error::Unauthenticated)?;
-        let found = limits::in_time(sdk_keys::authenticate(&app.platform.db, key)).await?;
+        let found = deadline::in_time(sdk_keys::authenticate(&app.platform.db, key)).await?;
         let principal = Arc::new(found.ok_or(Error::Unauthenticated)?);
         Ok(Self { principal, request_id: request_id(parts) })
     }

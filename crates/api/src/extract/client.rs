@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use ipnet::IpNet;
 
 use crate::AppState;
-use crate::envelope::RequestId;
+use crate::request_id::RequestId;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const LONGEST_USER_AGENT: usize = 512;

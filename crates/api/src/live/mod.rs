@@ -15,7 +15,7 @@ use domain::{Error, OrgScope, Result};
 use tokio::time::Instant;
 
 use crate::visibility::Reader;
-use crate::{AppState, limits};
+use crate::{AppState, deadline};
 
 mod frame;
 mod lines;
@@ -115,7 +115,7 @@ impl Follow {
 
     async fn read(&self) -> Result<(Execution, Vec<logs::Line>)> {
         // A stream outlives its request: nothing else ends the wait for a connection that died without a word.
-        limits::in_time(Box::pin(async {
+        deadline::in_time(Box::pin(async {
             let mut tx = self.app.platform.db.begin(&self.scope).await?;
             // The row first: once it is terminal, all its lines are there.
             let execution = list::get(&mut tx, self.id).await?;

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -16,6 +17,7 @@ use utoipa_swagger_ui::Config;
 
 use crate::AppState;
 use crate::problem::{Problem, PublicProblems};
+use crate::routes::endpoints::document::Documents;
 
 /// Without a validator the page sends nothing to the internet.
 static CONFIG: LazyLock<Arc<Config<'static>>> =
@@ -33,9 +35,13 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
     get, path = "/openapi.json", tag = "health",
     responses((status = 200, body = Object, description = "OpenAPI 3.1"), PublicProblems),
 )]
-async fn get_openapi(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
+async fn get_openapi(
+    State(app): State<AppState>,
+    Extension(documents): Extension<Documents>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     check_reader(&app, &headers).await?;
-    let document = app.documents.get(&app.platform).await?;
+    let document = documents.get(&app.platform).await?;
     Ok(([(CONTENT_TYPE, "application/json")], document.to_string()).into_response())
 }
 

@@ -1,4 +1,4 @@
-//! One file per resource: request, view, handlers and `router()` together.
+//! One file per resource: request, view, handlers and `router()` together; here they are merged.
 
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod audit;
@@ -32,3 +32,40 @@ pub(crate) mod users;
 #[expect(unused_qualifications, reason = "the OpenAPI macro qualifies the query structs of the handlers")]
 pub(crate) mod workflow_keys;
 pub(crate) mod workflows;
+
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::AppState;
+use crate::frame::Frame;
+
+/// The routes that the OpenAPI document describes.
+pub(crate) fn documented() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Frame::openapi())
+        .merge(health::router())
+        .merge(docs::router())
+        .merge(auth::router())
+        .merge(organizations::router())
+        .merge(branding::router())
+        .merge(users::router())
+        .merge(roles::router())
+        .merge(config::router())
+        .merge(secrets::router())
+        .merge(connections::router())
+        .merge(audit::router())
+        .merge(logs::router())
+        .merge(forms::router())
+        .merge(editor::router())
+        .merge(packages::router())
+        .merge(github::router())
+        .merge(workflows::router())
+        .merge(schedules::router())
+        .merge(sdk::router())
+        .merge(workflow_keys::router())
+        .merge(endpoints::router())
+        .merge(executions::router())
+        .merge(metrics::router())
+        .merge(dead_letters::router())
+        .merge(notifications::router())
+        .merge(stream::router())
+}

@@ -19,7 +19,7 @@ use crate::extract::{Admin, IdempotencyKey, Json, Path, Query, Signed};
 use crate::page::{PageQuery, Paged};
 use crate::problem::{Problem, Problems};
 use crate::routes::workflows::execute::{Run, WorkflowExecutionResponse, idempotency};
-use crate::{AppState, limits};
+use crate::{AppState, deadline};
 
 /// The name of running now in the idempotency table.
 const ROUTE: &str = "schedules.trigger";
@@ -239,7 +239,7 @@ async fn trigger_schedule(
     let scope = admin.scope.narrowed();
     let address = id.to_string();
     let find = app.platform.catalog.get(&app.platform.db, &scope, &address);
-    let workflow = limits::in_time(find).await?;
+    let workflow = deadline::in_time(find).await?;
     let idempotency = key.map(|key| idempotency(ROUTE, key, &json!({"schedule": id}), &scope)).transpose()?;
     Run::in_background(workflow)?.start(&app, &scope, idempotency, &headers).await
 }

@@ -17,7 +17,7 @@ use crate::envelope::{NO_STORE, NoStore};
 use crate::extract::{Admin, Json, Path, Query, check_text};
 use crate::page::{PageQuery, Paged};
 use crate::problem::{Problem, Problems};
-use crate::{AppState, limits};
+use crate::{AppState, deadline};
 
 const LONGEST_DESCRIPTION: usize = 1_000;
 
@@ -180,7 +180,7 @@ async fn create_workflow_key(
         Some(name) => {
             check_text("/workflow_name", name)?;
             let find = app.platform.catalog.get(&app.platform.db, &scope, name);
-            Some(limits::in_time(find).await?.id)
+            Some(deadline::in_time(find).await?.id)
         }
     };
     let new = NewWorkflowKey {

@@ -3,7 +3,7 @@
 //! The document of the handlers is fixed; these paths follow the files, at most [`TTL`] behind the rows.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::workflows::{self, Endpoint, Parameter, Workflow};
@@ -13,23 +13,20 @@ use serde_json::{Map, Value, json};
 /// How far the document may be behind.
 const TTL: Duration = Duration::from_secs(2);
 
-/// What the handlers say.
-static FIXED: LazyLock<Value> =
-    LazyLock::new(|| serde_json::to_value(crate::openapi()).expect("the document is always JSON"));
-
 /// The whole document as text, made anew when it is asked for and old. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Documents {
+    /// What the handlers say.
+    fixed: fn() -> &'static Value,
     current: moka::future::Cache<(), Arc<str>>,
 }
 
-impl Default for Documents {
-    fn default() -> Self {
-        Self { current: moka::future::Cache::builder().max_capacity(1).time_to_live(TTL).build() }
-    }
-}
-
 impl Documents {
+    /// On top of what the handlers say.
+    pub(crate) fn new(fixed: fn() -> &'static Value) -> Self {
+        Self { fixed, current: moka::future::Cache::builder().max_capacity(1).time_to_live(TTL).build() }
+    }
+
     /// The document now.
     ///
     /// # Errors
@@ -37,7 +34,7 @@ impl Documents {
     pub(crate) async fn get(&self, platform: &Platform) -> Result<Arc<str>> {
         let make = async {
             let workflows = workflows::list_endpoints(&platform.db).await?;
-            let mut document = FIXED.clone();
+            let mut document = (self.fixed)().clone();
             if let Some(paths) = document["paths"].as_object_mut() {
                 paths.extend(paths_of(&workflows));
             }

@@ -28,7 +28,7 @@ use crate::limits::Rate;
 use crate::problem::{Problem, Problems};
 use crate::routes::workflows::execute::{Ran, Run, idempotency, mark_replayed};
 use crate::visibility::Reader;
-use crate::{AppState, limits};
+use crate::{AppState, deadline, limits};
 
 pub(crate) mod document;
 mod input;
@@ -223,7 +223,8 @@ async fn admit(call: &Call) -> Result<Admitted, Problem> {
         return Ok(Admitted { scope, workflow, endpoint, key: None });
     };
     let open = workflow_keys::open(&call.app.platform.db, key, &call.workflow);
-    let opening = limits::in_time(open).await?.filter(|opening| !opening.is_shut_out).ok_or_else(bad_key)?;
+    let opening =
+        deadline::in_time(open).await?.filter(|opening| !opening.is_shut_out).ok_or_else(bad_key)?;
     let scope = OrgScope::for_system(opening.organization_id, CALLER, request_id);
     let workflow = find(call, &scope).await?;
     let endpoint = workflow.endpoint().ok_or(Error::NotFound("workflow"))?;
@@ -235,7 +236,7 @@ async fn admit(call: &Call) -> Result<Admitted, Problem> {
 
 async fn find(call: &Call, scope: &OrgScope) -> Result<Arc<Workflow>, Error> {
     let platform = &call.app.platform;
-    limits::in_time(platform.catalog.get(&platform.db, scope, &call.workflow)).await
+    deadline::in_time(platform.catalog.get(&platform.db, scope, &call.workflow)).await
 }
 
 /// The key of a request. One that is no text is a key that opens nothing.
@@ -278,7 +279,7 @@ async fn verify(
         tx.commit().await?;
         Ok(secret)
     };
-    let Some(secret) = limits::in_time(read).await? else {
+    let Some(secret) = deadline::in_time(read).await? else {
         tracing::warn!(workflow.id = %workflow.id, secret = %rule.secret, "an endpoint's secret is not set, so every call is refused");
         return Err(refused(Refused));
     };

@@ -17,7 +17,7 @@ use super::{parsed, usable};
 use crate::extract::{Json, OptionalJson, PathPair, Signed, check_json};
 use crate::problem::{Problem, Problems};
 use crate::visibility::Reader;
-use crate::{AppState, limits};
+use crate::{AppState, deadline};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(ask_data_provider))
@@ -105,7 +105,7 @@ async fn ask_data_provider(
         tx.commit().await?;
         Ok(provider)
     };
-    let provider = limits::in_time(find).await?;
+    let provider = deadline::in_time(find).await?;
     let fresh = request.no_cache.unwrap_or_default();
     match Box::pin(providers::ask(&app.platform, &scope, &provider, inputs, fresh)).await? {
         Answer::Options(options) => Ok(Json(DataProviderResponse {

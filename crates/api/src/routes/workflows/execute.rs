@@ -32,7 +32,7 @@ use crate::extract::{IdempotencyKey, Json, Signed, check_text};
 use crate::problem::{Problem, Problems};
 use crate::routes::executions::{self, ExecutionStatus, result_schema};
 use crate::visibility::{self, Reader};
-use crate::{AppState, limits, observe};
+use crate::{AppState, deadline, observe};
 
 /// The name of this operation in the idempotency table.
 const ROUTE: &str = "workflows.execute";
@@ -314,7 +314,7 @@ impl Run {
         // Before the start: an end that comes at once is not missed then.
         let watch = self.patience(app).map(|patience| (app.platform.events.watch(id, false), patience));
         let new = self.submission(id, idempotency, headers);
-        let submitted = limits::in_time(app.platform.submitter.submit(scope, new)).await?;
+        let submitted = deadline::in_time(app.platform.submitter.submit(scope, new)).await?;
         observe::submitted(scope, submitted.id);
         let outcome = match watch {
             _ if submitted.replayed => executions::get(app, scope.clone(), submitted.id).await?.into(),
@@ -336,7 +336,7 @@ impl Run {
         let id = ExecutionId::generate();
         let watch = app.platform.events.watch(id, false);
         let new = self.submission(id, None, headers);
-        limits::in_time(app.platform.submitter.submit(scope, new)).await?;
+        deadline::in_time(app.platform.submitter.submit(scope, new)).await?;
         observe::submitted(scope, id);
         Ok(wait::until_ended(app, scope, id, watch, self.longest(app)).await)
     }
@@ -422,7 +422,7 @@ async fn checked(
     input: Map<String, Value>,
 ) -> Result<(Work, Map<String, Value>), Problem> {
     let find = app.platform.catalog.get(&app.platform.db, scope, workflow);
-    let workflow = limits::in_time(find).await?;
+    let workflow = deadline::in_time(find).await?;
     let parameters = check_parameters(&workflow.parameters, input)?;
     Ok((Work::Workflow(workflow), parameters))
 }

@@ -10,7 +10,7 @@ use domain::id::ExecutionId;
 use tokio::time::Instant;
 
 use crate::routes::executions;
-use crate::{AppState, limits};
+use crate::{AppState, deadline};
 
 /// How often the row is looked at: what a lost event costs.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ pub(crate) async fn until_ended(
     loop {
         let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
         let terminal = watch.terminal(pause).await;
-        limits::begin_anew();
+        deadline::begin_anew();
         if let Some(update) = terminal
             && !update.result_omitted
         {
