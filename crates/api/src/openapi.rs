@@ -29,16 +29,19 @@ pub fn openapi() -> OpenApi {
 
 /// The document as JSON, made once.
 pub(crate) fn fixed() -> &'static Value {
-    static FIXED: LazyLock<Value> =
-        LazyLock::new(|| serde_json::to_value(openapi()).expect("the document is always JSON"));
+    static FIXED: LazyLock<Value> = LazyLock::new(json);
     &FIXED
 }
 
 /// The document as text, pretty and in a stable order.
 pub fn openapi_json() -> String {
-    let mut text = serde_json::to_string_pretty(fixed()).expect("the document is always JSON");
+    let mut text = serde_json::to_string_pretty(&json()).expect("the document is always JSON");
     text.push('\n');
     text
+}
+
+fn json() -> Value {
+    serde_json::to_value(openapi()).expect("the document is always JSON")
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

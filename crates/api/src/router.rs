@@ -1,5 +1,6 @@
 //! Merges the routes and orders the layers around them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -35,7 +36,7 @@ pub fn router(state: AppState) -> axum::Router {
         .route("/docs/", get(docs::get_index))
         .route("/ws/connect", get(socket::connect))
         .route("/ws/execution/{execution_id}", get(socket::follow_execution))
-        .layer(Extension(Documents::new(openapi::fixed)))
+        .layer(Extension(Arc::new(Documents::new(openapi::fixed))))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(envelope::panicked))
         .layer(cors(&state.platform.settings))

@@ -37,7 +37,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
 )]
 async fn get_openapi(
     State(app): State<AppState>,
-    Extension(documents): Extension<Documents>,
+    Extension(documents): Extension<Arc<Documents>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     check_reader(&app, &headers).await?;

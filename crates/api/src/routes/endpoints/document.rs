@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 /// How far the document may be behind.
 const TTL: Duration = Duration::from_secs(2);
 
-/// The whole document as text, made anew when it is asked for and old. Cheap to clone.
-#[derive(Debug, Clone)]
+/// The whole document as text, made anew when it is asked for and old.
+#[derive(Debug)]
 pub(crate) struct Documents {
     /// What the handlers say.
     fixed: fn() -> &'static Value,
