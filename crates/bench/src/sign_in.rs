@@ -24,7 +24,7 @@ const BARE_ROUNDS: usize = 10;
 const READ_PERIOD: Duration = Duration::from_millis(2);
 
 impl Stage<'_> {
-    /// Sign-ins of twenty clients, beside one that reads; each against its floor, measured just before.
+    /// Sign-ins of twenty clients, beside one that reads; each against its floor.
     pub(crate) async fn sign_ins(&mut self) -> anyhow::Result<Vec<Line>> {
         let (alone, together) = bare_checks().await?;
         // Alone before and after it: this machine is not as fast at all times.

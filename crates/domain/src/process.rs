@@ -79,10 +79,7 @@ async fn report_master_key(platform: &Platform) {
         Ok(unopened) => {
             let message = data_keys::explain_unopened(unopened);
             tracing::error!("{message}");
-            let once = format!("master key {}", platform.vault.current_master());
-            platform
-                .system_events
-                .report(NewEvent::new(Category::Secret, Level::Critical, message).once(once));
+            platform.system_events.report(NewEvent::new(Category::Secret, Level::Critical, message));
         }
         Err(error) => tracing::warn!(%error, "cannot try the master key on the secrets"),
     }

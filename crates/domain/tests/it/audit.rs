@@ -115,6 +115,8 @@ async fn neither_role_of_the_application_can_write_past_the_chain() {
         "DELETE FROM audit_heads",
         "INSERT INTO audit_heads VALUES (gen_random_uuid(), 1, '')",
         "ALTER TABLE audit_log DISABLE ROW LEVEL SECURITY",
+        "SELECT audit_append_many(ARRAY[gen_random_uuid()], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY['m'], ARRAY['a'], ARRAY['r'],
+             ARRAY[NULL::text], ARRAY[NULL::text])",
     ];
     let mut accepted = 0;
     for role in ["bifrost_app", "bifrost_system"] {

@@ -140,7 +140,7 @@ async fn the_master_key_rotates_while_values_are_read_and_written() {
 }
 
 #[tokio::test]
-async fn a_process_with_another_master_key_says_so_once_and_works_on() {
+async fn each_process_that_starts_with_another_master_key_says_so() {
     let fixture = Fixture::embedded().await;
     sealed(&fixture, &fixture.platform.vault, 1).await;
     process::report_dependencies(fixture.platform.clone()).await;
@@ -159,7 +159,7 @@ async fn a_process_with_another_master_key_says_so_once_and_works_on() {
             .await
             .expect("asks");
     let expected = "SECRETS_MASTER_KEY does not open the secrets of 1 organizations (global ones count as one): runs that need them fail";
-    assert_eq!(said, [("critical".to_owned(), expected.to_owned())]);
+    assert_eq!(said, vec![("critical".to_owned(), expected.to_owned()); 2]);
     fixture.close().await;
 }
 

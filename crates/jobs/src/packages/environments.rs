@@ -182,15 +182,16 @@ impl Environments {
     }
 
     fn collect_work(&self, folder: &Path) -> io::Result<bool> {
-        match File::options().append(true).open(folder.join(".lock")) {
-            // Held until the folder is gone: whoever waits for the lock must find that it is.
-            Ok(lock) if lock.try_lock().is_ok() => fs::remove_dir_all(folder).map(|()| true),
-            Ok(_) => Ok(false),
-            Err(_) if fs::metadata(folder)?.modified()?.elapsed().is_ok_and(|age| age > YOUNG) => {
-                fs::remove_dir_all(folder).map(|()| true)
-            }
-            Err(_) => Ok(false),
+        // Held to the end: whoever waits for the lock must find that the folder is gone.
+        let lock = File::options().append(true).open(folder.join(".lock"));
+        let is_left = match &lock {
+            Ok(lock) => lock.try_lock().is_ok(),
+            Err(_) => fs::metadata(folder)?.modified()?.elapsed().is_ok_and(|age| age > YOUNG),
+        };
+        if is_left {
+            fs::remove_dir_all(folder)?;
         }
+        Ok(is_left)
     }
 }
 
