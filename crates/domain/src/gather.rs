@@ -1,23 +1,26 @@
 //! Gathering: what arrives together is done together.
 //!
-//! A lone arrival is handed on at once. Under load — one of the last batches held several — a batch waits a
-//! moment for more, because on a quick disk a commit is over before the next arrival, and small batches cost
-//! more than they gain.
+//! A lone arrival is handed on at once. Under load, a batch waits a moment for more, because on a quick disk
+//! a commit is over before the next arrival, and small batches cost more than they gain: the longer, the more came
+//! together lately (ADR 11).
 
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-/// How long a batch waits for more under load.
-pub const LINGER: Duration = Duration::from_millis(3);
-/// After this many batches of one in a row there is no load any more.
-const LONE_BATCHES: u32 = 16;
+/// How long a batch waits for more, for each arrival of a batch of late.
+const LINGER_PER_ARRIVAL: Duration = Duration::from_millis(1);
+/// How long it waits at most.
+const LONGEST_LINGER: Duration = Duration::from_millis(6);
+/// What is left of the load by the next batch, were it empty.
+const MEMORY: f64 = 0.875;
 
-/// Takes batches, and remembers whether there is load.
+/// Takes batches, and remembers how large they were.
 #[derive(Debug, Default)]
 pub struct Gather {
-    /// Batches of one that will still be taken for load.
-    credit: u32,
+    /// Size of the largest batch, of those before the last ones ever less. Up to one there is no load.
+    load: f64,
 }
 
 impl Gather {
@@ -25,8 +28,10 @@ impl Gather {
     pub async fn next<T>(&mut self, arrivals: &mut mpsc::Receiver<T>, limit: usize) -> Vec<T> {
         let mut batch = Vec::new();
         arrivals.recv_many(&mut batch, limit).await;
-        if self.is_busy() && !batch.is_empty() {
-            tokio::time::sleep(LINGER).await;
+        if let Some(until) = self.lingers_until()
+            && !batch.is_empty()
+        {
+            tokio::time::sleep_until(until).await;
             while batch.len() < limit
                 && let Ok(more) = arrivals.try_recv()
             {
@@ -37,14 +42,14 @@ impl Gather {
         batch
     }
 
-    /// Whether a batch that was begun should wait for more.
-    pub fn is_busy(&self) -> bool {
-        self.credit > 0
+    /// Until when a batch that is begun now should wait for more; `None` without load.
+    pub fn lingers_until(&self) -> Option<Instant> {
+        (self.load > 1.0).then(|| Instant::now() + LINGER_PER_ARRIVAL.mul_f64(self.load).min(LONGEST_LINGER))
     }
 
     /// Remembers the size of a batch.
     pub fn saw(&mut self, size: usize) {
-        self.credit = if size > 1 { LONE_BATCHES } else { self.credit.saturating_sub(1) };
+        self.load = (self.load * MEMORY).max(size as f64);
     }
 }
 
@@ -52,7 +57,7 @@ impl Gather {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_busy_batch_gathers_what_comes_while_it_waits_and_a_lone_one_does_not_wait() {
         let (sender, mut arrivals) = mpsc::channel(16);
         let mut gather = Gather::default();
@@ -75,10 +80,21 @@ mod tests {
         sender.send(2).await.expect("open");
         send_late(3);
         assert_eq!(gather.next(&mut arrivals, 16).await, [2, 3], "after several, it waits for more");
+    }
 
-        for n in 0..LONE_BATCHES {
-            gather.saw(1);
-            assert_eq!(gather.is_busy(), n + 1 < LONE_BATCHES, "a load that is over is forgotten");
-        }
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_the_longer_the_more_came_together_of_late() {
+        let mut gather = Gather::default();
+        let mut lingers_after = |size| {
+            gather.saw(size);
+            gather.lingers_until().map(|until| until - Instant::now())
+        };
+
+        assert_eq!(lingers_after(1), None);
+        assert_eq!(lingers_after(3), Some(LINGER_PER_ARRIVAL * 3));
+        assert_eq!(lingers_after(100), Some(LONGEST_LINGER), "but for so long at most");
+        assert_eq!(lingers_after(1), Some(LONGEST_LINGER), "a single one is no end of the load");
+        let lone = (0..100).take_while(|_| lingers_after(1).is_some()).count();
+        assert!((10..50).contains(&lone), "a load that is over is forgotten, after {lone} lone batches");
     }
 }

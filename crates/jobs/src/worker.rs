@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use domain::Platform;
 use domain::events::Event;
 use domain::executions::claim::{self, Claimed};
-use domain::gather::{Gather, LINGER};
+use domain::gather::Gather;
 use domain::id::{ExecutionId, WorkerId};
 use domain::sabotage::{self, Fault};
 use domain::system_events::{Category, Level, NewEvent};
@@ -16,6 +16,7 @@ use domain::wakeup::Wakeup;
 use domain::{in_time, workers};
 use serde_json::json;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -119,12 +120,15 @@ impl Worker {
                     () = self.submitted.notified(), if self.running().is_empty() => {}
                 }
             }
-            let free = self.slots.available_permits();
-            if gather.is_busy() && waiting.len() < free {
-                let more = tokio::time::timeout(LINGER, consumer.next(free - waiting.len())).await;
-                waiting.extend(more.unwrap_or_default());
+            let lingers_until = gather.lingers_until();
+            if let Some(until) = lingers_until {
+                let free = self.slots.available_permits();
+                while waiting.len() < free
+                    && let Ok(more) = timeout_at(until, consumer.next(free - waiting.len())).await
+                {
+                    waiting.extend(more);
+                }
             }
-            gather.saw(waiting.len());
             // What cannot be run here is left to others.
             if stop.run_until_cancelled(self.engine.templates.ready()).await != Some(true) {
                 return;
@@ -134,7 +138,10 @@ impl Worker {
             if sabotage::is(Fault::AckBeforeClaim) {
                 consumer.ack(std::mem::take(&mut waiting)).await;
             }
-            let Some(permits) = stop.run_until_cancelled(self.permits(wanted)).await else { return };
+            let Some(permits) = stop.run_until_cancelled(self.permits(wanted, lingers_until)).await else {
+                return;
+            };
+            gather.saw(permits.len());
             let claimed_since = SystemTime::now();
             let claimed = self.claim(permits.len(), stop).await;
             // What woke it stays unacknowledged, for others.
@@ -151,14 +158,23 @@ impl Worker {
         }
     }
 
-    /// Waits for a free slot, then takes what else is free, up to `wanted`.
-    async fn permits(&self, wanted: usize) -> Vec<OwnedSemaphorePermit> {
+    /// Waits for a free slot, then takes what else is free, up to `wanted`; with `until`, also what is then.
+    async fn permits(&self, wanted: usize, until: Option<Instant>) -> Vec<OwnedSemaphorePermit> {
         let slots = || self.slots.clone();
         let mut permits = vec![slots().acquire_owned().await.expect("the slots are never closed")];
-        while permits.len() < wanted
-            && let Ok(permit) = slots().try_acquire_owned()
+        let mut take_free = || {
+            while permits.len() < wanted
+                && let Ok(permit) = slots().try_acquire_owned()
+            {
+                permits.push(permit);
+            }
+            permits.len()
+        };
+        if take_free() < wanted
+            && let Some(until) = until
         {
-            permits.push(permit);
+            sleep_until(until).await;
+            take_free();
         }
         permits
     }

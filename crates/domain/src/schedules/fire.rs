@@ -104,9 +104,28 @@ pub async fn tick_at(db: &Db, now: Option<DateTime<Utc>>) -> Result<Fired> {
     Ok(fired)
 }
 
+/// Locks up to [`BATCH`] schedules by a condition and an order on `$1`, a batch, and `$2`, now. What both kinds share is
+/// here, because the macros of sqlx take text only.
 macro_rules! due {
-    ($tx:expr, $query:literal $(, $argument:expr)*) => {{
-        let rows = sqlx::query!($query $(, $argument)*).fetch_all($tx.conn()).await?;
+    ($tx:expr, $next_fire_at:literal, $which:literal, $now:expr) => {{
+        let rows = sqlx::query!(
+            r#"SELECT s.expression, s.timezone, s.overlap AS "overlap: Overlap", s.misfire AS "misfire: Misfire", "#
+                + $next_fire_at
+                + r#" AS next_fire_at, s.waiting_fire_at, s.open_executions, COALESCE(o.is_active, TRUE) AS "is_active!",
+                   w.id AS "id: WorkflowId", w.organization_id AS "organization_id: OrgId", w.path, w.name, w.description,
+                   w.category, w.execution_mode, w.timeout_seconds, w.max_attempts,
+                   w.parameters AS "parameters: Json<Vec<Parameter>>", w.definition AS "definition: Json<Value>"
+               FROM schedules s
+               JOIN workflows w ON w.id = s.workflow_id AND w.is_active
+               LEFT JOIN organizations o ON o.id = w.organization_id
+               WHERE s.paused_at IS NULL AND "#
+                + $which
+                + r#" LIMIT $1 FOR UPDATE OF s SKIP LOCKED"#,
+            BATCH,
+            $now,
+        )
+        .fetch_all($tx.conn())
+        .await?;
         let due = rows.into_iter().map(|row| Due {
             expression: row.expression,
             timezone: row.timezone,
@@ -135,46 +154,18 @@ macro_rules! due {
 }
 
 async fn take_due(tx: &mut SystemTx, now: DateTime<Utc>) -> Result<Vec<Due>> {
-    Ok(due!(
-        tx,
-        r#"SELECT s.expression, s.timezone, s.overlap AS "overlap: Overlap", s.misfire AS "misfire: Misfire",
-               s.next_fire_at, s.waiting_fire_at, s.open_executions, COALESCE(o.is_active, TRUE) AS "is_active!",
-               w.id AS "id: WorkflowId", w.organization_id AS "organization_id: OrgId", w.path, w.name, w.description,
-               w.category, w.execution_mode, w.timeout_seconds, w.max_attempts,
-               w.parameters AS "parameters: Json<Vec<Parameter>>", w.definition AS "definition: Json<Value>"
-           FROM schedules s
-           JOIN workflows w ON w.id = s.workflow_id AND w.is_active
-           LEFT JOIN organizations o ON o.id = w.organization_id
-           WHERE s.paused_at IS NULL AND s.next_fire_at <= $1
-           ORDER BY s.next_fire_at
-           LIMIT $2
-           FOR UPDATE OF s SKIP LOCKED"#,
-        now,
-        BATCH
-    ))
+    Ok(due!(tx, "s.next_fire_at", "s.next_fire_at <= $2 ORDER BY s.next_fire_at", now))
 }
 
 /// Schedules with a waiting tick whose runs have all ended.
 async fn take_waiting(tx: &mut SystemTx, now: DateTime<Utc>) -> Result<Vec<Due>> {
     Ok(due!(
         tx,
-        r#"SELECT s.expression, s.timezone, s.overlap AS "overlap: Overlap", s.misfire AS "misfire: Misfire",
-               NULL::timestamptz AS next_fire_at, s.waiting_fire_at, s.open_executions,
-               COALESCE(o.is_active, TRUE) AS "is_active!",
-               w.id AS "id: WorkflowId", w.organization_id AS "organization_id: OrgId", w.path, w.name, w.description,
-               w.category, w.execution_mode, w.timeout_seconds, w.max_attempts,
-               w.parameters AS "parameters: Json<Vec<Parameter>>", w.definition AS "definition: Json<Value>"
-           FROM schedules s
-           JOIN workflows w ON w.id = s.workflow_id AND w.is_active
-           LEFT JOIN organizations o ON o.id = w.organization_id
-           WHERE s.paused_at IS NULL AND s.waiting_fire_at IS NOT NULL
-             AND (s.next_fire_at IS NULL OR s.next_fire_at > $2)
+        "NULL::timestamptz",
+        r#"s.waiting_fire_at IS NOT NULL AND (s.next_fire_at IS NULL OR s.next_fire_at > $2)
              AND NOT EXISTS (SELECT FROM executions e
                              WHERE e.id = ANY (s.open_executions) AND e.status IN ('Pending', 'Running', 'Cancelling'))
-           ORDER BY s.waiting_fire_at
-           LIMIT $1
-           FOR UPDATE OF s SKIP LOCKED"#,
-        BATCH,
+           ORDER BY s.waiting_fire_at"#,
         now
     ))
 }
