@@ -23,7 +23,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
     })?;
     let admin = settings.admin_database_url.as_ref().unwrap_or(&app);
     if args.status {
-        let found = schema::inspect(admin).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
+        let found = schema::inspect(admin).await.map_err(|error| unusable(&error))?;
         print_status(&found);
         return Ok(u8::from(!found.pending.is_empty() || !found.unknown.is_empty()));
     }
@@ -33,7 +33,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
 
 /// Migrates and says what it did. A schema newer than this binary is left as it is.
 pub(crate) async fn migrate(admin: &SecretString, app: &SecretString) -> Result<String, Failure> {
-    let found = schema::inspect(admin).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
+    let found = schema::inspect(admin).await.map_err(|error| unusable(&error))?;
     if let Some(newest) = found.unknown.iter().max() {
         return Err(Failure::new(format!(
             "the schema is newer than this Bifrost {}: it is at version {newest}, and nothing was changed",
@@ -41,8 +41,7 @@ pub(crate) async fn migrate(admin: &SecretString, app: &SecretString) -> Result<
         ))
         .next("run the Bifrost that brought it there, or a newer one"));
     }
-    let done =
-        domain::db::migrate(admin, app).await.map_err(|error| unusable(&error, "ADMIN_DATABASE_URL"))?;
+    let done = domain::db::migrate(admin, app).await.map_err(|error| unusable(&error))?;
     Ok(match done.applied {
         0 => format!("Schema is up to date (version {})", done.version),
         1 => format!("Schema brought up to date: 1 migration, now version {}", done.version),
@@ -50,15 +49,17 @@ pub(crate) async fn migrate(admin: &SecretString, app: &SecretString) -> Result<
     })
 }
 
-fn unusable(error: &domain::Error, variable: &str) -> Failure {
-    let failure = Failure::new(format!("the schema cannot be brought up to date: {}", chain(error)));
-    if error.is_unavailable() {
-        failure.next("start PostgreSQL, or correct the address; `bifrost doctor` looks at every part")
-    } else {
-        failure.next(format!(
-            "set {variable} to a login that may create roles and tables, such as the superuser"
-        ))
-    }
+fn unusable(error: &domain::Error) -> Failure {
+    let next = match error {
+        domain::Error::Impossible(_) => {
+            "run the Bifrost that brought the schema there, or begin with an empty database or a backup"
+        }
+        _ if error.is_unavailable() => {
+            "start PostgreSQL, or correct the address; `bifrost doctor` looks at every part"
+        }
+        _ => "set ADMIN_DATABASE_URL to a login that may create roles and tables, such as the superuser",
+    };
+    Failure::new(format!("the schema cannot be brought up to date: {}", chain(error))).next(next)
 }
 
 fn print_status(found: &Inspection) {

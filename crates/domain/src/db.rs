@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
@@ -174,14 +175,20 @@ pub async fn in_time<T>(patience: Duration, work: impl Future<Output = Result<T>
 /// `admin_url` needs the right to create roles that pass by row-level security (a superuser has it).
 ///
 /// # Errors
-/// A text that names the step that failed.
+/// [`Error::Impossible`] when a migration was applied in another form than the one of this binary; else a text that names
+/// the step that failed.
 pub async fn migrate(admin_url: &SecretString, app_url: &SecretString) -> Result<Migrated> {
     let admin: PgConnectOptions = admin_url.expose_secret().parse()?;
     let mut conn = admin.log_statements(tracing::log::LevelFilter::Off).connect().await?;
     // One replica at a time, so that each says truly what it did.
     sqlx::query("SELECT pg_advisory_lock(hashtext('bifrost.migrate'))").execute(&mut conn).await?;
     let before = applied(&mut conn).await?;
-    MIGRATOR.run(&mut conn).await.map_err(Error::internal)?;
+    MIGRATOR.run(&mut conn).await.map_err(|error| match error {
+        MigrateError::VersionMismatch(version) => Error::Impossible(format!(
+            "migration {version} was applied in another form than this Bifrost has it"
+        )),
+        other => Error::internal(other),
+    })?;
     provision_login(&mut conn, admin_url, app_url).await?;
     let after = applied(&mut conn).await?;
     conn.close().await?;

@@ -44,7 +44,11 @@ impl Gather {
 
     /// Until when a batch that is begun now should wait for more; `None` without load.
     pub fn lingers_until(&self) -> Option<Instant> {
-        (self.load > 1.0).then(|| Instant::now() + LINGER_PER_ARRIVAL.mul_f64(self.load).min(LONGEST_LINGER))
+        self.linger().map(|linger| Instant::now() + linger)
+    }
+
+    fn linger(&self) -> Option<Duration> {
+        (self.load > 1.0).then(|| LINGER_PER_ARRIVAL.mul_f64(self.load).min(LONGEST_LINGER))
     }
 
     /// Remembers the size of a batch.
@@ -57,7 +61,7 @@ impl Gather {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_busy_batch_gathers_what_comes_while_it_waits_and_a_lone_one_does_not_wait() {
         let (sender, mut arrivals) = mpsc::channel(16);
         let mut gather = Gather::default();
@@ -82,12 +86,12 @@ mod tests {
         assert_eq!(gather.next(&mut arrivals, 16).await, [2, 3], "after several, it waits for more");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_batch_waits_the_longer_the_more_came_together_of_late() {
+    #[test]
+    fn a_batch_waits_the_longer_the_more_came_together_of_late() {
         let mut gather = Gather::default();
         let mut lingers_after = |size| {
             gather.saw(size);
-            gather.lingers_until().map(|until| until - Instant::now())
+            gather.linger()
         };
 
         assert_eq!(lingers_after(1), None);

@@ -61,6 +61,26 @@ async fn a_newer_schema_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_migration_applied_in_another_form_is_told_as_what_it_is() {
+    let (db, folder) = (TestDb::create(&Services::from_env().database_url).await, open_folder());
+    let mut conn = db.connect().await;
+    sqlx::query(
+        "UPDATE _sqlx_migrations SET checksum = '' WHERE version = (SELECT max(version) FROM _sqlx_migrations)",
+    )
+    .execute(&mut conn)
+    .await
+    .expect("a superuser may");
+
+    let refused = migrate(&db, folder.path(), "tester").finish().await.expect_code(1);
+
+    for expected in ["was applied in another form", "run the Bifrost that brought the schema there"] {
+        assert!(refused.stderr.contains(expected), "no {expected:?} in\n{}", refused.stderr);
+    }
+    drop(conn);
+    db.close().await;
+}
+
+#[tokio::test]
 async fn replicas_that_migrate_at_once_leave_one_schema_though_one_is_killed_in_the_middle() {
     let mut failed = 0;
     for table in TABLES {

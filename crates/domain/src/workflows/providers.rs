@@ -34,7 +34,7 @@ const UNSETTLED: Duration = Duration::from_secs(5);
 /// Somebody looks at an empty field, so these go before most.
 const PRIORITY: i16 = 8;
 /// Seconds an answer is kept if the decorator says nothing.
-const DEFAULT_TTL: i64 = 300;
+pub const DEFAULT_TTL: i64 = 300;
 const MAX_OPTIONS: usize = 10_000;
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 /// Answers kept per organization and provider; what is beyond is computed each time.

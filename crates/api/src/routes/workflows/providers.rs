@@ -1,6 +1,7 @@
 //! Data providers: what fills the options of forms.
 
 use axum::extract::State;
+use domain::workflows::providers::DEFAULT_TTL;
 use domain::workflows::{self, Workflow};
 use serde::Serialize;
 use serde_json::Value;
@@ -12,9 +13,6 @@ use super::WorkflowParameter;
 use crate::AppState;
 use crate::extract::{Json, Signed};
 use crate::problem::{Problem, Problems};
-
-/// Seconds an answer is kept if the decorator says nothing.
-const DEFAULT_TTL: i64 = 300;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list_data_providers))
