@@ -9,17 +9,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// How long a batch waits for more, for each arrival of a batch of late.
+/// How long a batch waits for more, for each arrival of the load.
 const LINGER_PER_ARRIVAL: Duration = Duration::from_millis(1);
 /// How long it waits at most.
 const LONGEST_LINGER: Duration = Duration::from_millis(6);
-/// What is left of the load by the next batch, were it empty.
-const MEMORY: f64 = 0.875;
+/// The share of the load that is left after each smaller batch.
+const DECAY: f64 = 0.875;
 
 /// Takes batches, and remembers how large they were.
 #[derive(Debug, Default)]
 pub struct Gather {
-    /// Size of the largest batch, of those before the last ones ever less. Up to one there is no load.
+    /// A decaying maximum of the sizes of batches. Up to one there is no load.
     load: f64,
 }
 
@@ -29,7 +29,7 @@ impl Gather {
         let mut batch = Vec::new();
         arrivals.recv_many(&mut batch, limit).await;
         if let Some(until) = self.lingers_until()
-            && !batch.is_empty()
+            && (1..limit).contains(&batch.len())
         {
             tokio::time::sleep_until(until).await;
             while batch.len() < limit
@@ -53,7 +53,7 @@ impl Gather {
 
     /// Remembers the size of a batch.
     pub fn saw(&mut self, size: usize) {
-        self.load = (self.load * MEMORY).max(size as f64);
+        self.load = (self.load * DECAY).max(size as f64);
     }
 }
 
@@ -84,6 +84,13 @@ mod tests {
         sender.send(2).await.expect("open");
         send_late(3);
         assert_eq!(gather.next(&mut arrivals, 16).await, [2, 3], "after several, it waits for more");
+
+        for n in 4..6 {
+            sender.send(n).await.expect("open");
+        }
+        let late = send_late(6);
+        assert_eq!(gather.next(&mut arrivals, 2).await, [4, 5]);
+        assert!(!late.is_finished(), "a full batch waits for nothing");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use uuid::Uuid;
 
 use crate::audit::{self, Action};
 use crate::id::{OrgId, SessionId, UserId};
@@ -185,26 +184,24 @@ pub async fn start(
     let refresh_token = opaque::generate();
     let mut conn = db.system(&SIGN_IN).await?;
     // One statement, which is a transaction: what waits beside a sign-in waits for PostgreSQL most (ADR 39).
-    sqlx::query!(
-        r#"WITH login AS (
-               UPDATE users SET last_login = now() WHERE id = $2
-           ), session AS (
-               INSERT INTO sessions (id, user_id, refresh_hash, expires_at, user_agent)
-               VALUES ($1, $2, $3, now() + make_interval(days => $4), $5)
-           )
-           SELECT audit_append(ARRAY[$6::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$7::text], ARRAY[$8::text],
-               ARRAY[$1::uuid::text], ARRAY[$9::text], ARRAY[NULL::text])"#,
+    audit::record_with!(
+        &mut *conn,
+        "WITH login AS (
+             UPDATE users SET last_login = now() WHERE id = $7
+         ), session AS (
+             INSERT INTO sessions (id, user_id, refresh_hash, expires_at, user_agent)
+             VALUES ($6, $7, $8, now() + make_interval(days => $9), $10)
+         ) ",
+        Action::SessionStarted,
+        user.email,
+        session_id,
+        request_id,
         session_id as _,
         user.user_id as _,
         opaque::hash(refresh_token.expose_secret()),
         i32::try_from(lifetime_days).map_err(Error::internal)?,
         user_agent,
-        Uuid::now_v7(),
-        user.email,
-        Action::SessionStarted.as_str(),
-        request_id,
     )
-    .fetch_one(&mut *conn)
     .await?;
     drop(conn);
     let principal = find(db, session_id).await?.ok_or(Error::Unauthenticated)?;

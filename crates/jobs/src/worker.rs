@@ -158,7 +158,7 @@ impl Worker {
         }
     }
 
-    /// Waits for a free slot, then takes what else is free, up to `wanted`; with `until`, also what is then.
+    /// Waits for a free slot, then takes what else is free, up to `wanted`; given `until`, also what is free by then.
     async fn permits(&self, wanted: usize, until: Option<Instant>) -> Vec<OwnedSemaphorePermit> {
         let slots = || self.slots.clone();
         let mut permits = vec![slots().acquire_owned().await.expect("the slots are never closed")];

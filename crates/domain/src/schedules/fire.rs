@@ -104,8 +104,8 @@ pub async fn tick_at(db: &Db, now: Option<DateTime<Utc>>) -> Result<Fired> {
     Ok(fired)
 }
 
-/// Locks up to [`BATCH`] schedules by a condition and an order on `$1`, a batch, and `$2`, now. What both kinds share is
-/// here, because the macros of sqlx take text only.
+/// Locks up to [`BATCH`] schedules by a condition, in which `$2` is now, and an order. What both kinds share is here,
+/// because the macros of sqlx take text only.
 macro_rules! due {
     ($tx:expr, $next_fire_at:literal, $which:literal, $now:expr) => {{
         let rows = sqlx::query!(
@@ -120,7 +120,7 @@ macro_rules! due {
                LEFT JOIN organizations o ON o.id = w.organization_id
                WHERE s.paused_at IS NULL AND "#
                 + $which
-                + r#" LIMIT $1 FOR UPDATE OF s SKIP LOCKED"#,
+                + " LIMIT $1 FOR UPDATE OF s SKIP LOCKED",
             BATCH,
             $now,
         )
@@ -162,10 +162,10 @@ async fn take_waiting(tx: &mut SystemTx, now: DateTime<Utc>) -> Result<Vec<Due>>
     Ok(due!(
         tx,
         "NULL::timestamptz",
-        r#"s.waiting_fire_at IS NOT NULL AND (s.next_fire_at IS NULL OR s.next_fire_at > $2)
+        "s.waiting_fire_at IS NOT NULL AND (s.next_fire_at IS NULL OR s.next_fire_at > $2)
              AND NOT EXISTS (SELECT FROM executions e
                              WHERE e.id = ANY (s.open_executions) AND e.status IN ('Pending', 'Running', 'Cancelling'))
-           ORDER BY s.waiting_fire_at"#,
+           ORDER BY s.waiting_fire_at",
         now
     ))
 }
