@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import _runtime
-
 _MISSING: Any = object()
 
 
@@ -144,20 +142,49 @@ class ContextProxy:
         setattr(_current(name), name, value)
 
     def __repr__(self) -> str:
-        run = _runtime.current
-        return repr(run.context) if run else "<ExecutionContext outside an execution>"
+        return repr(current) if current else "<ExecutionContext outside an execution>"
 
 
 def _current(name: str) -> ExecutionContext:
-    if _runtime.current is not None:
-        return _runtime.current.context
+    if current is not None:
+        return current
     if not name.startswith("__"):
-        from . import _http
-
-        outside = _http.context()
+        outside = _outside()
         if outside is not None:
             return outside
     raise NoExecutionError(f"context.{name} is only available inside a Bifrost execution")
 
 
+def _outside() -> ExecutionContext | None:
+    """The developer's context, or None where no server is configured."""
+    global _developers
+    if _developers is None:
+        from . import _http
+
+        told = _http.get("context")
+        if told is None:
+            return None
+        user = told.get("user") or {}
+        organization = told.get("organization") or None
+        found = (
+            Organization(
+                str(organization["id"]), organization.get("name") or "", organization.get("is_active", True)
+            )
+            if organization
+            else None
+        )
+        _developers = ExecutionContext(
+            user_id=str(user.get("id") or ""),
+            email=user.get("email") or "",
+            name=user.get("name") or "",
+            scope=found.id if found else "GLOBAL",
+            organization=found,
+            parameters=dict(told.get("default_parameters") or {}),
+        )
+    return _developers
+
+
+current: ExecutionContext | None = None
+"""That of the run this process is working on; set by the host."""
+_developers: ExecutionContext | None = None
 context = ContextProxy()

@@ -15,10 +15,7 @@ from . import errors
 if TYPE_CHECKING:
     from urllib.error import HTTPError
 
-    from ._context import ExecutionContext
-
 _TIMEOUT_SECONDS = 30
-_context: ExecutionContext | None = None
 
 
 def post(route: str, what: str, **body: Any) -> Any:
@@ -31,32 +28,10 @@ def post(route: str, what: str, **body: Any) -> Any:
     return _request("POST", route, {k: v for k, v in body.items() if v is not None or k == "value"}, *server)
 
 
-def context() -> ExecutionContext | None:
-    """The developer's context, or None where no server is configured."""
-    global _context
+def get(route: str) -> Any:
+    """GET a route of the SDK API and give its JSON, or None where no server is configured."""
     server = _server()
-    if _context is None and server is not None:
-        from ._context import ExecutionContext, Organization
-
-        told = _request("GET", "context", None, *server)
-        user = told.get("user") or {}
-        organization = told.get("organization") or None
-        found = (
-            Organization(
-                str(organization["id"]), organization.get("name") or "", organization.get("is_active", True)
-            )
-            if organization
-            else None
-        )
-        _context = ExecutionContext(
-            user_id=str(user.get("id") or ""),
-            email=user.get("email") or "",
-            name=user.get("name") or "",
-            scope=found.id if found else "GLOBAL",
-            organization=found,
-            parameters=dict(told.get("default_parameters") or {}),
-        )
-    return _context
+    return None if server is None else _request("GET", route, None, *server)
 
 
 def _server() -> tuple[str, str] | None:

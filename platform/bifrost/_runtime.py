@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._context import ExecutionContext
     from ._host.connection import Call, Connection
 
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 class Run:
     """The execution this process is working on."""
 
-    context: ExecutionContext
     connection: Connection
     workspace: str
     temp_dir: str | None

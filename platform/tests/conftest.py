@@ -23,6 +23,8 @@ PATIENCE = 10.0
 
 Frame = dict[str, Any]
 Answer = Callable[[Frame], Frame | None]
+Flow = Callable[..., str]
+"""Writes a workflow file, and gives its path."""
 
 
 def pack(frame: Frame) -> bytes:
@@ -310,8 +312,8 @@ def template(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def flow(workspace: Path, request: pytest.FixtureRequest) -> Callable[..., str]:
-    """Writes a workflow file of this test's own, and gives its path."""
+def flow(workspace: Path, request: pytest.FixtureRequest) -> Flow:
+    """For files of this test's own."""
 
     def write(source: str, name: str | None = None) -> str:
         path = name or f"{request.node.name.split('[')[0]}.py"

@@ -1,16 +1,9 @@
 """Outcomes of real runs, through the real template."""
 
-import json
-import os
-import signal
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Outcome, Template, daemon_dies
-
-Flow = Callable[..., str]
+from conftest import Flow, Template
 
 ORGANIZATION = {"id": "0190bbbb-0000-7000-8000-000000000002", "name": "Acme", "is_active": True}
 
@@ -123,31 +116,6 @@ def test_a_workflow_that_cannot_be_loaded(
     assert path in error["message"]
 
 
-@pytest.mark.parametrize("statement", ["sys.exit(0)", "raise SystemExit", "sys.exit('done')"])
-def test_leaving_with_sys_exit_is_no_result(template: Template, flow: Flow, statement: str) -> None:
-    assert (
-        template.run(path=flow(f"import sys\ndef run(): {statement}\n")).result["error"]["type"] == "NoResult"
-    )
-
-
-@pytest.mark.parametrize(
-    ("statement", "code", "number"),
-    [
-        ("os._exit(0)", 0, None),
-        ("os._exit(3)", 3, None),
-        ("ctypes.string_at(0)", None, signal.SIGSEGV),
-        ("os.kill(os.getpid(), 9)", None, signal.SIGKILL),
-    ],
-)
-def test_a_process_that_vanishes_sends_no_result(
-    template: Template, flow: Flow, statement: str, code: int | None, number: int | None
-) -> None:
-    outcome = template.run(path=flow(f"import ctypes, os\ndef run(): {statement}\n"))
-    assert not outcome.has_result
-    assert outcome.exit is not None
-    assert (outcome.exit["code"], outcome.exit["signal"]) == (code, number)
-
-
 def test_printing_is_logged_and_descriptor_output_is_captured(template: Template, flow: Flow) -> None:
     outcome = template.run(
         path=flow(
@@ -194,36 +162,6 @@ def test_logging_of_the_workspace_is_kept_and_that_of_libraries_is_not(
     assert second["level"] == "TRACEBACK"
 
 
-def test_variables_follow_the_rules(template: Template, flow: Flow) -> None:
-    path = flow(
-        "import os\n"
-        "def helper():\n    inner = 1\n    return inner\n"
-        "def run(given):\n"
-        "    given = 2\n"
-        "    _private, module, function = 1, os, helper\n"
-        "    loop = [1]\n"
-        "    loop.append(loop)\n"
-        "    thing, number, tup = object(), float('nan'), (1, {'a': None})\n"
-        "    big = ['x' * 100] * 1000\n"
-        "    text = 'y' * 200_000\n"
-        "    helper()\n"
-    )
-    found = template.run(path=path, parameters={"given": 1}).result["variables"]
-    assert sorted(found) == ["big", "loop", "number", "text", "thing", "tup"]
-    assert found["loop"] == [1, "[Circular Reference]"]
-    assert (found["thing"], found["number"], found["tup"]) == ("<object>", "<float>", [1, {"a": None}])
-    assert found["big"] == "<list too large to show>"
-    assert found["text"].endswith("[truncated]")
-    assert 60_000 < len(found["text"]) < 65_536
-
-
-def test_variables_of_an_async_workflow_outlive_its_awaits(template: Template, flow: Flow) -> None:
-    path = flow(
-        "import asyncio\nasync def run():\n    a = 1\n    await asyncio.sleep(0)\n    b = a + 1\n    1 / 0\n"
-    )
-    assert template.run(path=path).result["variables"] == {"a": 1, "b": 2}
-
-
 def test_helpers_are_found_from_the_workspace_and_beside_the_file(template: Template, flow: Flow) -> None:
     flow("WHO = 'root'\n", "shared_helper.py")
     flow("WHO = 'beside'\n", "team/local_helper.py")
@@ -245,24 +183,6 @@ def test_a_changed_file_is_recompiled(template: Template, flow: Flow) -> None:
     assert template.run(path=path).result["result"] == "changed"
 
 
-def test_a_script_may_await_and_return_and_shows_its_variables(template: Template) -> None:
-    for code in (
-        "import asyncio\nvalue: int = base + 1\nawait asyncio.sleep(0)\nlogger.info('at %s', value)\n",
-        "value: int = base + 1\nlogger.info('at %s', value)\nif value:\n    return 5\nnever = 1\n",
-    ):
-        outcome = template.run(code=code, script_name="probe", workflow=None, parameters={"base": 1})
-        assert outcome.result["result"] == {"status": "completed", "message": "Script executed successfully"}
-        assert outcome.result["variables"] == {"value": 2}
-        assert outcome.logs == [("INFO", "at 2")]
-
-
-def test_a_broken_script_shows_its_line(template: Template) -> None:
-    outcome = template.run(code="a = 1\nraise ValueError(a)\n", script_name=None, workflow=None)
-    assert outcome.result["error"]["type"] == "ValueError"
-    assert "raise ValueError(a)" in outcome.messages("TRACEBACK")[0]
-    assert outcome.result["variables"] == {"a": 1}
-
-
 def test_a_data_provider_gives_options(template: Template, flow: Flow) -> None:
     path = flow("def run(bad=False): return {} if bad else ['a', {'label': 'B', 'value': 2}]\n")
     found = template.run(path=path, kind="data_provider").result
@@ -271,90 +191,10 @@ def test_a_data_provider_gives_options(template: Template, flow: Flow) -> None:
     assert (refused["outcome"], refused["error"]["type"]) == ("failed", "TypeError")
 
 
-def test_memory_and_files_are_limited(template: Template, flow: Flow, tmp_path: Path) -> None:
-    path = flow("def run(): return len(bytearray(400_000_000))\n")
-    error = template.run(path=path, limits={"memory_bytes": 100_000_000}).result["error"]
-    assert error["type"] == "ResourceLimit"
-    path = flow("def run(path):\n    with open(path, 'wb') as f: f.write(bytes(9000))\n")
-    parameters = {"path": str(tmp_path / "large")}
-    error = template.run(path=path, limits={"file_size_bytes": 4096}, parameters=parameters).result["error"]
-    assert error["type"] == "ResourceLimit"
-
-
-def test_a_busy_loop_runs_into_its_cpu_limit(template: Template, flow: Flow) -> None:
-    path = flow("def run():\n    while True:\n        try: sum(range(99))\n        except Exception: pass\n")
-    error = template.run(path=path, limits={"cpu_seconds": 1}).result["error"]
-    assert (error["type"], error["message"]) == ("ResourceLimit", "the run used more than 1 s of CPU time")
-
-
-@pytest.mark.parametrize("kind", ["def", "async def"])
-def test_sigterm_lets_finally_blocks_run_and_ends_without_result(
-    template: Template, flow: Flow, kind: str
-) -> None:
-    wait = "await asyncio.sleep(60)" if kind == "async def" else "time.sleep(60)"
-    path = flow(
-        f"import asyncio, time\n{kind} run():\n    try:\n        print('ready')\n        {wait}\n"
-        "    except Exception:\n        print('swallowed')\n    finally:\n        print('cleaned up')\n"
-    )
-    connection = template.connect()
-    connection.send(template.start_frame(path=path))
-    connection.until(lambda frame: frame.get("message") == "ready")
-    os.kill(connection.pid, signal.SIGTERM)
-    outcome = Outcome()
-    while (frame := connection.receive()) is not None:
-        outcome.frames.append(frame)
-    assert outcome.messages("DEBUG") == ["cleaned up"]
-    assert not outcome.has_result
-    assert template.exit_of(connection.pid)["code"] == 143
-    connection.close()
-
-
-def test_a_copy_made_by_fork_reports_nothing(template: Template, flow: Flow) -> None:
-    path = flow(
-        "import os, multiprocessing\n"
-        "def run():\n"
-        "    pid = os.fork()\n"
-        "    if pid == 0:\n        print('from the copy')\n        return 'copy'\n"
-        "    os.waitpid(pid, 0)\n"
-        "    with multiprocessing.get_context('fork').Pool(2) as pool:\n"
-        "        return pool.map(abs, [-1, -2])\n"
-    )
-    outcome = template.run(path=path)
-    assert [f["result"] for f in outcome.frames if f["t"] == "result"] == [[1, 2]]
-    assert outcome.output == b"from the copy\n"
-
-
 def test_runs_draw_different_random_numbers(template: Template, flow: Flow) -> None:
     path = flow("import random\ndef run(): return random.getrandbits(64)\n")
     first, second = (template.run(path=path).result["result"] for _ in range(2))
     assert first != second
-
-
-@pytest.mark.parametrize("answered", [True, False])
-def test_a_daemon_dies_with_the_run(template: Template, flow: Flow, tmp_path: Path, answered: bool) -> None:
-    daemon_dies(template, flow, tmp_path / "alive", answered)
-
-
-@pytest.mark.parametrize("answered", [True, False])
-def test_a_daemon_dies_with_the_run_where_namespaces_are_refused(
-    workspace: Path, flow: Flow, tmp_path: Path, answered: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refusing = tmp_path / "refusing"
-    refusing.mkdir()
-    # A PID namespace cannot be made through a descriptor that does not open.
-    (refusing / "sitecustomize.py").write_text(
-        "import os\nreal = os.open\n"
-        "def refuse(path, *a, **k):\n"
-        "    if path == '/proc/self/ns/pid': raise PermissionError(path)\n"
-        "    return real(path, *a, **k)\n"
-        "os.open = refuse\n"
-    )
-    template = Template(workspace, tmp_path, extra_path=str(refusing), options=("--writable", str(tmp_path)))
-    try:
-        assert template.ready["isolation"] == "reaper"
-        daemon_dies(template, flow, tmp_path / "alive", answered)
-    finally:
-        template.stop()
 
 
 def test_a_run_sees_its_trace_and_the_next_one_of_its_process_does_not(
@@ -400,91 +240,6 @@ def test_a_pooled_process_serves_runs_in_turn_and_keeps_its_modules(template: Te
     assert fresh["usage"]["cpu_seconds"] < 1
     connection.close()
     assert template.exit_of(connection.pid)["code"] == 0
-
-
-def test_the_template_ends_with_its_worker(workspace: Path, flow: Flow, tmp_path: Path) -> None:
-    template = Template(workspace, tmp_path, isolation="off")
-    assert template.ready["isolation"] == "session"
-    connection = template.connect()
-    connection.send(
-        template.start_frame(path=flow("import time\ndef run():\n    print('up')\n    time.sleep(600)\n"))
-    )
-    connection.until(lambda frame: frame.get("message") == "up")
-    template.stop()
-    assert template.process.returncode == 0
-    assert connection.receive() is None
-    connection.close()
-
-
-def test_capturing_variables_does_not_slow_a_hot_loop(template: Template, flow: Flow) -> None:
-    path = flow(
-        "import time\n"
-        "def step(n): return n + 1\n"
-        "def run():\n"
-        "    begin, n = time.process_time(), 0\n"
-        "    for _ in range(1_000_000): n = step(n)\n"
-        "    return time.process_time() - begin\n"
-    )
-
-    def fastest(capture: bool) -> float:
-        runs = [template.run(path=path, capture_variables=capture).result for _ in range(5)]
-        assert all(("n" in run["variables"]) is capture for run in runs)
-        return float(min(run["result"] for run in runs))
-
-    without, captured = fastest(False), fastest(True)
-    ratio = captured / without
-    print(f"hot loop of 1,000,000 calls: {without:.3f} s, capturing {captured:.3f} s: {ratio:.2f} x")
-    # Tracing costs 6 to 10 times; the rest is the noise of a busy machine.
-    assert ratio < 2
-
-
-def test_variables_have_bounds(template: Template, flow: Flow) -> None:
-    path = flow(
-        "import os\n"
-        "def run(given):\n"
-        "    small, large, odd = 1, 'x' * 200_000, object()\n"
-        "    function, module, _private = len, os, 1\n"
-        "    many = [list(range(9_000)) for _ in range(2)]\n"
-        "    for n in range(40): locals()\n"
-        "    circle = {}\n"
-        "    circle['self'] = circle\n"
-        "    raise ValueError('kept on failure')\n"
-    )
-    outcome = template.run(path=path, parameters={"given": 1})
-    shown = outcome.result["variables"]
-    assert {"small", "large", "odd", "circle"} <= shown.keys()
-    assert not {"given", "function", "module", "_private"} & shown.keys()
-    assert (shown["odd"], shown["circle"]) == ("<object>", {"self": "[Circular Reference]"})
-    assert len(shown["large"].encode()) <= 64 * 1024
-    assert len(json.dumps(shown)) <= 1024 * 1024
-
-
-def test_all_variables_together_have_a_bound(template: Template, flow: Flow) -> None:
-    names = [f"v{n}" for n in range(40)]
-    body = "".join(f"    {name} = 'x' * 60_000\n" for name in names)
-    shown = template.run(path=flow(f"def run():\n{body}    return 1\n")).result["variables"]
-    assert 10 <= len(shown) < 40
-    assert len(json.dumps(shown)) <= 1024 * 1024 + 1024
-
-
-def test_a_script_is_compiled_as_given_and_is_the_main_module(template: Template) -> None:
-    code = 'text = """\n    four spaces\n  two\n"""\n'
-    code += 'assert __name__ == "__main__"\nlogger.info(text)\nlogging.warning(site)\n'
-    outcome = template.run(code=code, parameters={"site": "Bern"})
-    assert outcome.result["result"] == {
-        "status": "completed",
-        "message": "Script executed successfully",
-    }
-    assert outcome.logs == [("INFO", "\n    four spaces\n  two\n"), ("WARNING", "Bern")]
-    assert outcome.result["variables"]["text"] == "\n    four spaces\n  two\n"
-
-
-def test_a_script_may_await_and_return_at_top_level(template: Template) -> None:
-    code = "import asyncio\nfor n in range(3):\n    await asyncio.sleep(0)\n    if n == 1: return\n"
-    code += "raise AssertionError\n"
-    outcome = template.run(code=code)
-    assert outcome.result["outcome"] == "success"
-    assert outcome.result["variables"]["n"] == 1
 
 
 def test_the_context_has_every_member(template: Template, flow: Flow) -> None:

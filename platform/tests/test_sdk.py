@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Files, Frame, Template
+from conftest import Files, Flow, Frame, Template
 
 import bifrost
 from bifrost import UserError, WorkflowError, context, param
 
-Flow = Callable[..., str]
 ORGANIZATION = {"id": "0190bbbb-0000-7000-8000-000000000002", "name": "Acme", "is_active": True}
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import CoroutineType, FrameType, FunctionType, GeneratorType
 from typing import Any, NoReturn
 
-from .. import _runtime, errors
+from .. import _context, _runtime, errors
 from .._context import ExecutionContext, Organization, context
 from . import failures, forks, logs, script, variables
 from .calling import bind, options_of
@@ -109,6 +109,11 @@ class Child:
         self._flush()
         self.connection.send(frame)
         self.connection.detach()
+        if self.loop is not None:
+            # Each run makes a loop of its own: what a loop waits with, a copy of it would share.
+            self.loop.close()
+            self.loop = None
+            asyncio.set_event_loop(None)
         self.handler.script = None
         self.generation = None
         self.finder.forget_rehearsal()
@@ -207,7 +212,7 @@ class Execution:
             return self._failed(error)
         finally:
             self.connection.forget_calls()
-            _runtime.current = None
+            _context.current = _runtime.current = None
 
     # -- before ------------------------------------------------------------------------------------------
 
@@ -234,7 +239,8 @@ class Execution:
         self._tell_trace()
         child.use_generation(start.get("generation"))
         temp_dir = child.use_temp_dir(start)
-        _runtime.current = _runtime.Run(self.context, self.connection, child.finder.root, temp_dir)
+        _context.current = self.context
+        _runtime.current = _runtime.Run(self.connection, child.finder.root, temp_dir)
         if limits := start.get("limits"):
             self.limits.apply(limits)
         gc.enable()

@@ -1,4 +1,4 @@
-"""The workflow that the template runs for itself, before any other."""
+"""The workflows that the template runs for itself, before any other."""
 
 import logging
 
@@ -8,6 +8,11 @@ logger = logging.getLogger(__name__)
 
 
 @workflow
-def run(number: int) -> dict[str, int]:
+def plain(number: int) -> dict[str, int]:
     logger.info("run %d of %s", number, context.scope)
+    return {"number": number}
+
+
+@workflow
+async def awaited(number: int) -> dict[str, int]:
     return {"number": number}

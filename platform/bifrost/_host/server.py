@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from _socket import socket as RawSocket
+from itertools import product
 from typing import NoReturn
 
 from . import child, forks, logs
@@ -59,7 +60,7 @@ class Server:
                 self.cache.load(path)
 
     def rehearse(self) -> None:
-        """Run a workflow of our own, in this process, until the interpreter has settled into the code.
+        """Run workflows of our own, in this process, until the interpreter has settled into the code.
 
         CPython fills caches inside the code it runs and goes on doing so for a dozen calls. Each run would
         begin that anew, in copies of pages that it need not have copied.
@@ -67,10 +68,10 @@ class Server:
         path = os.path.join(os.path.dirname(__file__), "rehearsal.py")
         there, here = socket.socketpair()
         with there, here:
-            for number in range(_REHEARSALS):
+            for number, function in product(range(_REHEARSALS), ("plain", "awaited")):
                 start = {
                     "t": "start",
-                    "workflow": {"path": path, "function": "run"},
+                    "workflow": {"path": path, "function": function},
                     "context": {"organization": {"id": "o", "name": "Rehearsal"}},
                     "parameters": {"number": number},
                     "limits": {"result_bytes": 1 << 20},
