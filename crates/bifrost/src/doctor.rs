@@ -247,6 +247,9 @@ impl Report {
             self.error("migrations", format!("{} pending", found.pending.len()), "bifrost migrate");
         } else if !found.unknown.is_empty() {
             self.error("migrations", "the schema is newer than this binary", "install the newer Bifrost");
+        } else if !found.changed.is_empty() {
+            let text = format!("{} applied in another form than this binary has it", found.changed.len());
+            self.error("migrations", text, "run the Bifrost that brought the schema there");
         } else {
             self.ok("migrations", format!("all {} applied", found.applied.len()));
         }

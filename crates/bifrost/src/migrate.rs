@@ -8,7 +8,7 @@ use crate::{env, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only show which migrations are applied and which are pending; exits 1 unless the schema is what this
+    /// Only show which migrations are applied, applied in another form, or pending; exits 1 unless the schema is what this
     /// binary expects.
     #[arg(long)]
     status: bool,
@@ -25,7 +25,9 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
     if args.status {
         let found = schema::inspect(admin).await.map_err(|error| unusable(&error))?;
         print_status(&found);
-        return Ok(u8::from(!found.pending.is_empty() || !found.unknown.is_empty()));
+        let differs =
+            [found.pending.is_empty(), found.changed.is_empty(), found.unknown.is_empty()].contains(&false);
+        return Ok(u8::from(differs));
     }
     output::say(&migrate(admin, &app).await?);
     Ok(0)
@@ -65,10 +67,16 @@ fn unusable(error: &domain::Error) -> Failure {
 fn print_status(found: &Inspection) {
     let row =
         |state: &str, version: i64, text: &str| vec![version.to_string(), state.to_owned(), text.to_owned()];
+    let state = |version| if found.changed.contains(version) { "changed" } else { "applied" };
     let mut rows: Vec<Vec<String>> =
-        found.applied.iter().map(|(version, text)| row("applied", *version, text)).collect();
+        found.applied.iter().map(|(version, text)| row(state(version), *version, text)).collect();
     rows.extend(found.pending.iter().map(|(version, text)| row("pending", *version, text)));
     output::say(&output::table(&["version", "state", "what"], &rows));
+    if !found.changed.is_empty() {
+        output::say(
+            "\nWhat is changed was applied in another form than this binary has it: run the Bifrost that did.",
+        );
+    }
     if !found.unknown.is_empty() {
         let unknown: Vec<String> = found.unknown.iter().map(ToString::to_string).collect();
         output::say(&format!(

@@ -25,6 +25,8 @@ pub struct Inspection {
     pub missing_roles: Vec<String>,
     /// Migrations applied: version and description.
     pub applied: Vec<(i64, String)>,
+    /// Of these, the ones that were applied in another form than this binary has them.
+    pub changed: Vec<i64>,
     /// Migrations of this binary that are not applied.
     pub pending: Vec<(i64, String)>,
     /// Migrations in the database that this binary does not know: it is older than the schema.
@@ -143,11 +145,14 @@ pub async fn inspect(url: &SecretString) -> Result<Inspection> {
     conn.close().await?;
 
     let known = || MIGRATOR.iter().filter(|migration| migration.migration_type.is_up_migration());
-    let is_applied = |version| applied.iter().any(|(done, _)| *done == version);
-    let pending =
-        known().filter(|m| !is_applied(m.version)).map(|m| (m.version, m.description.to_string())).collect();
-    let unknown =
-        applied.iter().map(|(done, _)| *done).filter(|done| !known().any(|m| m.version == *done)).collect();
+    let of = |version| applied.iter().find(|done| done.version == version);
+    let pending = known().filter(|m| of(m.version).is_none());
+    let pending = pending.map(|m| (m.version, m.description.to_string())).collect();
+    let changed = known().filter(|m| of(m.version).is_some_and(|done| done.checksum != *m.checksum));
+    let changed = changed.map(|m| m.version).collect();
+    let unknown = applied.iter().map(|done| done.version);
+    let unknown = unknown.filter(|version| !known().any(|m| m.version == *version)).collect();
+    let applied = applied.into_iter().map(|done| (done.version, done.description)).collect();
     Ok(Inspection {
         version,
         major: number / 10_000,
@@ -155,14 +160,23 @@ pub async fn inspect(url: &SecretString) -> Result<Inspection> {
         is_superuser,
         missing_roles,
         applied,
+        changed,
         pending,
         unknown,
         open_tables,
     })
 }
 
+/// A migration as the database remembers it.
+#[derive(sqlx::FromRow)]
+struct Applied {
+    version: i64,
+    description: String,
+    checksum: Vec<u8>,
+}
+
 /// The applied migrations. Our login may read them only in the system role.
-async fn applied(conn: &mut PgConnection, missing_roles: &[String]) -> Result<Vec<(i64, String)>> {
+async fn applied(conn: &mut PgConnection, missing_roles: &[String]) -> Result<Vec<Applied>> {
     let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
         .fetch_one(&mut *conn)
         .await?;
@@ -175,9 +189,11 @@ async fn applied(conn: &mut PgConnection, missing_roles: &[String]) -> Result<Ve
     if !readable && !missing_roles.iter().any(|role| role == "bifrost_system") {
         sqlx::raw_sql("SET ROLE bifrost_system").execute(&mut *conn).await?;
     }
-    Ok(sqlx::query_as("SELECT version, description FROM _sqlx_migrations WHERE success ORDER BY version")
-        .fetch_all(conn)
-        .await?)
+    Ok(sqlx::query_as(
+        "SELECT version, description, checksum FROM _sqlx_migrations WHERE success ORDER BY version",
+    )
+    .fetch_all(conn)
+    .await?)
 }
 
 async fn connect(url: &SecretString) -> Result<PgConnection> {

@@ -72,10 +72,12 @@ async fn a_migration_applied_in_another_form_is_told_as_what_it_is() {
     .expect("a superuser may");
 
     let refused = migrate(&db, folder.path(), "tester").finish().await.expect_code(1);
+    let status = migrate(&db, folder.path(), "tester").args(&["--status"]).finish().await.expect_code(1);
 
     for expected in ["was applied in another form", "run the Bifrost that brought the schema there"] {
         assert!(refused.stderr.contains(expected), "no {expected:?} in\n{}", refused.stderr);
     }
+    assert_eq!(status.stdout.matches("  changed  ").count(), 1, "{}", status.stdout);
     drop(conn);
     db.close().await;
 }
