@@ -24,7 +24,7 @@ const PROVIDER_WAIT: Duration = Duration::from_secs(40);
 const EXECUTE: &str = "/api/workflows/execute";
 const ENDPOINTS: &str = "/api/endpoints/";
 
-/// The header of an answer that holds a credential.
+/// The header of an answer that no cache may keep: it holds a credential, or never ends.
 pub(crate) type NoStore = [(HeaderName, HeaderValue); 1];
 pub(crate) const NO_STORE: NoStore = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 

@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
 
 use crate::audit::{self, Action};
 use crate::id::{OrgId, SessionId, UserId};
@@ -16,11 +17,12 @@ const SIGN_IN: SystemScope = SystemScope::because("a sign-in finds its user befo
 pub(crate) const BEFORE_SCOPE: SystemScope =
     SystemScope::because("a request is checked before it has a scope");
 
-/// The active user that a credential leads to, from the rows.
+/// The active user that a credential leads to, from the rows; `$with` is what the statement does besides, or nothing.
 macro_rules! principal {
-    ($conn:expr, $session:expr, $credential:literal, $argument:expr) => {{
+    ($conn:expr, $session:expr, $with:literal, $credential:literal, $($argument:expr),+ $(,)?) => {{
         let row = sqlx::query!(
-            r#"SELECT u.id AS "user_id: UserId", u.organization_id AS "organization_id: OrgId", u.email, u.name, u.user_type,
+            $with
+                + r#"SELECT u.id AS "user_id: UserId", u.organization_id AS "organization_id: OrgId", u.email, u.name, u.user_type,
                    u.is_superuser, granted.roles, granted.permissions
                FROM users u "#
                 + $credential
@@ -36,7 +38,7 @@ macro_rules! principal {
                    WHERE ur.user_id = u.id AND (r.organization_id IS NULL OR r.organization_id = u.organization_id)
                ) AS granted
                WHERE u.is_active AND COALESCE(o.is_active, TRUE)"#,
-            $argument,
+            $($argument),+
         )
         .fetch_optional(&mut *$conn)
         .await?;
@@ -103,6 +105,15 @@ pub struct Authenticated {
     pub email: String,
 }
 
+/// Who proved a password, and whether that may not be enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstFactor {
+    /// Who it is.
+    pub user: Authenticated,
+    /// Whether a second factor is enrolled.
+    pub has_second: bool,
+}
+
 /// Checks a password. Unknown e-mail, wrong password and no password set are one answer in text and time.
 ///
 /// A hash of an older kind is replaced on the way.
@@ -116,13 +127,14 @@ pub async fn authenticate(
     password: SecretString,
     proven: bool,
     request_id: Option<&str>,
-) -> Result<Authenticated> {
+) -> Result<FirstFactor> {
     let email = email.trim().to_lowercase();
     let found = {
         let mut conn = db.system(&SIGN_IN).await?;
         sqlx::query!(
             r#"SELECT u.id AS "id: UserId", u.email, u.password_hash, u.is_verified,
-                   u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!"
+                   u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!",
+                   EXISTS (SELECT FROM mfa_methods m WHERE m.user_id = u.id AND m.activated_at IS NOT NULL) AS "has_second!"
                FROM users u
                LEFT JOIN organizations o ON o.id = u.organization_id
                WHERE u.email = $1 AND u.is_registered AND u.user_type <> 'SYSTEM'"#,
@@ -151,7 +163,8 @@ pub async fn authenticate(
     if let Some(outdated) = outdated {
         replace_hash(db, user.id, &outdated, password).await?;
     }
-    Ok(Authenticated { user_id: user.id, email: user.email })
+    let known = Authenticated { user_id: user.id, email: user.email };
+    Ok(FirstFactor { user: known, has_second: user.has_second })
 }
 
 /// Hashes a password anew that was just found right, unless somebody set another one meanwhile.
@@ -184,27 +197,31 @@ pub async fn start(
     let refresh_token = opaque::generate();
     let mut conn = db.system(&SIGN_IN).await?;
     // One statement, which is a transaction: what waits beside a sign-in waits for PostgreSQL most (ADR 39).
-    audit::record_with!(
-        &mut *conn,
+    let principal = principal!(
+        conn,
+        session_id,
         "WITH login AS (
-             UPDATE users SET last_login = now() WHERE id = $7
+             UPDATE users SET last_login = now() WHERE id = $1
          ), session AS (
              INSERT INTO sessions (id, user_id, refresh_hash, expires_at, user_agent)
-             VALUES ($6, $7, $8, now() + make_interval(days => $9), $10)
+             VALUES ($2, $1, $3, now() + make_interval(days => $4), $5)
+         ), audited AS MATERIALIZED (
+             SELECT audit_append(ARRAY[$6::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$7::text], ARRAY[$8::text],
+                 ARRAY[$2::uuid::text], ARRAY[$9::text], ARRAY[NULL::text])
          ) ",
-        Action::SessionStarted,
-        user.email,
-        session_id,
-        request_id,
-        session_id as _,
+        // Appending is a call: it happens only if its row is asked for.
+        "JOIN audited ON u.id = $1",
         user.user_id as _,
+        session_id as _,
         opaque::hash(refresh_token.expose_secret()),
         i32::try_from(lifetime_days).map_err(Error::internal)?,
         user_agent,
-    )
-    .await?;
-    drop(conn);
-    let principal = find(db, session_id).await?.ok_or(Error::Unauthenticated)?;
+        Uuid::now_v7(),
+        user.email,
+        Action::SessionStarted.as_str(),
+        request_id,
+    );
+    let principal = principal.ok_or(Error::Unauthenticated)?;
     Ok(Started { principal, refresh_token })
 }
 
@@ -261,6 +278,7 @@ pub async fn find(db: &Db, id: SessionId) -> Result<Option<Principal>> {
     Ok(principal!(
         conn,
         id,
+        "",
         "JOIN sessions s ON s.user_id = u.id AND s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()",
         id as _
     ))
@@ -272,7 +290,7 @@ pub async fn find(db: &Db, id: SessionId) -> Result<Option<Principal>> {
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub(crate) async fn find_user(db: &Db, user: UserId, id: SessionId) -> Result<Option<Principal>> {
     let mut conn = db.system(&BEFORE_SCOPE).await?;
-    Ok(principal!(conn, id, "JOIN (SELECT $1::uuid AS id) wanted ON wanted.id = u.id", user as _))
+    Ok(principal!(conn, id, "", "JOIN (SELECT $1::uuid AS id) wanted ON wanted.id = u.id", user as _))
 }
 
 /// The session of this user whose current refresh token this is, live or not.

@@ -37,7 +37,7 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::AppState;
-use crate::frame::Frame;
+use crate::openapi_frame::Frame;
 
 /// The routes that the OpenAPI document describes.
 pub(crate) fn documented() -> OpenApiRouter<AppState> {

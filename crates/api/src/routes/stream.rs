@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::http::header::{CACHE_CONTROL, HeaderName};
+use axum::http::header::HeaderName;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use domain::id::ExecutionId;
@@ -16,6 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::AppState;
+use crate::envelope::NO_STORE;
 use crate::extract::{Path, Signed};
 use crate::live::{Follow, Frame};
 use crate::problem::{Problem, Problems};
@@ -51,9 +52,7 @@ async fn stream_execution(
     let follow = Follow::open(app.clone(), &signed.scope, id, last.unwrap_or(0).max(0)).await?;
     let end = end_of_welcome(app, signed.principal);
     let events = frames(follow).map(|frame| Ok::<_, Infallible>(event(&frame))).take_until(Box::pin(end));
-    let mut response = Sse::new(events).keep_alive(KeepAlive::default()).into_response();
-    response.headers_mut().insert(CACHE_CONTROL, axum::http::HeaderValue::from_static("no-store"));
-    Ok(response)
+    Ok((NO_STORE, Sse::new(events).keep_alive(KeepAlive::default())).into_response())
 }
 
 fn frames(follow: Follow) -> impl Stream<Item = Frame> {

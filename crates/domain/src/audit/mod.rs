@@ -270,26 +270,6 @@ pub async fn record_all(tx: &mut OrgTx, action: Action, resources: Vec<String>) 
     Ok(())
 }
 
-/// Records a deed of the platform itself or of somebody not signed in yet, in one statement with the deed: `$with` is its
-/// `WITH`, or nothing, and its own parameters begin at `$6`.
-macro_rules! record_with {
-    ($conn:expr, $with:tt, $action:expr, $actor:expr, $resource:expr, $request_id:expr $(, $argument:expr)* $(,)?) => {
-        sqlx::query!(
-            $with
-                + "SELECT audit_append(ARRAY[$1::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$2::text], ARRAY[$3::text],
-             ARRAY[$4::text], ARRAY[$5::text], ARRAY[NULL::text])",
-            uuid::Uuid::now_v7(),
-            $actor,
-            $action.as_str(),
-            $resource.to_string(),
-            $request_id
-            $(, $argument)*
-        )
-        .fetch_one($conn)
-    };
-}
-pub(crate) use record_with;
-
 /// Records a deed of the platform itself or of somebody not signed in yet.
 ///
 /// # Errors
@@ -301,6 +281,16 @@ pub async fn record_system(
     resource: impl ToString,
     request_id: Option<&str>,
 ) -> Result<()> {
-    record_with!(tx.conn(), "", action, actor, resource, request_id).await?;
+    sqlx::query!(
+        "SELECT audit_append(ARRAY[$1::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$2::text], ARRAY[$3::text],
+             ARRAY[$4::text], ARRAY[$5::text], ARRAY[NULL::text])",
+        Uuid::now_v7(),
+        actor,
+        action.as_str(),
+        resource.to_string(),
+        request_id,
+    )
+    .fetch_one(tx.conn())
+    .await?;
     Ok(())
 }

@@ -50,8 +50,8 @@ impl Fixture {
 
     pub(crate) async fn sign_in(&self, email: &str) -> sessions::Started {
         let db = &self.platform.db;
-        let user = sessions::authenticate(db, email, PASSWORD.into(), false, None).await.expect("is known");
-        sessions::start(db, &user, 7, None, None).await.expect("signs in")
+        let first = sessions::authenticate(db, email, PASSWORD.into(), false, None).await.expect("is known");
+        sessions::start(db, &first.user, 7, None, None).await.expect("signs in")
     }
 
     pub(crate) async fn principal(&self, email: &str) -> Principal {

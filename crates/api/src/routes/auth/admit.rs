@@ -1,15 +1,14 @@
 //! What follows a proven identity: a session with its tokens and cookies, or the question for a second factor.
 
 use axum::http::HeaderMap;
-use axum::http::HeaderValue;
-use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
-use domain::mfa::{self, devices};
-use domain::sessions::{self, Authenticated, Started};
+use domain::mfa::devices;
+use domain::sessions::{self, Authenticated, FirstFactor, Started};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::envelope::NO_STORE;
 use crate::extract::{Client, Json};
 use crate::problem::Problem;
 use crate::tokens::MfaStage;
@@ -71,11 +70,11 @@ pub(super) async fn admit(
     app: &AppState,
     client: &Client,
     headers: &HeaderMap,
-    user: &Authenticated,
+    proven: &FirstFactor,
 ) -> Result<Response, Problem> {
-    match missing_factor(app, client, headers, user).await? {
-        Some(stage) => Ok(unstored(Json(ask(app, user, stage)).into_response())),
-        None => admit_fully(app, client, user).await,
+    match missing_factor(app, client, headers, proven).await? {
+        Some(stage) => Ok((NO_STORE, Json(ask(app, &proven.user, stage))).into_response()),
+        None => admit_fully(app, client, &proven.user).await,
     }
 }
 
@@ -87,13 +86,11 @@ pub(super) async fn missing_factor(
     app: &AppState,
     client: &Client,
     headers: &HeaderMap,
-    user: &Authenticated,
+    proven: &FirstFactor,
 ) -> Result<Option<MfaStage>, domain::Error> {
-    let (db, settings) = (&app.platform.db, &app.platform.settings);
-    let enrolled = mfa::status(db, user.user_id).await?.enabled;
-    Ok(match enrolled {
-        true if !is_trusted(app, client, headers, user).await? => Some(MfaStage::Login),
-        false if settings.mfa_is_required() => Some(MfaStage::Setup),
+    Ok(match proven.has_second {
+        true if !is_trusted(app, client, headers, &proven.user).await? => Some(MfaStage::Login),
+        false if app.platform.settings.mfa_is_required() => Some(MfaStage::Setup),
         _ => None,
     })
 }
@@ -167,16 +164,10 @@ pub(super) fn with_cookies(
     answer: impl IntoResponse,
 ) -> Response {
     let settings = &app.platform.settings;
-    let mut response = unstored(answer.into_response());
+    let mut response = (NO_STORE, answer).into_response();
     let (access, refresh) =
         ((access, app.tokens.lifetime_seconds()), (refresh, settings.refresh_token_days * SECONDS_PER_DAY));
     cookies::set(response.headers_mut(), settings.is_production(), access, refresh);
-    response
-}
-
-/// An answer that no cache may keep.
-pub(crate) fn unstored(mut response: Response) -> Response {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

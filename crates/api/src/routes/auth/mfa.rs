@@ -16,6 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::admit::{self, LoginResponse};
+use crate::envelope::NO_STORE;
 use crate::extract::{Client, Json, OptionalJson, Signed, bearer_of, check_text};
 use crate::limits::Rate;
 use crate::problem::{Problem, Problems, PublicProblems};
@@ -310,7 +311,7 @@ async fn verify_totp_setup(
         refresh_token: None,
         token_type: "bearer",
     };
-    Ok(admit::unstored(Json(answer).into_response()))
+    Ok((NO_STORE, Json(answer)).into_response())
 }
 
 /// Removes the second factor.
@@ -376,7 +377,7 @@ async fn regenerate_recovery_codes(
     }
     let recovery_codes = shown(&mfa::regenerate(&app.platform.db, holder).await?);
     let answer = RecoveryCodesResponse { count: recovery_codes.len(), recovery_codes };
-    Ok(admit::unstored(Json(answer).into_response()))
+    Ok((NO_STORE, Json(answer)).into_response())
 }
 
 /// How many recovery codes there are, and how many are left.
@@ -407,7 +408,7 @@ async fn begin(app: &AppState, client: &Client, user: Authenticated) -> Result<R
         issuer: mfa::ISSUER,
         account_name: user.email,
     };
-    Ok(admit::unstored(Json(answer).into_response()))
+    Ok((NO_STORE, Json(answer)).into_response())
 }
 
 async fn activate(

@@ -25,8 +25,6 @@ use uuid::Uuid;
 use admit::{LoginResponse, Token, admit, tokens_of, with_cookies};
 use oauth::OAuthProviderInfo;
 
-pub(crate) use admit::unstored;
-
 use crate::extract::{Client, Form, Json, OptionalJson, Signed, check_text};
 use crate::problem::{Problem, Problems, PublicProblems};
 use crate::{AppState, cookies, limits, tokens};
@@ -150,7 +148,7 @@ async fn sign_in(
     limits::by_account(&app, "login", &given.username).await?;
     let request_id = client.request_id.as_deref();
     let proven = app.platform.settings.is_production();
-    let user = sessions::authenticate(&app.platform.db, &given.username, given.password, proven, request_id)
+    let first = sessions::authenticate(&app.platform.db, &given.username, given.password, proven, request_id)
         .await
         .map_err(|error| match error {
             Error::Unauthenticated => {
@@ -158,7 +156,7 @@ async fn sign_in(
             }
             other => other.into(),
         })?;
-    admit(&app, &client, &headers, &user).await
+    admit(&app, &client, &headers, &first).await
 }
 
 /// Replaces a refresh token by a new pair.

@@ -10,8 +10,8 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use domain::logins::{self, Begun, Flow, Linked, Provider};
-use domain::sessions::Authenticated;
-use domain::{Error, opaque};
+use domain::sessions::FirstFactor;
+use domain::{Error, mfa, opaque};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -19,8 +19,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::admit::{self, LoginResponse, Token, tokens_of, unstored, with_cookies};
+use super::admit::{self, LoginResponse, Token, tokens_of, with_cookies};
 use super::mfa::{Done, authenticated};
+use crate::envelope::NO_STORE;
 use crate::extract::{Client, Json, Path, Query, Signed};
 use crate::limits::Rate;
 use crate::problem::{Problem, Problems, PublicProblems};
@@ -218,7 +219,7 @@ async fn finish_provider_login(
             let (access, refresh) = (token.access_token.clone(), token.refresh_token.clone());
             Ok(with_cookies(&app, &access, &refresh, Json(token)))
         }
-        Ended::Asked(asked) => Ok(unstored((StatusCode::ACCEPTED, Json(asked)).into_response())),
+        Ended::Asked(asked) => Ok((StatusCode::ACCEPTED, NO_STORE, Json(asked)).into_response()),
     }
 }
 
@@ -379,11 +380,13 @@ async fn finish(
     code: &SecretString,
 ) -> Result<Ended, Error> {
     let proven = app.platform.providers.finish(flow, code).await?;
-    let user: Authenticated =
-        logins::sign_in(&app.platform.db, &proven, client.request_id.as_deref()).await?;
-    let missing = match app.platform.settings.oauth_require_mfa {
-        true => admit::missing_factor(app, client, headers, &user).await?,
-        false => None,
+    let db = &app.platform.db;
+    let user = logins::sign_in(db, &proven, client.request_id.as_deref()).await?;
+    let missing = if app.platform.settings.oauth_require_mfa {
+        let has_second = mfa::status(db, user.user_id).await?.enabled;
+        admit::missing_factor(app, client, headers, &FirstFactor { user: user.clone(), has_second }).await?
+    } else {
+        None
     };
     Ok(match missing {
         Some(stage) => Ended::Asked(admit::ask(app, &user, stage)),
@@ -400,7 +403,7 @@ fn flow_cookie(app: &AppState, headers: &HeaderMap) -> Option<String> {
 }
 
 fn with_flow(app: &AppState, browser: &str, answer: impl IntoResponse) -> Response {
-    let mut response = unstored(answer.into_response());
+    let mut response = (NO_STORE, answer).into_response();
     cookies::set_flow(response.headers_mut(), app.platform.settings.is_production(), browser, FLOW_SECONDS);
     response
 }
@@ -451,7 +454,7 @@ fn login_page(error: &str) -> Response {
 
 fn found(address: &str) -> Response {
     let location = HeaderValue::from_str(address).expect("addresses here are visible ASCII");
-    unstored((StatusCode::FOUND, [(LOCATION, location)]).into_response())
+    (StatusCode::FOUND, NO_STORE, [(LOCATION, location)]).into_response()
 }
 
 #[cfg(test)]

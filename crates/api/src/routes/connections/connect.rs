@@ -17,9 +17,9 @@ use super::model::{
 };
 use super::{LONGEST_ADDRESS, find};
 use crate::AppState;
+use crate::envelope::NO_STORE;
 use crate::extract::{Admin, Json, Path, Query, Signed};
 use crate::problem::{Problem, Problems};
-use crate::routes::auth;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -177,7 +177,7 @@ async fn get_credentials(
     let status = OAuthStatus::of(&connection.status);
     let answer =
         OAuthCredentialsResponse { connection_name: connection.name, credentials, status, expires_at };
-    Ok(auth::unstored(Json(answer).into_response()))
+    Ok((NO_STORE, Json(answer)).into_response())
 }
 
 /// The last and the next run of the periodic refresh.
