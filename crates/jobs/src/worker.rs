@@ -1,6 +1,6 @@
 //! The worker: takes wake-ups when slots are free, claims that many rows in one statement, acknowledges, runs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ use domain::telemetry::{metrics, scrape};
 use domain::wakeup::Wakeup;
 use domain::{in_time, workers};
 use serde_json::json;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +30,8 @@ use crate::trace::AttemptTrace;
 
 /// Deliveries held beyond the slots, so that a slot that becomes free does not wait for the broker.
 const PREFETCH_AHEAD: usize = 16;
+/// Runs begun before their wake-up came that are remembered: another worker may get it.
+const MOST_AHEAD: usize = 64;
 /// Short enough for another try before the leases end.
 const BEAT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -41,8 +43,8 @@ pub(crate) struct Worker {
     engine: Engine,
     slots: Arc<Semaphore>,
     running: Mutex<HashMap<ExecutionId, Running>>,
-    /// Told when something was submitted somewhere.
-    submitted: Notify,
+    /// What was submitted last, as far as it was told.
+    submitted: watch::Sender<Vec<ExecutionId>>,
 }
 
 /// An attempt under way, as others of the process see it.
@@ -59,7 +61,7 @@ impl Worker {
             id: WorkerId::generate(),
             slots: Arc::new(Semaphore::new(platform.settings.worker_slots)),
             running: Mutex::default(),
-            submitted: Notify::new(),
+            submitted: watch::Sender::default(),
             engine: Engine { platform: platform.clone(), templates, recorder },
             platform,
         }
@@ -111,14 +113,26 @@ impl Worker {
         let mut consumer = self.platform.wakeups.consume(prefetch);
         let mut waiting = Vec::new();
         let mut gather = Gather::default();
+        let mut submitted = self.submitted.subscribe();
+        let mut ahead = HashSet::new();
         loop {
             if waiting.is_empty() {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     deliveries = consumer.next(slots) => waiting = deliveries,
                     // The broker syncs a message before it hands it over; the row is there already.
-                    () = self.submitted.notified(), if self.running().is_empty() => {}
+                    Ok(()) = submitted.changed() => {
+                        let submitted = submitted.borrow_and_update().clone();
+                        if self.running().is_empty() {
+                            self.begin_ahead(runs, &submitted, &mut ahead, stop).await;
+                        }
+                        continue;
+                    }
                 }
+            }
+            if waiting.iter().all(|delivery| ahead.remove(&delivery.wakeup().execution_id)) {
+                consumer.ack(std::mem::take(&mut waiting)).await;
+                continue;
             }
             let lingers_until = gather.lingers_until();
             if let Some(until) = lingers_until {
@@ -150,12 +164,32 @@ impl Worker {
             }
             let later = waiting.split_off(permits.len().min(waiting.len()));
             consumer.ack(std::mem::replace(&mut waiting, later)).await;
-            for (claimed, permit) in claimed.into_iter().zip(permits) {
-                let slot = Slot::new(self.slots.clone(), permit);
-                let trace = AttemptTrace::begin(&claimed, claimed_since);
-                self.begin(runs, claimed, slot, trace);
-            }
+            self.begin_all(runs, claimed, permits, claimed_since);
         }
+    }
+
+    /// Claims and begins what was submitted, before its wake-ups are here; `ahead` remembers which these will be.
+    async fn begin_ahead(
+        self: &Arc<Self>,
+        runs: &TaskTracker,
+        submitted: &[ExecutionId],
+        ahead: &mut HashSet<ExecutionId>,
+        stop: &CancellationToken,
+    ) {
+        if stop.run_until_cancelled(self.engine.templates.ready()).await != Some(true) {
+            return;
+        }
+        let permits = self.permits(submitted.len(), None).await;
+        let claimed_since = SystemTime::now();
+        let submitted = &submitted[..permits.len().min(submitted.len())];
+        let claim = Box::pin(claim::claim_submitted(&self.platform.db, self.id, submitted));
+        // What cannot be had in this way is had by its wake-up.
+        let claimed = in_time(CLAIM_PATIENCE, claim).await.unwrap_or_default();
+        if ahead.len() > MOST_AHEAD {
+            ahead.clear();
+        }
+        ahead.extend(claimed.iter().map(|claimed| claimed.id));
+        self.begin_all(runs, claimed, permits, claimed_since);
     }
 
     /// Waits for a free slot, then takes what else is free, up to `wanted`; given `until`, also what is free by then.
@@ -192,6 +226,20 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    fn begin_all(
+        self: &Arc<Self>,
+        runs: &TaskTracker,
+        claimed: Vec<Claimed>,
+        permits: Vec<OwnedSemaphorePermit>,
+        claimed_since: SystemTime,
+    ) {
+        for (claimed, permit) in claimed.into_iter().zip(permits) {
+            let slot = Slot::new(self.slots.clone(), permit);
+            let trace = AttemptTrace::begin(&claimed, claimed_since);
+            self.begin(runs, claimed, slot, trace);
         }
     }
 
@@ -265,8 +313,8 @@ impl Worker {
         loop {
             match events.recv().await {
                 Ok(event) => {
-                    if matches!(&*event, Event::Submitted) {
-                        self.submitted.notify_one();
+                    if let Event::Submitted(ids) = &*event {
+                        self.submitted.send_replace(ids.clone());
                     }
                     if let Event::Cancel { execution_id, attempt } = &*event
                         && let Some(running) = self.running().get(execution_id)

@@ -162,7 +162,7 @@ impl Follow {
             }
             Event::Answered(_)
             | Event::Cancel { .. }
-            | Event::Submitted
+            | Event::Submitted(_)
             | Event::WorkspaceChanged
             | Event::PackagesSwitched
             | Event::Progress(_)

@@ -307,7 +307,7 @@ impl Connection {
                 });
                 self.outbox.send(&json!({"type": "system_event", "eventType": "log", "event": event})).await;
             }
-            Event::Submitted
+            Event::Submitted(_)
             | Event::WorkspaceChanged
             | Event::PackagesSwitched
             | Event::Happened(_)

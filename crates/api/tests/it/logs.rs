@@ -262,7 +262,7 @@ async fn administrators_hear_of_events_as_they_are_written_and_users_do_not() {
     // Both sockets were told on the same way, so what a user gets is there by now.
     assert_eq!(user.settled().await, [Value::Null; 0]);
     // A submission wakes workers, and is no change of the workspace.
-    world.platform().events.publish(Event::Submitted);
+    world.platform().events.publish(Event::Submitted(Vec::new()));
     world.platform().events.publish(Event::WorkspaceChanged);
     let frames = user.until(|frame| frame["type"] == "system_event").await;
     assert_eq!(frames.last().expect("one")["eventType"], "workspace_changed");

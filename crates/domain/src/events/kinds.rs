@@ -26,8 +26,8 @@ pub enum Event {
         /// The attempt that runs.
         attempt: i32,
     },
-    /// Something was submitted: a worker that idles may look at once instead of waiting for its wake-up.
-    Submitted,
+    /// These were submitted: a worker that idles may claim them at once instead of waiting for their wake-ups.
+    Submitted(Vec<ExecutionId>),
     /// The workspace changed and was indexed again.
     WorkspaceChanged,
     /// The workspace has another environment of packages.
@@ -206,7 +206,7 @@ impl Event {
             Self::Update(update) | Self::Answered(update) => Some(update.execution_id),
             Self::Lines(lines) => Some(lines.execution_id),
             Self::Cancel { execution_id, .. } => Some(*execution_id),
-            Self::Submitted
+            Self::Submitted(_)
             | Self::WorkspaceChanged
             | Self::PackagesSwitched
             | Self::Progress(_)

@@ -80,8 +80,8 @@ impl Claimed {
     }
 }
 
-/// Makes the rows that `$picked` names running, and answers with all a run needs. Both ways to claim share it; the macros
-/// of sqlx take text only.
+/// Makes the rows that `$picked` names, and has locked, running; answers with all a run needs. All ways to claim share it;
+/// the macros of sqlx take text only.
 macro_rules! claim {
     ($picked:tt, $comes_before_limited:tt, $worker:expr, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
@@ -92,8 +92,9 @@ macro_rules! claim {
                    SET status = 'Running', attempt = e.attempt + 1, lease_owner = $1,
                        lease_expires_at = now() + make_interval(secs => $2),
                        started_at = COALESCE(e.started_at, now()), attempt_started_at = now()
-                   -- An array, because the planner expects few of it and goes by the key.
-                   WHERE e.id = ANY (ARRAY(SELECT id FROM picked)) AND e.status = 'Pending'
+                   -- An array, because the planner expects few of it and goes by the key. That it waits was found when it was
+                   -- locked; asked for here, all that waits would be gone through, for the planner knows of little.
+                   WHERE e.id = ANY (ARRAY(SELECT id FROM picked))
                    RETURNING e.*
                )
                SELECT e.id AS "id!: ExecutionId", e.attempt AS "attempt!", e.max_attempts AS "max_attempts!",
@@ -220,6 +221,38 @@ async fn claim_unlimited(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<
     Ok(claimed.fetch_all(&mut *conn).await?)
 }
 
+/// Claims these alone, which were submitted a moment ago: for a worker that idles, so that nothing there is in turn before
+/// them. What is not there, not due, taken, paused or limited is left to [`claim`].
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn claim_submitted(db: &Db, worker: WorkerId, submitted: &[ExecutionId]) -> Result<Vec<Claimed>> {
+    let ids: Vec<Uuid> = submitted.iter().map(|id| id.0).collect();
+    let mut conn = db.system(&SCOPE).await?;
+    let claimed = claim!(
+        "WITH named AS MATERIALIZED (
+             SELECT e.id, e.status, e.due_at, e.workflow_id, e.organization_id
+             FROM executions e
+             WHERE e.id = ANY ($3)
+             FOR UPDATE SKIP LOCKED
+         ), picked AS (
+             SELECT n.id
+             FROM named n
+             WHERE n.status = 'Pending' AND n.due_at <= now()
+               AND NOT EXISTS (
+                   SELECT FROM workflows w
+                   WHERE w.id = n.workflow_id
+                     AND (w.concurrency_limit IS NOT NULL OR w.rate_limit_starts IS NOT NULL OR w.paused_at IS NOT NULL))
+               AND NOT EXISTS (
+                   SELECT FROM organizations o WHERE o.id = n.organization_id AND o.concurrency_limit IS NOT NULL)
+         )",
+        "FALSE",
+        worker,
+        &ids,
+    );
+    Ok(claimed.fetch_all(&mut *conn).await?)
+}
+
 /// Claims whatever its limits let start. One transaction at a time does, so that none counts less than what runs.
 async fn claim_limited(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Claimed>> {
     let mut tx = db.begin_system(&SCOPE).await?;
@@ -234,7 +267,11 @@ async fn claim_limited(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Cl
         return Ok(Vec::new());
     }
     let claimed = claim!(
-        "WITH picked AS (SELECT id FROM UNNEST($3::uuid[]) AS chosen (id))",
+        "WITH chosen AS MATERIALIZED (
+             SELECT e.id, e.status FROM executions e WHERE e.id = ANY ($3) FOR UPDATE SKIP LOCKED
+         ), picked AS (
+             SELECT id FROM chosen WHERE status = 'Pending'
+         )",
         "FALSE",
         worker,
         &chosen,

@@ -189,13 +189,15 @@ async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::R
                     // What starts later is woken by the sweeper when its time has come.
                     entry.new.run_at.is_none_or(|at| at <= now) && matches!(outcome, Ok(s) if !s.replayed)
                 });
+                let (ids, hints): (Vec<_>, Vec<_>) =
+                    fresh.map(|(entry, _)| (entry.new.id, entry.wakeup())).unzip();
                 if !is_early {
-                    wakeups.publish(fresh.map(|(entry, _)| entry.wakeup()).collect());
+                    wakeups.publish(hints);
                 }
                 let is_new = |outcome: &&Result<Submitted>| matches!(outcome, Ok(s) if !s.replayed);
                 metrics::submitted(outcomes.iter().filter(is_new).count());
-                if batch.len() <= FEW && wakeups.are_synced() && !is_early {
-                    events.publish(Event::Submitted);
+                if (1..=FEW).contains(&ids.len()) && wakeups.are_synced() && !is_early {
+                    events.publish(Event::Submitted(ids));
                 }
                 for (entry, outcome) in batch.into_iter().zip(outcomes) {
                     // A caller that hung up finds its execution in the list.

@@ -171,7 +171,7 @@ pub async fn ask(
             Turn::Kept(options) => return Ok(Answer::Options(options)),
             Turn::Ours => {
                 platform.wakeups.publish(vec![Wakeup::new(own, owner, PRIORITY, None)]);
-                platform.events.publish(Event::Submitted);
+                platform.events.publish(Event::Submitted(vec![own]));
                 own
             }
             Turn::Theirs(theirs) => {

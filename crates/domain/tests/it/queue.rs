@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::executions::claim::Claimed;
+use domain::executions::claim::{Claimed, claim_submitted};
 use domain::executions::submit::{NewExecution, Work};
 use domain::executions::{Status, reap, sweep};
 use domain::id::{ExecutionId, OrgId, WorkerId};
@@ -12,6 +12,7 @@ use domain::{OrgScope, workflows};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
+use crate::directory::statements;
 use crate::support::{Fixture, json, scope_of, success};
 
 /// Makes workflows known, each with what its decorator says of limits.
@@ -134,6 +135,98 @@ async fn slots_are_shared_evenly_and_an_organizations_own_order_is_exact() {
     };
     assert_eq!((left(orgs[1]), left(orgs[2])), (vec![1], vec![1]), "the least urgent came last");
     fixture.close().await;
+}
+
+#[tokio::test]
+async fn what_was_just_submitted_is_claimed_by_name_unless_something_holds_it_back() {
+    let fixture = Fixture::embedded().await;
+    let (open, narrow) = (fixture.org("open").await, fixture.org("narrow").await);
+    run_sql(
+        &fixture,
+        format!("UPDATE organizations SET settings = '{{\"concurrency_limit\": 2}}' WHERE id = '{narrow}'"),
+    )
+    .await;
+    let rate = json!({"rate_limit": {"starts": 5, "seconds": 60}});
+    let declared = [
+        ("plain", json!({})),
+        ("lone", json!({"concurrency_limit": 1})),
+        ("rated", rate),
+        ("paused", json!({})),
+    ];
+    index(&fixture, &declared).await;
+    run_sql(&fixture, "UPDATE workflows SET paused_at = now() WHERE name = 'paused'").await;
+    let plain = workflow(&fixture, "plain").await;
+    let free = submit(&fixture, open, &plain, "{}").await;
+    let mut named = vec![ExecutionId::generate(), free, submit(&fixture, narrow, &plain, "{}").await];
+    for held in ["lone", "rated", "paused"] {
+        let held = workflow(&fixture, held).await;
+        named.push(submit(&fixture, open, &held, "{}").await);
+    }
+    let soon = chrono::Utc::now() + chrono::TimeDelta::hours(1);
+    named.push(submit_with(&fixture, open, &plain, "{}", |new| new.run_at = Some(soon)).await);
+    let claim = async |worker| {
+        let claimed = claim_submitted(&fixture.platform.db, worker, &named).await.expect("claims");
+        claimed.iter().map(|one| (one.id, one.attempt)).collect::<Vec<_>>()
+    };
+
+    let (first, second) = tokio::join!(claim(WorkerId::generate()), claim(WorkerId::generate()));
+    assert_eq!([first, second].concat(), [(free, 1)], "by one of two");
+    assert_eq!(claim(WorkerId::generate()).await, [], "and once");
+    assert_eq!(
+        fixture.claim(WorkerId::generate(), 16).await.len(),
+        3,
+        "what is limited is claimed in its turn"
+    );
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_claim_goes_by_the_key_though_the_planner_has_not_heard_of_the_backlog() {
+    let fixture = Fixture::embedded().await;
+    let org = fixture.org("a").await;
+    backlog(&fixture, org, 2_000, None).await;
+    // What it has heard of: nothing waits.
+    run_sql(&fixture, "UPDATE executions SET status = 'Success'").await;
+    run_sql(&fixture, "VACUUM ANALYZE executions").await;
+    backlog(&fixture, org, 5_000, None).await;
+    let mut conn = fixture.test.db.connect().await;
+    let waiting = "SELECT id FROM executions WHERE status = 'Pending' LIMIT 2";
+    let waiting: Vec<ExecutionId> = sqlx::query_scalar(waiting).fetch_all(&mut conn).await.expect("reads");
+    let worker = WorkerId::generate();
+    let ways = [
+        ("WITH named", format!("10, ARRAY['{}'::uuid]", waiting[0]), 1),
+        ("WITH chosen", format!("10, ARRAY['{}'::uuid]", waiting[1]), 1),
+        ("pending_lanes", "10, 16, 0, 256".to_owned(), 16),
+    ];
+    for (mark, values, claimed) in ways {
+        let statement = statements(&[mark, "claimed AS"]).pop().expect("is there");
+        let prepare =
+            format!("SET plan_cache_mode = force_generic_plan; DEALLOCATE ALL; PREPARE asked AS {statement}");
+        sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut conn).await.expect("prepares");
+        let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE asked ('{worker}', {values})");
+        let explain = sqlx::query_scalar(AssertSqlSafe(explain)).persistent(false);
+        let plan: Value = explain.fetch_one(&mut conn).await.expect("explains");
+        assert_eq!(plan[0]["Plan"]["Actual Rows"], claimed, "{mark}");
+        let passed = rows_passed_over(&plan);
+        println!("claim by {mark}: {passed:.0} of 5,000 waiting rows passed over for {claimed}");
+        assert!(passed < 100.0, "{plan:#}");
+    }
+    fixture.close().await;
+}
+
+/// Rows that the nodes of a plan read in vain.
+fn rows_passed_over(plan: &Value) -> f64 {
+    let own = ["Rows Removed by Filter", "Rows Removed by Join Filter"].map(|name| {
+        plan[name].as_f64().unwrap_or_default() * plan["Actual Loops"].as_f64().unwrap_or_default()
+    });
+    let below: Vec<&Value> = match plan {
+        Value::Array(plans) => plans.iter().collect(),
+        Value::Object(members) => {
+            members.values().filter(|value| value.is_array() || value.is_object()).collect()
+        }
+        _ => Vec::new(),
+    };
+    own.iter().sum::<f64>() + below.into_iter().map(rows_passed_over).sum::<f64>()
 }
 
 #[tokio::test]

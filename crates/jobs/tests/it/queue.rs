@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use domain::events::Event;
 use domain::executions::Status;
-use domain::id::OrgId;
+use domain::id::{ExecutionId, OrgId};
+use domain::wakeup::Wakeup;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 use testkit::{eventually, eventually_within};
@@ -59,6 +61,33 @@ async fn one_run_starts_soon_beside_five_thousand_of_another_organization() {
     assert!(left > 0, "the backlog was there all the time");
     assert!(waited.as_seconds_f64() < 10.0);
     sqlx::query("DELETE FROM executions WHERE status = 'Pending'").execute(&mut conn).await.expect("deletes");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_idles_begins_what_it_is_told_of_and_needs_no_wakeup_for_it() {
+    let engine = Engine::on_files(&[("quick.py", QUICK)]).await;
+    let scope = Engine::admin();
+    let first = engine.run(&scope, "quick", json!({})).await.id;
+    let told = ExecutionId::generate();
+    let mut conn = engine.test.db.connect().await;
+    // The sweeper leaves alone what is younger than its grace, as something of tomorrow is.
+    let silent = format!(
+        "INSERT INTO executions (id, organization_id, workflow_id, workflow_name, parameters, executed_by, executed_by_name,
+             executed_by_email, priority, timeout_seconds, created_at, due_at, queue_rank)
+         SELECT '{told}', organization_id, workflow_id, workflow_name, '{{}}', executed_by, 'n', 'e', 5, 60,
+             now() + interval '1 day', now(), now() - interval '5 minutes'
+         FROM executions
+         WHERE id = '{first}'"
+    );
+    sqlx::raw_sql(AssertSqlSafe(silent)).execute(&mut conn).await.expect("inserts");
+
+    engine.platform.events.publish(Event::Submitted(vec![ExecutionId::generate(), told]));
+    assert_eq!(engine.ended(told).await.status, Status::Success);
+    // The wake-up that comes late finds it done, and whoever comes next is served.
+    engine.platform.wakeups.publish(vec![Wakeup::new(told, None, 5, None)]);
+    assert_eq!(engine.run(&scope, "quick", json!({})).await.status, Status::Success);
+    assert_eq!(engine.get(told).await.attempt, 1);
     engine.close().await;
 }
 
