@@ -306,7 +306,8 @@ pub async fn heartbeat(db: &Db, worker: WorkerId, running: &[ExecutionId]) -> Re
     let rows = sqlx::query!(
         r#"UPDATE executions
            SET lease_expires_at = now() + make_interval(secs => $3)
-           WHERE id = ANY ($1) AND lease_owner = $2 AND status IN ('Running', 'Cancelling')
+           -- COALESCE: see finish.rs.
+           WHERE id = ANY ($1) AND lease_owner = $2 AND COALESCE(status, '') IN ('Running', 'Cancelling')
            RETURNING id AS "id: ExecutionId", attempt, status = 'Cancelling' AS "cancelling!""#,
         &ids,
         worker as _,

@@ -181,35 +181,65 @@ async fn what_was_just_submitted_is_claimed_by_name_unless_something_holds_it_ba
 }
 
 #[tokio::test]
-async fn a_claim_goes_by_the_key_though_the_planner_has_not_heard_of_the_backlog() {
+async fn what_a_run_writes_goes_by_the_key_though_the_planner_has_not_heard_of_what_waits_and_runs() {
     let fixture = Fixture::embedded().await;
     let org = fixture.org("a").await;
     backlog(&fixture, org, 2_000, None).await;
-    // What it has heard of: nothing waits.
+    // What it has heard of: nothing waits or runs.
     run_sql(&fixture, "UPDATE executions SET status = 'Success'").await;
     run_sql(&fixture, "VACUUM ANALYZE executions").await;
+    let worker = WorkerId::generate();
+    backlog(&fixture, org, 5_000, None).await;
+    let running = format!(
+        "UPDATE executions SET status = 'Running', attempt = 1, lease_owner = '{worker}', lease_expires_at = now() + interval '1 minute'
+         WHERE status = 'Pending'"
+    );
+    run_sql(&fixture, running).await;
     backlog(&fixture, org, 5_000, None).await;
     let mut conn = fixture.test.db.connect().await;
-    let waiting = "SELECT id FROM executions WHERE status = 'Pending' LIMIT 2";
-    let waiting: Vec<ExecutionId> = sqlx::query_scalar(waiting).fetch_all(&mut conn).await.expect("reads");
-    let worker = WorkerId::generate();
+    let two_ids = |status: &str| format!("SELECT id FROM executions WHERE status = '{status}' LIMIT 2");
+    let mut ids: Vec<ExecutionId> = Vec::new();
+    for status in ["Pending", "Running"] {
+        let found = sqlx::query_scalar::<_, ExecutionId>(AssertSqlSafe(two_ids(status)));
+        ids.extend(found.fetch_all(&mut conn).await.expect("reads"));
+    }
+    let nothing = |count: usize| vec!["NULL"; count].join(", ");
+    let array = |id: ExecutionId| format!("ARRAY['{id}'::uuid]");
     let ways = [
-        ("WITH named", format!("10, ARRAY['{}'::uuid]", waiting[0]), 1),
-        ("WITH chosen", format!("10, ARRAY['{}'::uuid]", waiting[1]), 1),
-        ("pending_lanes", "10, 16, 0, 256".to_owned(), 16),
+        ("claim by name", ["WITH named", "claimed AS"], format!("'{worker}', 10, {}", array(ids[0])), 1),
+        ("claim by limits", ["WITH chosen", "claimed AS"], format!("'{worker}', 10, {}", array(ids[1])), 1),
+        ("claim in turn", ["pending_lanes", "claimed AS"], format!("'{worker}', 10, 16, 0, 256"), 16),
+        (
+            "heartbeat",
+            ["SET lease_expires_at", "AS \"cancelling!\""],
+            format!("{}, '{worker}', 10", array(ids[2])),
+            1,
+        ),
+        ("lines", ["WITH held", "FOR SHARE"], format!("{}, ARRAY[1], {}", array(ids[2]), nothing(8)), 0),
+        (
+            "end",
+            ["WITH updated", "logged AS"],
+            format!(
+                "{}, ARRAY[1], ARRAY['Success'], {}, ARRAY[FALSE], {}",
+                array(ids[2]),
+                nothing(5),
+                nothing(12)
+            ),
+            1,
+        ),
     ];
-    for (mark, values, claimed) in ways {
-        let statement = statements(&[mark, "claimed AS"]).pop().expect("is there");
+    for (what, marks, values, rows) in ways {
+        let statement = statements(&marks).pop().expect("is there");
         let prepare =
             format!("SET plan_cache_mode = force_generic_plan; DEALLOCATE ALL; PREPARE asked AS {statement}");
         sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut conn).await.expect("prepares");
-        let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE asked ('{worker}', {values})");
+        let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE asked ({values})");
         let explain = sqlx::query_scalar(AssertSqlSafe(explain)).persistent(false);
         let plan: Value = explain.fetch_one(&mut conn).await.expect("explains");
-        assert_eq!(plan[0]["Plan"]["Actual Rows"], claimed, "{mark}");
+        assert_eq!(plan[0]["Plan"]["Actual Rows"], rows, "{what}");
         let passed = rows_passed_over(&plan);
-        println!("claim by {mark}: {passed:.0} of 5,000 waiting rows passed over for {claimed}");
-        assert!(passed < 100.0, "{plan:#}");
+        println!("{what}: {passed:.0} rows passed over beside 5,000 that wait and 5,000 that run");
+        assert!(passed < 100.0, "{what}: {plan:#}");
     }
     fixture.close().await;
 }
