@@ -139,6 +139,14 @@ def test_printing_is_logged_and_descriptor_output_is_captured(template: Template
     assert outcome.output.endswith(b"bytes\nchild\n")
 
 
+def test_plain_code_is_given_an_event_loop_where_it_asks_for_one(template: Template, flow: Flow) -> None:
+    source = (
+        "import asyncio\nasync def later(): return 7\n"
+        "def run(): return asyncio.get_event_loop().run_until_complete(later())"
+    )
+    assert template.run(path=flow(source)).result["result"] == 7
+
+
 def test_logging_of_the_workspace_is_kept_and_that_of_libraries_is_not(
     template: Template, flow: Flow
 ) -> None:

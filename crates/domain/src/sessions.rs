@@ -200,17 +200,22 @@ pub async fn start(
     let principal = principal!(
         conn,
         session_id,
+        // Whoever is deactivated meanwhile gets nothing: the row is looked at again once it is ours.
         "WITH login AS (
-             UPDATE users SET last_login = now() WHERE id = $1
+             UPDATE users u SET last_login = now()
+             WHERE id = $1 AND is_active
+               AND NOT EXISTS (SELECT FROM organizations o WHERE o.id = u.organization_id AND NOT o.is_active)
+             RETURNING id
          ), session AS (
              INSERT INTO sessions (id, user_id, refresh_hash, expires_at, user_agent)
-             VALUES ($2, $1, $3, now() + make_interval(days => $4), $5)
+             SELECT $2, id, $3, now() + make_interval(days => $4), $5 FROM login
          ), audited AS MATERIALIZED (
-             SELECT audit_append(ARRAY[$6::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$7::text], ARRAY[$8::text],
+             SELECT id, audit_append(ARRAY[$6::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$7::text], ARRAY[$8::text],
                  ARRAY[$2::uuid::text], ARRAY[$9::text], ARRAY[NULL::text])
+             FROM login
          ) ",
         // Appending is a call: it happens only if its row is asked for.
-        "JOIN audited ON u.id = $1",
+        "JOIN audited ON audited.id = u.id",
         user.user_id as _,
         session_id as _,
         opaque::hash(refresh_token.expose_secret()),

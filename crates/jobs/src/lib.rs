@@ -13,6 +13,7 @@ use domain::telemetry::scrape;
 use domain::{Platform, process};
 use tokio_util::sync::CancellationToken;
 
+mod ahead;
 mod background;
 mod calls;
 mod cron;

@@ -1,6 +1,6 @@
 //! The worker: takes wake-ups when slots are free, claims that many rows in one statement, acknowledges, runs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use domain::id::{ExecutionId, WorkerId};
 use domain::sabotage::{self, Fault};
 use domain::system_events::{Category, Level, NewEvent};
 use domain::telemetry::{metrics, scrape};
-use domain::wakeup::Wakeup;
+use domain::wakeup::{Delivery, Wakeup};
 use domain::{in_time, workers};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::ahead::Ahead;
 use crate::execute::{self, Engine};
 use crate::patience::{CLAIM_PATIENCE, HEARTBEAT, PAUSE_WITHOUT_DATABASE};
 use crate::record::Recorder;
@@ -30,8 +31,6 @@ use crate::trace::AttemptTrace;
 
 /// Deliveries held beyond the slots, so that a slot that becomes free does not wait for the broker.
 const PREFETCH_AHEAD: usize = 16;
-/// Runs begun before their wake-up came that are remembered: another worker may get it.
-const MOST_AHEAD: usize = 64;
 /// Short enough for another try before the leases end.
 const BEAT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -114,10 +113,12 @@ impl Worker {
         let mut waiting = Vec::new();
         let mut gather = Gather::default();
         let mut submitted = self.submitted.subscribe();
-        let mut ahead = HashSet::new();
+        let mut ahead = Ahead::default();
         loop {
             if waiting.is_empty() {
                 tokio::select! {
+                    // What waits comes before what was just submitted.
+                    biased;
                     () = stop.cancelled() => return,
                     deliveries = consumer.next(slots) => waiting = deliveries,
                     // The broker syncs a message before it hands it over; the row is there already.
@@ -130,7 +131,7 @@ impl Worker {
                     }
                 }
             }
-            if waiting.iter().all(|delivery| ahead.remove(&delivery.wakeup().execution_id)) {
+            if ahead.are(waiting.iter().map(named)) {
                 consumer.ack(std::mem::take(&mut waiting)).await;
                 continue;
             }
@@ -140,6 +141,7 @@ impl Worker {
                 while waiting.len() < free
                     && let Ok(more) = timeout_at(until, consumer.next(free - waiting.len())).await
                 {
+                    ahead.are(more.iter().map(named));
                     waiting.extend(more);
                 }
             }
@@ -168,12 +170,13 @@ impl Worker {
         }
     }
 
-    /// Claims and begins what was submitted, before its wake-ups are here; `ahead` remembers which these will be.
+    /// Claims and begins what was submitted, before its wake-ups are here; `ahead` remembers which these will be. If something
+    /// else waits, what is in turn is begun instead.
     async fn begin_ahead(
         self: &Arc<Self>,
         runs: &TaskTracker,
         submitted: &[ExecutionId],
-        ahead: &mut HashSet<ExecutionId>,
+        ahead: &mut Ahead,
         stop: &CancellationToken,
     ) {
         if stop.run_until_cancelled(self.engine.templates.ready()).await != Some(true) {
@@ -183,12 +186,17 @@ impl Worker {
         let claimed_since = SystemTime::now();
         let submitted = &submitted[..permits.len().min(submitted.len())];
         let claim = Box::pin(claim::claim_submitted(&self.platform.db, self.id, submitted));
-        // What cannot be had in this way is had by its wake-up.
-        let claimed = in_time(CLAIM_PATIENCE, claim).await.unwrap_or_default();
-        if ahead.len() > MOST_AHEAD {
-            ahead.clear();
-        }
-        ahead.extend(claimed.iter().map(|claimed| claimed.id));
+        let claimed = match in_time(CLAIM_PATIENCE, claim).await {
+            Ok(claimed) if claimed.is_empty() => self.claim(permits.len(), stop).await,
+            Ok(claimed) => {
+                ahead.remember(&claimed);
+                claimed
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot claim what was submitted, leaving it to its wake-up");
+                return;
+            }
+        };
         self.begin_all(runs, claimed, permits, claimed_since);
     }
 
@@ -349,4 +357,9 @@ impl Worker {
         // The map is consistent after every statement, so a panic elsewhere does not spoil it.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The execution that a wake-up names.
+fn named(delivery: &Delivery) -> ExecutionId {
+    delivery.wakeup().execution_id
 }

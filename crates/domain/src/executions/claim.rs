@@ -221,8 +221,8 @@ async fn claim_unlimited(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<
     Ok(claimed.fetch_all(&mut *conn).await?)
 }
 
-/// Claims these alone, which were submitted a moment ago: for a worker that idles, so that nothing there is in turn before
-/// them. What is not there, not due, taken, paused or limited is left to [`claim`].
+/// Claims these, which were submitted a moment ago, if nothing else waits: then nobody is passed by. What is not there, not
+/// due, taken, paused or limited is left to [`claim`].
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -230,21 +230,24 @@ pub async fn claim_submitted(db: &Db, worker: WorkerId, submitted: &[ExecutionId
     let ids: Vec<Uuid> = submitted.iter().map(|id| id.0).collect();
     let mut conn = db.system(&SCOPE).await?;
     let claimed = claim!(
-        "WITH named AS MATERIALIZED (
-             SELECT e.id, e.status, e.due_at, e.workflow_id, e.organization_id
-             FROM executions e
-             WHERE e.id = ANY ($3)
-             FOR UPDATE SKIP LOCKED
+        "WITH others AS MATERIALIZED (
+             SELECT FROM executions e
+             WHERE e.status = 'Pending' AND e.queue_rank <= now() - interval '1 minute' AND e.due_at <= now()
+               AND e.id <> ALL ($3)
+             LIMIT 1
          ), picked AS (
-             SELECT n.id
-             FROM named n
-             WHERE n.status = 'Pending' AND n.due_at <= now()
+             SELECT e.id
+             FROM executions e
+             -- COALESCE: see finish.rs.
+             WHERE e.id = ANY ($3) AND COALESCE(e.status, '') = 'Pending' AND e.due_at <= now()
+               AND NOT EXISTS (SELECT FROM others)
                AND NOT EXISTS (
                    SELECT FROM workflows w
-                   WHERE w.id = n.workflow_id
+                   WHERE w.id = e.workflow_id
                      AND (w.concurrency_limit IS NOT NULL OR w.rate_limit_starts IS NOT NULL OR w.paused_at IS NOT NULL))
                AND NOT EXISTS (
-                   SELECT FROM organizations o WHERE o.id = n.organization_id AND o.concurrency_limit IS NOT NULL)
+                   SELECT FROM organizations o WHERE o.id = e.organization_id AND o.concurrency_limit IS NOT NULL)
+             FOR UPDATE OF e SKIP LOCKED
          )",
         "FALSE",
         worker,
@@ -267,10 +270,13 @@ async fn claim_limited(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Cl
         return Ok(Vec::new());
     }
     let claimed = claim!(
-        "WITH chosen AS MATERIALIZED (
-             SELECT e.id, e.status FROM executions e WHERE e.id = ANY ($3) FOR UPDATE SKIP LOCKED
-         ), picked AS (
-             SELECT id FROM chosen WHERE status = 'Pending'
+        "WITH picked AS (
+             SELECT e.id
+             FROM executions e
+             -- COALESCE: see finish.rs.
+             WHERE e.id = ANY ($3) AND COALESCE(e.status, '') = 'Pending'
+             ORDER BY e.id
+             FOR UPDATE
          )",
         "FALSE",
         worker,

@@ -172,9 +172,12 @@ async fn what_was_just_submitted_is_claimed_by_name_unless_something_holds_it_ba
     let (first, second) = tokio::join!(claim(WorkerId::generate()), claim(WorkerId::generate()));
     assert_eq!([first, second].concat(), [(free, 1)], "by one of two");
     assert_eq!(claim(WorkerId::generate()).await, [], "and once");
+    let next = [submit(&fixture, open, &plain, "{}").await];
+    let passing = claim_submitted(&fixture.platform.db, WorkerId::generate(), &next).await.expect("claims");
+    assert!(passing.is_empty(), "others wait, and it is not for this to say for what");
     assert_eq!(
         fixture.claim(WorkerId::generate(), 16).await.len(),
-        3,
+        4,
         "what is limited is claimed in its turn"
     );
     fixture.close().await;
@@ -206,8 +209,8 @@ async fn what_a_run_writes_goes_by_the_key_though_the_planner_has_not_heard_of_w
     let nothing = |count: usize| vec!["NULL"; count].join(", ");
     let array = |id: ExecutionId| format!("ARRAY['{id}'::uuid]");
     let ways = [
-        ("claim by name", ["WITH named", "claimed AS"], format!("'{worker}', 10, {}", array(ids[0])), 1),
-        ("claim by limits", ["WITH chosen", "claimed AS"], format!("'{worker}', 10, {}", array(ids[1])), 1),
+        ("claim by name", ["WITH others", "claimed AS"], format!("'{worker}', 10, {}", array(ids[0])), 0),
+        ("claim by limits", ["FOR UPDATE\n", "claimed AS"], format!("'{worker}', 10, {}", array(ids[1])), 1),
         ("claim in turn", ["pending_lanes", "claimed AS"], format!("'{worker}', 10, 16, 0, 256"), 16),
         (
             "heartbeat",
