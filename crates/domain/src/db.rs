@@ -20,6 +20,12 @@ use loan::{Loan, Pool};
 /// The schema, embedded in the binary.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
 
+/// How statements of the system role are planned. They look rows up by key or by array: a plan made for one call in
+/// particular gains nothing and costs more than the call. And it is kept while tables grow, so one that reads all of a table
+/// because it was small must not be made (ADR 57). Lists with a limit are for the app pool.
+pub const SYSTEM_PLANS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off";
+const APP_PLANS: &str = "SET plan_cache_mode = auto";
+
 /// Pause before a statement on roles is tried again.
 const ROLE_RETRY: Duration = Duration::from_millis(20);
 
@@ -52,10 +58,8 @@ impl Db {
         let options: PgConnectOptions = url.expose_secret().parse()?;
         let options = options.application_name("bifrost").log_statements(tracing::log::LevelFilter::Off);
         Ok(Self {
-            app: Pool::new(options.clone(), "bifrost_app", "auto", connections),
-            // The platform's statements look rows up by key or by array: a plan made for one call in particular
-            // gains nothing and costs more than the call. Lists with a limit are for the app pool.
-            system: Pool::new(options, "bifrost_system", "force_generic_plan", connections),
+            app: Pool::new(options.clone(), "bifrost_app", APP_PLANS, connections),
+            system: Pool::new(options, "bifrost_system", SYSTEM_PLANS, connections),
         })
     }
 

@@ -72,7 +72,7 @@ impl Pool {
                     // Statements are short, and their estimates generous: compiling one takes longer than carrying it
                     // out. The server takes locks and rows back from whoever stands still or is gone without a word.
                     let settings = format!(
-                        "SET plan_cache_mode = {plans}; SET jit = off; SET ROLE {role};
+                        "{plans}; SET jit = off; SET ROLE {role};
                          SET idle_in_transaction_session_timeout = '12s'; SET tcp_keepalives_idle = 10;
                          SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '15s'"
                     );
