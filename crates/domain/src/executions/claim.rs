@@ -117,7 +117,8 @@ macro_rules! claim {
                 + r#" AS "comes_before_limited!"
                FROM claimed e
                LEFT JOIN workflows w ON w.id = e.workflow_id AND w.is_active
-               LEFT JOIN organizations o ON o.id = e.organization_id"#,
+               LEFT JOIN organizations o ON o.id = e.organization_id
+               ORDER BY e.queue_rank, e.id"#,
             $worker as WorkerId,
             LEASE.as_secs_f64(),
             $($argument),+
