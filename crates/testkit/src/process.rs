@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use uuid::Uuid;
 
 use crate::launch::{Ended, Launch};
 use crate::{Client, TestEnv, eventually_within};
@@ -242,14 +243,16 @@ impl Drop for Process {
     }
 }
 
-/// A port of the loopback interface that nobody listens on.
+/// A port of the loopback interface that nobody listens on. It is below those that Linux gives to connections, one of which
+/// could have it before whoever asked.
 ///
 /// # Panics
 /// When there is none left.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
+    let any = || 10_000 + u16::try_from(Uuid::new_v4().as_u128() % 22_000).expect("is below");
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    std::iter::repeat_with(any).take(1_000).find(is_free).expect("a port is free")
 }
 
 /// A process beside others, which never gets to see the superuser's address.
