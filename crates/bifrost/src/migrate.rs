@@ -25,9 +25,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
     if args.status {
         let found = schema::inspect(admin).await.map_err(|error| unusable(&error))?;
         print_status(&found);
-        let differs =
-            [found.pending.is_empty(), found.changed.is_empty(), found.unknown.is_empty()].contains(&false);
-        return Ok(u8::from(differs));
+        return Ok(u8::from(!found.is_current()));
     }
     output::say(&migrate(admin, &app).await?);
     Ok(0)

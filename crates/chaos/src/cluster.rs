@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -107,7 +107,7 @@ impl Cluster {
             ("PLATFORM_PATH", options.root.join("platform").display().to_string()),
             ("UPLOADS_PATH", folder.path().join("uploads").display().to_string()),
         ]);
-        let ports = (0..APIS).map(|_| free_port()).collect::<anyhow::Result<_>>()?;
+        let ports = (0..APIS).map(|_| testkit::free_port()).collect();
         let cluster = Self {
             options,
             services,
@@ -427,10 +427,6 @@ fn number(node: Node) -> usize {
         Node::Api(api) => api,
         Node::Worker(worker) => APIS + worker,
     }
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// Says something and listens until the other side hangs up.

@@ -35,6 +35,13 @@ pub struct Inspection {
     pub open_tables: Vec<String>,
 }
 
+impl Inspection {
+    /// Whether the schema is the one that this binary brings a database to.
+    pub fn is_current(&self) -> bool {
+        self.changed.is_empty() && self.pending.is_empty() && self.unknown.is_empty()
+    }
+}
+
 /// Makes sure that a database of this name exists. The URL names any other database of the server.
 ///
 /// # Errors

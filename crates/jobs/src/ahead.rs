@@ -26,13 +26,13 @@ impl Ahead {
         self.begun.extend(claimed.iter().map(|claimed| (claimed.id, now)));
     }
 
-    /// Whether these wake-ups are all of executions that were begun; each is expected once.
-    pub(crate) fn are(&mut self, wakeups: impl Iterator<Item = ExecutionId>) -> bool {
-        let mut are = true;
+    /// Takes note that these wake-ups have come; whether all of them are of executions that were begun. Each comes once.
+    pub(crate) fn take(&mut self, wakeups: impl Iterator<Item = ExecutionId>) -> bool {
+        let mut were_begun = true;
         for id in wakeups {
-            are &= self.begun.remove(&id).is_some_and(|since| since.elapsed() < PATIENCE);
+            were_begun &= self.begun.remove(&id).is_some_and(|since| since.elapsed() < PATIENCE);
         }
-        are
+        were_begun
     }
 }
 
@@ -46,14 +46,14 @@ mod tests {
         let now = Instant::now();
         let mut ahead = Ahead { begun: ids[..3].iter().map(|id| (*id, now)).collect() };
 
-        assert!(ahead.are([ids[0]].into_iter()));
-        assert!(!ahead.are([ids[0]].into_iter()), "once");
-        assert!(!ahead.are([ids[3], ids[1]].into_iter()), "one of them was not begun");
-        assert!(!ahead.are([ids[1]].into_iter()), "and the other has come");
+        assert!(ahead.take([ids[0]].into_iter()));
+        assert!(!ahead.take([ids[0]].into_iter()), "once");
+        assert!(!ahead.take([ids[3], ids[1]].into_iter()), "one of them was not begun");
+        assert!(!ahead.take([ids[1]].into_iter()), "and the other has come");
 
         let long_ago = now.checked_sub(PATIENCE).expect("the machine has run for longer");
         ahead.begun.insert(ids[2], long_ago);
-        assert!(!ahead.are([ids[2]].into_iter()), "too late");
+        assert!(!ahead.take([ids[2]].into_iter()), "too late");
         ahead.begun.insert(ids[2], long_ago);
         ahead.remember(&[]);
         assert!(ahead.begun.is_empty(), "and forgotten");

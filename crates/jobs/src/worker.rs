@@ -131,7 +131,7 @@ impl Worker {
                     }
                 }
             }
-            if ahead.are(waiting.iter().map(named)) {
+            if ahead.take(waiting.iter().map(named)) {
                 consumer.ack(std::mem::take(&mut waiting)).await;
                 continue;
             }
@@ -141,7 +141,7 @@ impl Worker {
                 while waiting.len() < free
                     && let Ok(more) = timeout_at(until, consumer.next(free - waiting.len())).await
                 {
-                    ahead.are(more.iter().map(named));
+                    ahead.take(more.iter().map(named));
                     waiting.extend(more);
                 }
             }

@@ -15,6 +15,7 @@ import resource
 import shutil
 import signal
 import stat
+import sys
 import tempfile
 import traceback
 from asyncio import AbstractEventLoop
@@ -113,10 +114,16 @@ class Child:
             # Each run makes a loop of its own: what a loop waits with, a copy of it would share.
             self.loop.close()
             self.loop = None
-            asyncio.set_event_loop(None)
         self.handler.script = None
         self.generation = None
         self.finder.forget_rehearsal()
+
+    def end_rehearsals(self) -> None:
+        """Have asyncio forget the loops there were."""
+        asyncio.set_event_loop(None)
+        if sys.version_info < (3, 14):
+            # Else it remembers that there was one, and makes none for plain code that asks it for one.
+            asyncio.set_event_loop_policy(None)
 
     def _flush(self) -> None:
         self.out.finish()

@@ -6,7 +6,6 @@ all runs have in common is set up once, in the template, for its children to inh
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import resource
@@ -81,9 +80,7 @@ class Server:
                 here.sendall(pack_value(start))
                 self.child.rehearse(there.fileno(), path)
                 here.recv(1 << 16)
-        if sys.version_info < (3, 14):
-            # Else it remembers that it had a loop, and makes none for plain code that asks it for one.
-            asyncio.set_event_loop_policy(None)
+        self.child.end_rehearsals()
 
     def announce(self, modules: int, began: float) -> None:
         ready = {

@@ -239,7 +239,7 @@ pub async fn claim_submitted(db: &Db, worker: WorkerId, submitted: &[ExecutionId
          ), picked AS (
              SELECT e.id
              FROM executions e
-             -- COALESCE: see finish.rs.
+             -- COALESCE, to go by the key (ADR 57).
              WHERE e.id = ANY ($3) AND COALESCE(e.status, '') = 'Pending' AND e.due_at <= now()
                AND NOT EXISTS (SELECT FROM others)
                AND NOT EXISTS (
@@ -274,7 +274,7 @@ async fn claim_limited(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Cl
         "WITH picked AS (
              SELECT e.id
              FROM executions e
-             -- COALESCE: see finish.rs.
+             -- COALESCE, to go by the key (ADR 57).
              WHERE e.id = ANY ($3) AND COALESCE(e.status, '') = 'Pending'
              ORDER BY e.id
              FOR UPDATE
@@ -313,7 +313,7 @@ pub async fn heartbeat(db: &Db, worker: WorkerId, running: &[ExecutionId]) -> Re
     let rows = sqlx::query!(
         r#"UPDATE executions
            SET lease_expires_at = now() + make_interval(secs => $3)
-           -- COALESCE: see finish.rs.
+           -- COALESCE, to go by the key (ADR 57).
            WHERE id = ANY ($1) AND lease_owner = $2 AND COALESCE(status, '') IN ('Running', 'Cancelling')
            RETURNING id AS "id: ExecutionId", attempt, status = 'Cancelling' AS "cancelling!""#,
         &ids,
