@@ -137,8 +137,9 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
                         $9::bool[], $10::text[], $11::bigint[], $12::bigint[], $13::float8[])
                    AS o (id, attempt, status, pause, result, result_type, error_message, error_type, is_user_error,
                         variables, duration_ms, peak, cpu)
-               -- COALESCE, so that the planner goes by the key (ADR 57): it knows of few that run, and there may be many.
-               WHERE e.id = o.id AND e.attempt = o.attempt AND COALESCE(e.status, '') IN ('Running', 'Cancelling')
+               -- ANY and COALESCE, so that the planner goes by the key (ADR 57): it may know of few rows, and of few that run.
+               WHERE e.id = ANY ($1) AND e.id = o.id AND e.attempt = o.attempt
+                 AND COALESCE(e.status, '') IN ('Running', 'Cancelling')
                RETURNING e.id, e.organization_id, e.status, e.completed_at
            ), logged AS (
                INSERT INTO execution_logs (execution_id, sequence, user_sequence, organization_id, attempt, level, message, data, logged_at)

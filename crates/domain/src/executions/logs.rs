@@ -63,8 +63,8 @@ pub(super) async fn insert(conn: &mut PgConnection, batches: &[Batch]) -> Result
              SELECT e.id, e.attempt, e.organization_id
              FROM executions e
              JOIN UNNEST($1::uuid[], $2::int[]) AS b (id, attempt) ON b.id = e.id AND b.attempt = e.attempt
-             -- COALESCE, to go by the key (ADR 57).
-             WHERE COALESCE(e.status, '') IN ('Running', 'Cancelling')
+             -- ANY and COALESCE, to go by the key (ADR 57).
+             WHERE e.id = ANY ($1) AND COALESCE(e.status, '') IN ('Running', 'Cancelling')
              ORDER BY e.id
              FOR SHARE OF e
          )

@@ -194,17 +194,27 @@ async fn what_a_run_writes_goes_by_the_key_whatever_the_planner_knows_of_what_wa
     );
     let mut conn = fixture.test.db.connect().await;
     sqlx::raw_sql(SYSTEM_PLANS).execute(&mut conn).await.expect("sets");
-    // Each is planned here, where the table is as small as can be.
     let nobody = ExecutionId::generate();
-    for (name, _, values, _) in ways(worker, [nobody; 3]) {
+    for (name, ..) in ways(worker, [nobody; 3]) {
         let statement = statements(&marks(name)).pop().expect("is there");
-        let script = format!("PREPARE {name} AS {statement}; EXPLAIN EXECUTE {name} ({values})");
-        sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut conn).await.expect("plans");
+        let script = format!("PREPARE {name} AS {statement}");
+        sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut conn).await.expect("prepares");
     }
-    for knows in ["an empty table", "that nothing waits or runs"] {
-        if knows != "an empty table" {
+    for knows in ["an empty table", "a hundred rows", "that nothing waits or runs"] {
+        if knows == "a hundred rows" {
+            run_sql(&fixture, "TRUNCATE executions CASCADE").await;
+            backlog(&fixture, org, 50, None).await;
+            run_sql(&fixture, running.clone()).await;
+            backlog(&fixture, org, 50, None).await;
+        }
+        if knows == "that nothing waits or runs" {
             run_sql(&fixture, "UPDATE executions SET status = 'Success'").await;
-            run_sql(&fixture, "VACUUM ANALYZE executions").await;
+        }
+        run_sql(&fixture, "VACUUM ANALYZE executions").await;
+        // Each is planned here, and keeps its plan while the table grows.
+        for (name, _, values, _) in ways(worker, [nobody; 3]) {
+            let script = format!("EXPLAIN EXECUTE {name} ({values})");
+            sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut conn).await.expect("plans");
         }
         backlog(&fixture, org, 5_000, None).await;
         run_sql(&fixture, running.clone()).await;
