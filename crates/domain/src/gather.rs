@@ -13,14 +13,21 @@ use tokio::time::Instant;
 const LINGER_PER_ARRIVAL: Duration = Duration::from_millis(1);
 /// How long it waits at most.
 const LONGEST_LINGER: Duration = Duration::from_millis(6);
-/// The share of the load that is left after each smaller batch.
-const DECAY: f64 = 0.875;
+/// In so long half of the load is forgotten. By time and not by batches: after hours of nothing the next arrival is a lone one.
+const HALF_LIFE: Duration = Duration::from_millis(40);
 
 /// Takes batches, and remembers how large they were.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gather {
-    /// A decaying maximum of the sizes of batches. Up to one there is no load.
+    /// A decaying maximum of the sizes of batches, as it was at `seen`. Up to one there is no load.
     load: f64,
+    seen: Instant,
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        Self { load: 0.0, seen: Instant::now() }
+    }
 }
 
 impl Gather {
@@ -44,16 +51,27 @@ impl Gather {
 
     /// Until when a batch that is begun now should wait for more; `None` without load.
     pub fn lingers_until(&self) -> Option<Instant> {
-        self.linger().map(|linger| Instant::now() + linger)
-    }
-
-    fn linger(&self) -> Option<Duration> {
-        (self.load > 1.0).then(|| LINGER_PER_ARRIVAL.mul_f64(self.load).min(LONGEST_LINGER))
+        let now = Instant::now();
+        self.linger(now).map(|linger| now + linger)
     }
 
     /// Remembers the size of a batch.
     pub fn saw(&mut self, size: usize) {
-        self.load = (self.load * DECAY).max(size as f64);
+        self.saw_at(size, Instant::now());
+    }
+
+    fn saw_at(&mut self, size: usize, now: Instant) {
+        (self.load, self.seen) = (self.load_at(now).max(size as f64), now);
+    }
+
+    fn linger(&self, now: Instant) -> Option<Duration> {
+        let load = self.load_at(now);
+        (load > 1.0).then(|| LINGER_PER_ARRIVAL.mul_f64(load).min(LONGEST_LINGER))
+    }
+
+    /// What is left of the load.
+    fn load_at(&self, now: Instant) -> f64 {
+        self.load * 0.5_f64.powf(now.duration_since(self.seen).div_duration_f64(HALF_LIFE))
     }
 }
 
@@ -96,16 +114,17 @@ mod tests {
     #[test]
     fn a_batch_waits_the_longer_the_more_came_together_of_late() {
         let mut gather = Gather::default();
-        let mut lingers_after = |size| {
-            gather.saw(size);
-            gather.linger()
+        let began = gather.seen;
+        let mut lingers_after = |size, passed| {
+            gather.saw_at(size, began + passed);
+            gather.linger(began + passed)
         };
 
-        assert_eq!(lingers_after(1), None);
-        assert_eq!(lingers_after(3), Some(LINGER_PER_ARRIVAL * 3));
-        assert_eq!(lingers_after(100), Some(LONGEST_LINGER), "but for so long at most");
-        assert_eq!(lingers_after(1), Some(LONGEST_LINGER), "a single one is no end of the load");
-        let lone = (0..100).take_while(|_| lingers_after(1).is_some()).count();
-        assert!((10..50).contains(&lone), "a load that is over is forgotten, after {lone} lone batches");
+        assert_eq!(lingers_after(1, Duration::ZERO), None);
+        assert_eq!(lingers_after(3, Duration::ZERO), Some(LINGER_PER_ARRIVAL * 3));
+        assert_eq!(lingers_after(128, Duration::ZERO), Some(LONGEST_LINGER), "but for so long at most");
+        assert_eq!(lingers_after(1, Duration::ZERO), Some(LONGEST_LINGER), "a single one is no end of the load");
+        assert_eq!(lingers_after(1, HALF_LIFE * 6), Some(LINGER_PER_ARRIVAL * 2), "it fades");
+        assert_eq!(lingers_after(1, HALF_LIFE * 7), None, "and is forgotten, however few came meanwhile");
     }
 }
