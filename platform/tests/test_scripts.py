@@ -1,5 +1,6 @@
 """Inline scripts, through the real template."""
 
+import pytest
 from conftest import Template
 
 
@@ -39,3 +40,54 @@ def test_a_script_may_await_and_return_at_top_level(template: Template) -> None:
     outcome = template.run(code=code)
     assert outcome.result["outcome"] == "success"
     assert outcome.result["variables"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "if True:\n    total: int = 2\n    later: str",
+        "if not site:\n    pass\nelse:\n    total: int = 2",
+        "for _ in (1,):\n    while True:\n        total: int = 2\n        break",
+        "try:\n    raise ValueError\nexcept ValueError:\n    total: int = 1\nfinally:\n    total: int = 2",
+        "import contextlib\nwith contextlib.suppress(OSError):\n    total: int = 2",
+        "match site:\n    case 'Bern':\n        total: int = 2",
+    ],
+)
+def test_a_script_with_return_may_annotate_names_in_blocks(template: Template, block: str) -> None:
+    outcome = template.run(code=f"{block}\nreturn\n", parameters={"site": "Bern"})
+    assert outcome.result["outcome"] == "success", outcome.result["error"]
+    assert outcome.result["variables"]["total"] == 2
+
+
+def test_a_script_with_return_keeps_the_annotations_of_classes_and_functions(template: Template) -> None:
+    code = (
+        "import dataclasses\n"
+        "@dataclasses.dataclass\nclass Point:\n    x: int = 1\n"
+        "def double(x: int):\n    total: int = x * 2\n    return total\n"
+        "found = [Point(3).x, double(4), list(Point.__annotations__)]\n"
+        "return\n"
+    )
+    outcome = template.run(code=code)
+    assert outcome.result["variables"]["found"] == [3, 8, ["x"]]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from string import *\nfound = digits\nreturn\n",
+        "import asyncio\nfrom string import *\nawait asyncio.sleep(0)\nfound = digits\nreturn\n",
+        "if site:\n    from string import *\nfound = digits\nreturn\n",
+        "digits = 'mine'\nfrom string import *\nfound = digits\nreturn\n",
+        "found = '0123456789'\nif site:\n    return\nfrom no_such_module import *\n",
+    ],
+)
+def test_a_script_with_return_may_import_all_of_a_module(template: Template, code: str) -> None:
+    outcome = template.run(code=code, parameters={"site": "Bern"})
+    assert outcome.result["outcome"] == "success", outcome.result["error"]
+    assert outcome.result["variables"]["found"] == "0123456789"
+
+
+def test_a_star_import_that_fails_shows_its_line(template: Template) -> None:
+    outcome = template.run(code="found = 1\nfrom no_such_module import *\nreturn\n", script_name="probe")
+    assert outcome.result["error"]["type"] == "ModuleNotFoundError"
+    assert 'File "<probe>", line 2' in outcome.messages("TRACEBACK")[0]

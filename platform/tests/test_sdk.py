@@ -13,6 +13,7 @@ from conftest import Files, Flow, Frame, Template
 
 import bifrost
 from bifrost import UserError, WorkflowError, context, param
+from bifrost._host.frames import MAX_FRAME
 
 ORGANIZATION = {"id": "0190bbbb-0000-7000-8000-000000000002", "name": "Acme", "is_active": True}
 
@@ -141,6 +142,19 @@ def test_calls_from_threads_are_matched(template: Template, flow: Flow) -> None:
     )
     result = template.run(path=path, answer=lambda frame: {"ok": frame["args"]["params"]}).result
     assert result["result"] == list(range(8))
+
+
+def test_a_call_that_is_too_large_is_refused_and_not_waited_for(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from bifrost import config\n"
+        "async def run():\n"
+        f"    try: await config.set('big', 'x' * {MAX_FRAME})\n"
+        "    except ValueError as refused: kind = type(refused).__name__\n"
+        "    return [kind, await config.list()]\n"
+    )
+    answer, asked = answers(config_list={"x": 1})
+    assert template.run(path=path, answer=answer).result["result"] == ["FrameTooLarge", {"x": 1}]
+    assert [method for method, _ in asked] == ["config.list"]
 
 
 def test_files_of_the_workspace_are_asked_of_the_worker(template: Template, flow: Flow) -> None:

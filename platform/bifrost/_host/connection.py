@@ -65,8 +65,11 @@ class Connection:
         self._last_id += 1
         call = Call(self, self._last_id)
         arguments = json.dumps(args, ensure_ascii=False, allow_nan=False)
+        frame = pack(f'{{"t":"call","id":{call.id},"method":{quote(method)},"args":{arguments}}}')
+        # Known before it is sent, so that the answer finds it; but not before it is sure to be sent, since
+        # nobody answers what was refused here, and the run would wait for that at its end.
         self._calls[call.id] = call
-        self.send(pack(f'{{"t":"call","id":{call.id},"method":{quote(method)},"args":{arguments}}}'))
+        self.send(frame)
         return call
 
     def settle(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
@@ -62,13 +62,24 @@ class WorkspaceFinder(MetaPathFinder):
 
     It stands before the path finder, so that a workspace file wins over an installed package of the same
     name, but never over the standard library or the SDK. Plain folders are left to `FolderFinder`.
+
+    The same name may mean another file in another folder, so each folder has modules of its own: what a run
+    gets must not depend on what ran in this process before.
     """
 
     def __init__(self, root: str, cache: CodeCache) -> None:
         self.root = root
         self.cache = cache
-        self.folder = root
-        self._beside: set[str] = set()
+        self.folder = ""
+        """The one that was entered; empty in a process that has run nothing yet."""
+        self.places: tuple[str, ...] = (root,)
+        """Where bare imports are resolved."""
+        self._given = frozenset(sys.modules)
+        """What every process begins with, whatever it runs."""
+        self._left: dict[str, dict[str, ModuleType]] = {}
+        """The modules of folders that were left, for when they are entered again."""
+        self._hidden: dict[str, ModuleType] = {}
+        """Installed modules whose name is that of a workspace file here."""
         self._files: dict[str, WorkspaceFile] = {}
 
     def find_spec(
@@ -77,11 +88,9 @@ class WorkspaceFinder(MetaPathFinder):
         if path is None:
             if fullname in PROTECTED:
                 return None
-            for place in (self.folder, self.root) if self.folder != self.root else (self.root,):
+            for place in self.places:
                 spec = self._spec(fullname, f"{place}/{fullname}")
                 if spec is not None:
-                    if place != self.root:
-                        self._beside.add(fullname)
                     return spec
             return None
         for place in path:
@@ -106,28 +115,47 @@ class WorkspaceFinder(MetaPathFinder):
         return spec
 
     def enter_folder(self, folder: str) -> None:
-        """Resolve bare imports in `folder` from now on, forgetting what another folder had resolved."""
+        """Resolve bare imports in `folder` from now on, with the modules it had when it was left."""
         if folder == self.folder:
             return
-        self.folder = folder
-        for beside in self._beside:
-            for name in [n for n in sys.modules if n == beside or n.startswith(beside + ".")]:
-                del sys.modules[name]
-        self._beside.clear()
+        left, self.folder = self.folder, folder
+        self.places = (folder, self.root) if folder != self.root else (folder,)
+        # A new process has nothing to put away, and looking for it would copy pages of the template.
+        if left:
+            self._left[left] = self._take_own()
+            self._hide_installed()
+            sys.modules.update(self._left.pop(folder, {}))
 
     def forget_modules(self) -> None:
         """Drop every workspace module of this process, because the workspace changed."""
-        inside = self.root + os.sep
-        for name, module in list(sys.modules.items()):
-            origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
-            if isinstance(origin, str) and (origin.startswith(inside) or origin == self.root):
-                del sys.modules[name]
-        self._beside.clear()
+        self._left.clear()
+        self._take_own()
+        self._hide_installed()
 
     def forget_rehearsal(self) -> None:
-        self.folder = self.root
-        for name in [name for name in sys.modules if name.startswith("_workspace_")]:
-            del sys.modules[name]
+        self.folder, self.places = "", (self.root,)
+        _take([name for name in sys.modules if name.startswith("_workspace_")])
+
+    def _take_own(self) -> dict[str, ModuleType]:
+        """Remove the workspace modules from `sys.modules`."""
+        there = list(sys.modules.items())
+        return _take([name for name, module in there if name not in self._given and self._is_own(module)])
+
+    def _is_own(self, module: ModuleType) -> bool:
+        # Asking the module itself could make a lazy one import something.
+        known = getattr(module, "__dict__", {})
+        origin = known.get("__file__") or next(iter(known.get("__path__") or ()), "")
+        return isinstance(origin, str) and (origin == self.root or origin.startswith(self.root + os.sep))
+
+    def _hide_installed(self) -> None:
+        """Remove installed modules that a workspace file wins over here, and restore those removed before.
+
+        They are kept, because not every installed package can be imported a second time.
+        """
+        sys.modules.update(self._hidden)
+        installed = {name.partition(".")[0] for name in sys.modules.keys() - self._given} - self._given
+        shadowed = {name for name in installed if self.find_spec(name) is not None}
+        self._hidden = _take([name for name in list(sys.modules) if name.partition(".")[0] in shadowed])
 
     def file(self, relative: str) -> WorkspaceFile:
         """What is known of a path below the workspace; worked out once per path."""
@@ -171,13 +199,17 @@ class FolderFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if path is not None or fullname in PROTECTED:
             return None
-        folders = [f"{place}/{fullname}" for place in dict.fromkeys((self._finder.root, self._finder.folder))]
+        folders = [f"{place}/{fullname}" for place in reversed(self._finder.places)]
         found = [folder for folder in folders if os.path.isdir(folder)]
         if not found:
             return None
         spec = ModuleSpec(fullname, None, is_package=True)
         spec.submodule_search_locations = found
         return spec
+
+
+def _take(names: Iterable[str]) -> dict[str, ModuleType]:
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def install(root: str, cache: CodeCache) -> WorkspaceFinder:

@@ -15,7 +15,8 @@ def compile_script(source: str, filename: str) -> tuple[CodeType, bool]:
     """The code of a script, and whether it defines a function to call rather than being the body.
 
     A script without a top-level `return` is compiled as the module it is. With one it becomes the body of a
-    function whose names are all global, so that both kinds leave their variables in the same place.
+    function whose names are all global, so that both kinds leave their variables in the same place. What may
+    not stand in a function, or not with global names, is rewritten where it stands; see `_ForFunction`.
     """
     lines = source.splitlines(keepends=True)
     linecache.cache[filename] = (len(source), None, lines, filename)
@@ -23,7 +24,7 @@ def compile_script(source: str, filename: str) -> tuple[CodeType, bool]:
     if not _returns(tree.body):
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         return compile(tree, filename, "exec", flags=flags, dont_inherit=True), False
-    body = [_plain_assignment(statement) for statement in tree.body]
+    body: list[ast.stmt] = _ForFunction().visit(tree).body
     wrapped = _wrap(body, [])
     names = _assigned_names(compile(wrapped, filename, "exec", dont_inherit=True))
     return compile(_wrap(body, names), filename, "exec", dont_inherit=True), True
@@ -50,13 +51,34 @@ def _assigned_names(module: CodeType) -> list[str]:
     return sorted({*function.co_varnames[: function.co_nlocals], *function.co_cellvars})
 
 
-def _plain_assignment(statement: ast.stmt) -> ast.stmt:
-    """`x: int = 1` as `x = 1`: an annotated name cannot be declared global."""
-    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-        if statement.value is None:
-            return ast.copy_location(ast.Pass(), statement)
-        return ast.copy_location(ast.Assign(targets=[statement.target], value=statement.value), statement)
-    return statement
+class _ForFunction(ast.NodeTransformer):
+    """Rewrites statements of a module to ones that mean the same in a function whose names are global.
+
+    A star import becomes `exec("from a import *", globals())`, in its place, at the top level and inside of
+    blocks alike: moved to the front it would come before what it may need, such as a change of `sys.path`.
+    """
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
+        """`x: int = 1` as `x = 1`: an annotated name cannot be declared global."""
+        if not isinstance(node.target, ast.Name):
+            return node
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        return ast.copy_location(ast.Assign(targets=[node.target], value=node.value), node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
+        if node.names[0].name != "*":
+            return node
+        (statement,) = ast.parse(f"exec({ast.unparse(node)!r}, globals())").body
+        for part in ast.walk(statement):
+            ast.copy_location(part, node)
+        return statement
+
+    def _keep(self, node: ast.AST) -> ast.AST:
+        """Functions and classes have names of their own."""
+        return node
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = visit_ClassDef = _keep
 
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
