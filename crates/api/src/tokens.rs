@@ -57,6 +57,8 @@ struct MfaClaims {
     typ: MfaStage,
     sub: UserId,
     email: String,
+    /// What the first factor found: once the password is another, the token is good for nothing.
+    credentials_version: i64,
 }
 
 /// What a token says. Only `sid` is acted on; the rest is for clients to display.
@@ -144,13 +146,18 @@ impl Tokens {
             typ: stage,
             sub: user.user_id,
             email: user.email.clone(),
+            credentials_version: user.credentials_version,
         })
     }
 
     /// Who proved the first factor, if the token is ours, for this stage, and has not expired.
     pub(crate) fn verify_mfa(&self, token: &str, stage: MfaStage) -> Option<Authenticated> {
         let claims = self.claims::<MfaClaims>(token, &self.mfa_validation)?;
-        (claims.typ == stage).then_some(Authenticated { user_id: claims.sub, email: claims.email })
+        (claims.typ == stage).then_some(Authenticated {
+            user_id: claims.sub,
+            email: claims.email,
+            credentials_version: claims.credentials_version,
+        })
     }
 
     fn sign(&self, claims: &impl Serialize) -> String {
@@ -259,6 +266,15 @@ mod tests {
     fn a_token_names_its_session() {
         let principal = principal();
         assert_eq!(tokens().verify(&tokens().issue(&principal)), Some(principal.session_id));
+    }
+
+    #[test]
+    fn a_token_between_the_factors_says_what_the_first_one_found() {
+        let (user_id, email) = (UserId::generate(), "ada@example.com".to_owned());
+        let user = Authenticated { user_id, email, credentials_version: 7 };
+        let token = tokens().issue_mfa(&user, MfaStage::Setup);
+        assert_eq!(tokens().verify_mfa(&token, MfaStage::Setup), Some(user));
+        assert_eq!(tokens().verify_mfa(&token, MfaStage::Login), None, "for another stage");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::api_keys::{self, NewKey};
 use crate::audit::{self, Action};
-use crate::id::SdkKeyId;
+use crate::id::{SdkKeyId, UserId};
 use crate::sessions::{self, Principal};
 use crate::{Db, Error, OrgTx, Result};
 
@@ -115,6 +115,17 @@ pub async fn revoke(tx: &mut OrgTx, id: SdkKeyId) -> Result<SdkKey> {
     Ok(key)
 }
 
+/// Ends all keys of a user of the scope, who is removed: should they come back, the keys do not.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub(crate) async fn revoke_all(tx: &mut OrgTx, user: UserId) -> Result<()> {
+    sqlx::query!("UPDATE sdk_keys SET is_active = FALSE WHERE user_id = $1 AND is_active", user as _)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
 /// Deletes a key of the actor.
 ///
 /// # Errors
@@ -145,7 +156,7 @@ pub async fn authenticate(db: &Db, presented: &str) -> Result<Option<Principal>>
             r#"UPDATE sdk_keys
                SET last_used_at = now(), use_count = use_count + 1
                WHERE key_hash = $1 AND is_active AND (expires_at IS NULL OR expires_at > now())
-               RETURNING id AS "id: Uuid", user_id AS "user_id: crate::id::UserId""#,
+               RETURNING id AS "id: Uuid", user_id AS "user_id: UserId""#,
             hash,
         )
         .fetch_optional(&mut *conn)

@@ -1,7 +1,7 @@
 //! Sessions: sign-in, refresh with rotation, liveness. PostgreSQL holds hashes only; the cache what may be lost.
 //!
-//! The invariant: of concurrent uses of one refresh token exactly one wins, and presenting a token that was
-//! already rotated revokes its whole family.
+//! The invariants: of concurrent uses of one refresh token exactly one wins, and presenting a token that was
+//! already rotated revokes its whole family; a session starts only while the credentials are those that were proven.
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
@@ -96,13 +96,15 @@ pub struct Started {
     pub refresh_token: SecretString,
 }
 
-/// Who proved a password, and has no session yet.
+/// Who proved who they are, and has no session of it yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authenticated {
     /// The user.
     pub user_id: UserId,
     /// E-mail address.
     pub email: String,
+    /// Version of the credentials at that time: what was proven is worth nothing once they have changed.
+    pub credentials_version: i64,
 }
 
 /// Who proved a password, and whether that may not be enough.
@@ -132,7 +134,7 @@ pub async fn authenticate(
     let found = {
         let mut conn = db.system(&SIGN_IN).await?;
         sqlx::query!(
-            r#"SELECT u.id AS "id: UserId", u.email, u.password_hash, u.is_verified,
+            r#"SELECT u.id AS "id: UserId", u.email, u.password_hash, u.credentials_version, u.is_verified,
                    u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!",
                    EXISTS (SELECT FROM mfa_methods m WHERE m.user_id = u.id AND m.activated_at IS NOT NULL) AS "has_second!"
                FROM users u
@@ -163,11 +165,13 @@ pub async fn authenticate(
     if let Some(outdated) = outdated {
         replace_hash(db, user.id, &outdated, password).await?;
     }
-    let known = Authenticated { user_id: user.id, email: user.email };
+    let known =
+        Authenticated { user_id: user.id, email: user.email, credentials_version: user.credentials_version };
     Ok(FirstFactor { user: known, has_second: user.has_second })
 }
 
-/// Hashes a password anew that was just found right, unless somebody set another one meanwhile.
+/// Hashes a password anew that was just found right, unless somebody set another one meanwhile. The password stays, and
+/// so does the version of the credentials.
 async fn replace_hash(db: &Db, user: UserId, outdated: &str, password: SecretString) -> Result<()> {
     let hash = passwords::hash(password).await?;
     let mut conn = db.system(&SIGN_IN).await?;
@@ -185,7 +189,7 @@ async fn replace_hash(db: &Db, user: UserId, outdated: &str, password: SecretStr
 /// Starts a session for somebody who proved who they are.
 ///
 /// # Errors
-/// [`Error::Unauthenticated`] when the account was deactivated meanwhile.
+/// [`Error::Unauthenticated`] when the account was deactivated, or its credentials changed, meanwhile.
 pub async fn start(
     db: &Db,
     user: &Authenticated,
@@ -200,10 +204,11 @@ pub async fn start(
     let principal = principal!(
         conn,
         session_id,
-        // Whoever is deactivated meanwhile gets nothing: the row is looked at again once it is ours.
+        // Whoever is deactivated meanwhile, or proved what is no password any more, gets nothing: the row is looked at again
+        // once it is ours.
         "WITH login AS (
              UPDATE users u SET last_login = now()
-             WHERE id = $1 AND is_active
+             WHERE id = $1 AND is_active AND credentials_version = $10
                AND NOT EXISTS (SELECT FROM organizations o WHERE o.id = u.organization_id AND NOT o.is_active)
              RETURNING id
          ), session AS (
@@ -225,6 +230,7 @@ pub async fn start(
         user.email,
         Action::SessionStarted.as_str(),
         request_id,
+        user.credentials_version,
     );
     let principal = principal.ok_or(Error::Unauthenticated)?;
     Ok(Started { principal, refresh_token })
@@ -287,6 +293,26 @@ pub async fn find(db: &Db, id: SessionId) -> Result<Option<Principal>> {
         "JOIN sessions s ON s.user_id = u.id AND s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()",
         id as _
     ))
+}
+
+/// The owner of a session that is live, as one who may start another. It is asked of PostgreSQL every time: a session that
+/// ended a moment ago may be remembered still, and must not lead to one that lasts.
+///
+/// # Errors
+/// [`Error::Unauthenticated`] when it is not live.
+pub async fn owner(db: &Db, id: SessionId) -> Result<Authenticated> {
+    let mut conn = db.system(&BEFORE_SCOPE).await?;
+    sqlx::query_as!(
+        Authenticated,
+        r#"SELECT u.id AS "user_id: UserId", u.email, u.credentials_version
+           FROM sessions s
+           JOIN users u ON u.id = s.user_id
+           WHERE s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()"#,
+        id as _,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(Error::Unauthenticated)
 }
 
 /// A user with the rights of now, for a credential that is no session; `id` stands where a session's would.

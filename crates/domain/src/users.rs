@@ -177,7 +177,10 @@ async fn join(
     production: bool,
 ) -> Result<User> {
     let known = sqlx::query!(
-        r#"SELECT id AS "id: UserId", is_registered AND (is_verified OR NOT $2) AS "is_taken!" FROM users WHERE email = $1"#,
+        r#"SELECT id AS "id: UserId", is_registered AND (is_verified OR NOT $2) AS "is_taken!"
+           FROM users
+           WHERE email = $1
+           FOR UPDATE"#,
         email,
         production,
     )
@@ -186,7 +189,7 @@ async fn join(
     match known {
         Some(user) if user.is_taken => Err(email_taken()),
         Some(user) => {
-            links::forget(tx, user.id).await?;
+            links::forget(tx.conn(), user.id).await?;
             complete_stub(tx, email, name, hash).await
         }
         None if production => {
@@ -212,7 +215,8 @@ async fn complete_stub(tx: &mut SystemTx, email: &str, name: Option<&str>, hash:
     Ok(sqlx::query_as!(
         User,
         r#"UPDATE users
-           SET is_registered = TRUE, is_verified = FALSE, name = COALESCE($2, name), password_hash = $3, updated_at = now()
+           SET is_registered = TRUE, is_verified = FALSE, name = COALESCE($2, name), password_hash = $3,
+               credentials_version = credentials_version + 1, updated_at = now()
            WHERE email = $1
            RETURNING id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
                is_superuser, is_verified, is_registered, mfa_enabled, last_login, created_at, updated_at"#,

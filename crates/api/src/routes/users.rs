@@ -93,6 +93,8 @@ struct UserInvitation {
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"is_superuser": false, "organization_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11"}))]
 struct UserUpdate {
+    /// Ends the links that were mailed to the old one. Where that was not confirmed, removes the password too, and ends all
+    /// sessions of the user.
     #[schema(format = "email")]
     email: Option<String>,
     name: Option<String>,
@@ -297,8 +299,8 @@ async fn update_user(
 
 /// Deletes a user.
 ///
-/// Softly: they become inactive and their sessions end; the row stays, and deleting it again is fine. Needs the permission
-/// `users.manage`, as a change does.
+/// Softly: they become inactive, and their sessions and SDK keys end; the row stays, and deleting it again is fine. Needs
+/// the permission `users.manage`, as a change does.
 #[utoipa::path(
     delete, path = "/api/users/{user_id}", tag = "Users", security(("bearer" = [])),
     params(("user_id" = String, Path, description = "Id or e-mail address.")),

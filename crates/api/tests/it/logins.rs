@@ -174,6 +174,9 @@ async fn whoever_registered_with_an_address_of_somebody_else_is_put_out_by_its_o
     let squatter = world.person("ada@acme.example").await;
     let body = json!({"code": "no code"});
     squatter.client.post("/auth/mfa/totp/setup", &body).await.expect_status(StatusCode::OK);
+    let made = squatter.client.post("/api/sdk/keys", &json!({"name": "laptop"})).await;
+    let key = world.nobody().with_bearer(made.expect_status(StatusCode::CREATED).text("key"));
+    key.get("/api/sdk/context").await.expect_status(StatusCode::OK);
 
     server.seat(Visitor::new(1, "ada@acme.example"));
     let signed = Browser::new(world.nobody()).sign_in(&server, "google").await.expect_status(StatusCode::OK);
@@ -183,6 +186,7 @@ async fn whoever_registered_with_an_address_of_somebody_else_is_put_out_by_its_o
     let nobody = world.nobody();
     let by_password = nobody.send(nobody.request(Method::POST, "/auth/login").form(&form)).await;
     by_password.expect_status(StatusCode::UNAUTHORIZED);
+    key.get("/api/sdk/context").await.expect_status(StatusCode::UNAUTHORIZED);
     let began = std::time::Instant::now();
     testkit::eventually("the end of the squatter's session", || async {
         let reply = squatter.client.get("/auth/me").await;

@@ -2,8 +2,10 @@
 
 use chrono::Utc;
 use domain::settings::{Environment, Settings};
+use domain::users::links::{self, Purpose};
 use reqwest::header::{COOKIE, USER_AGENT};
 use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use testkit::{Client, Reply};
 use totp_rs::{Builder, Secret, Totp};
@@ -268,6 +270,62 @@ async fn a_policy_that_asks_everybody_leads_through_the_enrolment() {
     let ended = between.post("/auth/mfa/verify", &code).await.expect_status(StatusCode::OK);
     let client = nobody.with_bearer(ended.text("access_token"));
     client.get("/auth/me").await.expect_status(StatusCode::OK);
+    world.close().await;
+}
+
+/// Sets the password of somebody by a link, as it is mailed.
+async fn reset(world: &World, person: &Person) {
+    let asked = links::request(&world.platform().db, Purpose::Reset, &person.email, None).await;
+    let (_, link) = asked.expect("asks").expect("there is an account");
+    let body = json!({"token": link.expose_secret(), "password": "another long password"});
+    world.nobody().post("/auth/reset-password", &body).await.expect_status(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_sign_in_begun_with_the_old_password_ends_with_it() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let (ada, bob) = (world.person("ada@acme.example").await, world.person("bob@acme.example").await);
+    let settings = Settings { mfa_policy: "required".into(), ..(*world.platform().settings).clone() };
+    let strict = Replica::start(settings).await;
+    let nobody = &strict.nobody;
+    let between = async || {
+        let asked = password(nobody, &ada.email).await;
+        nobody.with_bearer(asked["mfa_token"].as_str().expect("text"))
+    };
+    // One who has yet to begin an enrolment, one who has yet to end it, and one whose session this process remembers.
+    let (idle, begun, session) = (between().await, between().await, strict.at(&ada.client));
+    let setup = begun.post("/auth/mfa/setup", &Value::Null).await.expect_status(StatusCode::OK);
+    let code = json!({"code": App::of(&setup.text("secret")).code(0)});
+    session.get("/auth/me").await.expect_status(StatusCode::OK);
+    reset(&world, &ada).await;
+
+    let mut late = Vec::new();
+    for client in [&idle, &begun, &session] {
+        late.push(client.post("/auth/mfa/setup", &Value::Null).await.status);
+        late.push(client.post("/auth/mfa/verify", &code).await.status);
+    }
+    late.push(session.post("/auth/mfa/totp/setup", &Value::Null).await.status);
+    late.push(session.post("/auth/mfa/totp/verify", &code).await.status);
+
+    // The second factor of somebody enrolled, with a code that is right.
+    let (app, _) = enroll(&world, &bob).await;
+    let asked = password(world.nobody(), &bob.email).await;
+    reset(&world, &bob).await;
+    let refused = second(world.nobody(), &asked, &app.code(0)).await;
+    assert_ne!(refused.detail(), "Invalid code");
+    late.push(refused.status);
+    let passed = late.iter().filter(|status| **status != StatusCode::UNAUTHORIZED).count();
+    println!("sign-ins begun with the old password: {} steps, passed {passed}", late.len());
+    assert_eq!(passed, 0, "{late:?}");
+    let live = "SELECT count(*) FROM sessions s JOIN users u ON u.id = s.user_id
+                WHERE u.email LIKE '%@acme.example' AND s.revoked_at IS NULL";
+    assert_eq!(world.count(live).await, 0);
+    let enrolled = "SELECT count(*) FROM mfa_methods m JOIN users u ON u.id = m.user_id
+                    WHERE u.email = 'ada@acme.example' AND m.activated_at IS NOT NULL";
+    assert_eq!(world.count(enrolled).await, 0);
+    world.nobody().sign_in(&ada.email, "another long password").await;
+    drop(strict);
     world.close().await;
 }
 

@@ -156,6 +156,52 @@ async fn an_expired_link_is_good_for_nothing_and_hashes_alone_are_stored() {
 }
 
 #[tokio::test]
+async fn a_new_address_or_password_ends_the_links_that_were_mailed() {
+    let mut server = MailServer::start().await;
+    let world = production(&server).await;
+    let (old, new) = ("grace@acme.example", "hopper@acme.example");
+    invite(&world, old).await;
+    let account = json!({"email": old, "password": PASSWORD});
+    let registered = post(&world, "/auth/register", &account).await.expect_status(StatusCode::CREATED);
+    let path = format!("/api/users/{}", registered.text("id"));
+    let verification = server.next().await.token();
+    let change = async |body: Value| {
+        world.admin.client.patch(&path, &body).await.expect_status(StatusCode::OK);
+    };
+    let forgot = async |email: &str| post(&world, "/auth/forgot-password", &json!({"email": email})).await;
+    let reset = async |token: &str| {
+        let body = json!({"token": token, "password": NEW_PASSWORD});
+        post(&world, "/auth/reset-password", &body).await.status
+    };
+    forgot(old).await.expect_status(StatusCode::ACCEPTED);
+    let link = server.next().await.token();
+
+    // What was mailed to the old address leads nowhere, and neither does what its holder chose: nobody had proved it.
+    change(json!({"email": new})).await;
+    let verified = post(&world, "/auth/verify", &json!({"token": verification})).await;
+    assert_eq!(verified.status, StatusCode::BAD_REQUEST);
+    assert_eq!(reset(&link).await, StatusCode::BAD_REQUEST);
+    sign_in(world.nobody(), new, PASSWORD).await.expect_status(StatusCode::UNAUTHORIZED);
+
+    // The same address in other letters is no new one.
+    forgot(new).await.expect_status(StatusCode::ACCEPTED);
+    let link = server.next().await.token();
+    change(json!({"email": " Hopper@Acme.example"})).await;
+    assert_eq!(reset(&link).await, StatusCode::OK);
+    sign_in(world.nobody(), new, NEW_PASSWORD).await.expect_status(StatusCode::OK);
+
+    // Who proved an address keeps the password at another one.
+    change(json!({"email": old})).await;
+    sign_in(world.nobody(), old, NEW_PASSWORD).await.expect_status(StatusCode::OK);
+    forgot(old).await.expect_status(StatusCode::ACCEPTED);
+    let link = server.next().await.token();
+    change(json!({"password": PASSWORD})).await;
+    assert_eq!(reset(&link).await, StatusCode::BAD_REQUEST);
+    sign_in(world.nobody(), old, PASSWORD).await.expect_status(StatusCode::OK);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn whoever_knows_an_address_causes_little_mail() {
     let mut server = MailServer::start().await;
     let world = production(&server).await;

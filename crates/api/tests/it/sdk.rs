@@ -79,6 +79,23 @@ async fn a_key_is_shown_once_counted_and_dead_when_revoked_expired_or_deleted() 
 }
 
 #[tokio::test]
+async fn the_keys_of_somebody_deleted_stay_dead_when_they_come_back() {
+    let (world, ada) = world().await;
+    let key = with_key(&world, &ada).await;
+    key.get("/api/sdk/context").await.expect_status(StatusCode::OK);
+    let path = format!("/api/users/{}", ada.id);
+    world.admin.client.delete(&path).await.expect_status(StatusCode::NO_CONTENT);
+    key.get("/api/sdk/context").await.expect_status(StatusCode::UNAUTHORIZED);
+
+    world.admin.client.patch(&path, &json!({"is_active": true})).await.expect_status(StatusCode::OK);
+    key.get("/api/sdk/context").await.expect_status(StatusCode::UNAUTHORIZED);
+    let ada = world.nobody().sign_in(&ada.email, PASSWORD).await;
+    let listed = ada.get("/api/sdk/keys").await.expect_status(StatusCode::OK).json();
+    assert_eq!(listed["keys"][0]["is_active"], false);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_key_opens_the_sdk_and_no_other_door() {
     let (world, ada) = world().await;
     let mut opened = Vec::new();

@@ -134,13 +134,15 @@ pub async fn list(db: &Db, user: UserId) -> Result<Vec<Linked>> {
     .await?)
 }
 
-/// Forgets a login of a user, unless it is the last way in: no password, and no other login that is on offer.
+/// Forgets a login of a user, as `actor` wishes, unless it is the last way in: no password, and no other login that is on
+/// offer.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, [`Error::Impossible`] when it is the last way in.
 pub async fn unlink(
     db: &Db,
-    user: &Authenticated,
+    user: UserId,
+    actor: &str,
     provider: &str,
     offered: &[Provider],
     request_id: Option<&str>,
@@ -149,14 +151,13 @@ pub async fn unlink(
     // The lock keeps two of these from each leaving the other as the last way in.
     let has_password = sqlx::query_scalar!(
         r#"SELECT password_hash IS NOT NULL AS "has_password!" FROM users WHERE id = $1 FOR UPDATE"#,
-        user.user_id as _,
+        user as _,
     )
     .fetch_one(tx.conn())
     .await?;
-    let logins =
-        sqlx::query_scalar!("SELECT provider FROM provider_logins WHERE user_id = $1", user.user_id as _,)
-            .fetch_all(tx.conn())
-            .await?;
+    let logins = sqlx::query_scalar!("SELECT provider FROM provider_logins WHERE user_id = $1", user as _)
+        .fetch_all(tx.conn())
+        .await?;
     if !logins.iter().any(|login| login == provider) {
         return Err(Error::NotFound("linked login"));
     }
@@ -165,21 +166,11 @@ pub async fn unlink(
     if !has_password && !has_other {
         return Err(Error::Impossible("this is the last way into the account; set a password first".into()));
     }
-    sqlx::query!(
-        "DELETE FROM provider_logins WHERE user_id = $1 AND provider = $2",
-        user.user_id as _,
-        provider,
-    )
-    .execute(tx.conn())
-    .await?;
-    audit::record_system(
-        &mut tx,
-        Action::LoginUnlinked,
-        &user.email,
-        format!("login/{provider}"),
-        request_id,
-    )
-    .await?;
+    sqlx::query!("DELETE FROM provider_logins WHERE user_id = $1 AND provider = $2", user as _, provider)
+        .execute(tx.conn())
+        .await?;
+    audit::record_system(&mut tx, Action::LoginUnlinked, actor, format!("login/{provider}"), request_id)
+        .await?;
     tx.commit().await
 }
 
@@ -188,13 +179,18 @@ struct Account {
     id: UserId,
     email: String,
     is_active: bool,
+    credentials_version: i64,
 }
 
 fn active(account: Account) -> Result<Authenticated> {
     if !account.is_active {
         return Err(Error::Forbidden("this account is inactive".into()));
     }
-    Ok(Authenticated { user_id: account.id, email: account.email })
+    Ok(Authenticated {
+        user_id: account.id,
+        email: account.email,
+        credentials_version: account.credentials_version,
+    })
 }
 
 async fn find_linked(tx: &mut SystemTx, proven: &Proven) -> Result<Option<Account>> {
@@ -205,7 +201,8 @@ async fn find_linked(tx: &mut SystemTx, proven: &Proven) -> Result<Option<Accoun
                SET last_used_at = now(), email = COALESCE($3, email)
                WHERE issuer = $1 AND subject = $2
                RETURNING user_id)
-           SELECT u.id AS "id: UserId", u.email, u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!"
+           SELECT u.id AS "id: UserId", u.email, u.credentials_version,
+               u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!"
            FROM used
            JOIN users u ON u.id = used.user_id
            LEFT JOIN organizations o ON o.id = u.organization_id"#,
@@ -260,7 +257,7 @@ async fn account_of(
     request_id: Option<&str>,
 ) -> Result<Account> {
     let known = sqlx::query!(
-        r#"SELECT u.id AS "id: UserId", u.is_registered, u.is_verified,
+        r#"SELECT u.id AS "id: UserId", u.is_registered, u.is_verified, u.credentials_version,
                u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!"
            FROM users u
            LEFT JOIN organizations o ON o.id = u.organization_id
@@ -271,9 +268,14 @@ async fn account_of(
     .fetch_optional(tx.conn())
     .await?;
     let Some(known) = known else { return provision(tx, proven, email, request_id).await };
-    let account = Account { id: known.id, email: email.to_owned(), is_active: known.is_active };
+    let mut account = Account {
+        id: known.id,
+        email: email.to_owned(),
+        is_active: known.is_active,
+        credentials_version: known.credentials_version,
+    };
     if known.is_active && !(known.is_registered && known.is_verified) {
-        take_over(tx, account.id, proven.name.as_deref()).await?;
+        account.credentials_version = take_over(tx, account.id, proven.name.as_deref()).await?;
         if !known.is_registered {
             audit::record_system(tx, Action::UserRegistered, email, account.id, request_id).await?;
         }
@@ -281,27 +283,30 @@ async fn account_of(
     Ok(account)
 }
 
-/// Hands an account to the proven owner of its address. Whoever had registered with the address never proved it, so
-/// nothing they could come back with stays: no password, no session, no second factor.
-async fn take_over(tx: &mut SystemTx, user: UserId, name: Option<&str>) -> Result<()> {
-    sqlx::query!(
+/// Hands an account to the proven owner of its address; the version of its credentials from then on. Whoever had
+/// registered with the address never proved it, so nothing they could come back with stays: no password, no session, no
+/// SDK key, no second factor.
+async fn take_over(tx: &mut SystemTx, user: UserId, name: Option<&str>) -> Result<i64> {
+    Ok(sqlx::query_scalar!(
         "WITH ended AS (
              UPDATE sessions
              SET revoked_at = now(), revoked_reason = 'address proven by another'
              WHERE user_id = $1 AND revoked_at IS NULL),
+         keys AS (UPDATE sdk_keys SET is_active = FALSE WHERE user_id = $1 AND is_active),
          method AS (DELETE FROM mfa_methods WHERE user_id = $1),
          codes AS (DELETE FROM recovery_codes WHERE user_id = $1),
          devices AS (DELETE FROM trusted_devices WHERE user_id = $1)
          UPDATE users
          SET name = CASE WHEN is_registered THEN name ELSE COALESCE($2, name) END, is_registered = TRUE,
-             is_verified = TRUE, password_hash = NULL, mfa_enabled = FALSE, updated_at = now()
-         WHERE id = $1",
+             is_verified = TRUE, password_hash = NULL, credentials_version = credentials_version + 1,
+             mfa_enabled = FALSE, updated_at = now()
+         WHERE id = $1
+         RETURNING credentials_version",
         user as _,
         name,
     )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+    .fetch_one(tx.conn())
+    .await?)
 }
 
 /// A new account in the organization of the address's domain. The first account of an installation is not made here:
@@ -322,18 +327,19 @@ async fn provision(
     .ok_or_else(|| Error::Forbidden(format!("no organization has the domain {domain}")))?;
     let id = UserId::generate();
     let name = proven.name.as_deref().unwrap_or_else(|| email.split('@').next().unwrap_or_default());
-    sqlx::query!(
+    let credentials_version = sqlx::query_scalar!(
         "INSERT INTO users (id, organization_id, email, name, user_type, is_verified)
-         VALUES ($1, $2, $3, $4, 'ORG', TRUE)",
+         VALUES ($1, $2, $3, $4, 'ORG', TRUE)
+         RETURNING credentials_version",
         id as _,
         organization as _,
         email,
         name,
     )
-    .execute(tx.conn())
+    .fetch_one(tx.conn())
     .await?;
     audit::record_system(tx, Action::UserRegistered, email, id, request_id).await?;
-    Ok(Account { id, email: email.to_owned(), is_active: true })
+    Ok(Account { id, email: email.to_owned(), is_active: true, credentials_version })
 }
 
 fn resource(provider: Provider) -> String {

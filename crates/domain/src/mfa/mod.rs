@@ -58,12 +58,18 @@ pub struct Status {
     pub recovery_codes_left: i64,
 }
 
-/// Begins an enrolment, in place of one that was begun before.
+/// Begins an enrolment, in place of one that was begun before, of somebody who proved the credentials of this version.
 ///
 /// # Errors
-/// [`Error::Impossible`] when one is active already.
-pub async fn begin(db: &Db, vault: &Vault, holder: Holder<'_>) -> Result<Enrolment> {
+/// [`Error::Unauthenticated`] when the credentials changed since, [`Error::Impossible`] when one is active already.
+pub async fn begin(
+    db: &Db,
+    vault: &Vault,
+    holder: Holder<'_>,
+    credentials_version: i64,
+) -> Result<Enrolment> {
     let mut tx = db.begin_system(&SCOPE).await?;
+    hold(&mut tx, holder, credentials_version).await?;
     let secret: [u8; SECRET_BYTES] = rand::random();
     let totp = totp(Secret::from(secret), holder.email)?;
     let base32 = totp.secret().to_base32();
@@ -90,12 +96,21 @@ pub async fn begin(db: &Db, vault: &Vault, holder: Holder<'_>) -> Result<Enrolme
     Ok(Enrolment { secret: base32.into(), uri: uri.into() })
 }
 
-/// Ends an enrolment by its first code; gives the recovery codes, which are shown once.
+/// Ends an enrolment by its first code, of somebody who proved the credentials of this version; gives the recovery codes,
+/// which are shown once.
 ///
 /// # Errors
-/// [`Error::Impossible`] for a wrong code, or when nothing was begun.
-pub async fn activate(db: &Db, vault: &Vault, holder: Holder<'_>, code: &str) -> Result<Vec<SecretString>> {
+/// [`Error::Unauthenticated`] when the credentials changed since, [`Error::Impossible`] for a wrong code, or when nothing
+/// was begun.
+pub async fn activate(
+    db: &Db,
+    vault: &Vault,
+    holder: Holder<'_>,
+    credentials_version: i64,
+    code: &str,
+) -> Result<Vec<SecretString>> {
     let mut tx = db.begin_system(&SCOPE).await?;
+    hold(&mut tx, holder, credentials_version).await?;
     let step = match method(&mut tx, vault, holder, false).await? {
         None => return Err(Error::Impossible("no enrolment was begun".into())),
         Some(totp) => matching_step(&totp, code),
@@ -216,6 +231,19 @@ pub async fn regenerate(db: &Db, holder: Holder<'_>) -> Result<Vec<SecretString>
     record(&mut tx, Action::RecoveryCodesReplaced, holder).await?;
     tx.commit().await?;
     Ok(codes)
+}
+
+/// Holds the account as it is until the transaction ends, if its credentials are those of this version: who knew the
+/// password before it was changed enrolls nothing after.
+async fn hold(tx: &mut SystemTx, holder: Holder<'_>, credentials_version: i64) -> Result<()> {
+    let held = sqlx::query_scalar!(
+        r#"SELECT id AS "id: UserId" FROM users WHERE id = $1 AND is_active AND credentials_version = $2 FOR UPDATE"#,
+        holder.user as _,
+        credentials_version,
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    held.map(|_| ()).ok_or(Error::Unauthenticated)
 }
 
 async fn method(tx: &mut SystemTx, vault: &Vault, holder: Holder<'_>, active: bool) -> Result<Option<Totp>> {

@@ -40,14 +40,16 @@ pub async fn sign_in(db: &Db, settings: &Settings) -> Result<Started> {
     let email = valid_email(&settings.dev_user_email)?;
     let user = {
         let mut conn = db.system(&SCOPE).await?;
-        sqlx::query_scalar!(
-            r#"SELECT id AS "id: crate::id::UserId" FROM users WHERE email = $1 AND is_active AND is_registered"#,
+        sqlx::query_as!(
+            Authenticated,
+            r#"SELECT id AS "user_id: crate::id::UserId", email, credentials_version
+               FROM users
+               WHERE email = $1 AND is_active AND is_registered"#,
             email,
         )
         .fetch_optional(&mut *conn)
         .await?
         .ok_or(crate::Error::Unauthenticated)?
     };
-    let user = Authenticated { user_id: user, email };
     sessions::start(db, &user, settings.refresh_token_days, Some("development bypass"), None).await
 }

@@ -1,11 +1,13 @@
 //! Links that are mailed: to confirm an address, or to set a new password.
 //!
 //! The invariants: a link is stored as a hash, is good once and for a limited time, and whoever presents it reads that
-//! mailbox. Using one of a user's links ends all of them.
+//! mailbox. Using one of a user's links ends all of them, and so does another address or a password that is set otherwise.
+//! Whoever changes both a user and their links takes the user first, so that two of them never wait for each other.
 
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgConnection;
 
 use crate::audit::{self, Action};
 use crate::id::{SessionId, UserId};
@@ -161,7 +163,8 @@ pub async fn reset(
     let user = spend(&mut tx, Purpose::Reset, token).await?;
     let email = sqlx::query_scalar!(
         "UPDATE users
-         SET password_hash = $2, is_verified = TRUE, is_registered = TRUE, updated_at = now()
+         SET password_hash = $2, credentials_version = credentials_version + 1, is_verified = TRUE,
+             is_registered = TRUE, updated_at = now()
          WHERE id = $1 AND is_active
          RETURNING email",
         user as _,
@@ -187,21 +190,30 @@ pub async fn reset(
 /// Uses a link up, and with it all other links of the same user.
 async fn spend(tx: &mut SystemTx, purpose: Purpose, token: &SecretString) -> Result<UserId> {
     let spent = sqlx::query_scalar!(
-        r#"DELETE FROM account_links WHERE token_hash = $1 AND purpose = $2 AND expires_at > now()
-           RETURNING user_id AS "user_id: UserId""#,
+        r#"WITH owner AS (
+               SELECT u.id
+               FROM account_links l
+               JOIN users u ON u.id = l.user_id
+               WHERE l.token_hash = $1
+               FOR UPDATE OF u
+           )
+           DELETE FROM account_links l
+           USING owner
+           WHERE l.token_hash = $1 AND l.purpose = $2 AND l.expires_at > now() AND l.user_id = owner.id
+           RETURNING l.user_id AS "user_id: UserId""#,
         opaque::hash(token.expose_secret()),
         purpose.as_str(),
     )
     .fetch_optional(tx.conn())
     .await?
     .ok_or_else(unusable)?;
-    forget(tx, spent).await?;
+    forget(tx.conn(), spent).await?;
     Ok(spent)
 }
 
 /// Ends all links of a user.
-pub(super) async fn forget(tx: &mut SystemTx, user: UserId) -> Result<()> {
-    sqlx::query!("DELETE FROM account_links WHERE user_id = $1", user as _).execute(tx.conn()).await?;
+pub(super) async fn forget(conn: &mut PgConnection, user: UserId) -> Result<()> {
+    sqlx::query!("DELETE FROM account_links WHERE user_id = $1", user as _).execute(conn).await?;
     Ok(())
 }
 

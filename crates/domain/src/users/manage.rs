@@ -1,14 +1,15 @@
 //! Inviting, changing and removing users.
 //!
 //! The invariants: the last active platform administrator stays one; a user without platform rights, whatever their
-//! roles, changes only users of their own organization who may do no more than they themselves.
+//! roles, changes only users of their own organization who may do no more than they themselves; a new address leaves
+//! nothing to whoever had the old one.
 
 use super::directory::{UserKey, lock};
-use super::{User, valid_email};
+use super::{User, links, valid_email};
 use crate::error::{OnConstraint, Refusal};
 use crate::id::{OrgId, SessionId, UserId};
 use crate::permissions::PermissionSet;
-use crate::{Error, OrgScope, OrgTx, Result};
+use crate::{Error, OrgScope, OrgTx, Result, sdk_keys};
 
 /// Somebody who is to register later.
 #[derive(Debug)]
@@ -28,11 +29,12 @@ pub struct Invitation {
 /// A partial update: `None` leaves a member as it is.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// New e-mail address as typed.
+    /// New e-mail address as typed. It ends the links that were mailed to the old one. Where nobody had proved that, the
+    /// password goes with it, and so do all sessions.
     pub email: Option<String>,
     /// New display name.
     pub name: Option<String>,
-    /// Hash of a new password. Setting one ends all sessions of the user.
+    /// Hash of a new password. Setting one ends all sessions of the user, and the links that were mailed.
     pub password_hash: Option<String>,
     /// Whether the user may sign in.
     pub is_active: Option<bool>,
@@ -104,12 +106,16 @@ pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<C
         keep_an_administrator(tx, &user).await?;
     }
     let has_password = changes.password_hash.is_some();
+    let has_new_address = email.as_ref().is_some_and(|new| *new != user.email);
+    // Nobody proved the old address, so the password may be anybody's who knew it.
+    let loses_password = has_new_address && !user.is_verified && !has_password;
     let changed = sqlx::query_as!(
         User,
         r#"UPDATE users
            SET email = COALESCE($2, email),
                name = COALESCE($3, name),
-               password_hash = COALESCE($4, password_hash),
+               password_hash = CASE WHEN $9 THEN $4 ELSE password_hash END,
+               credentials_version = credentials_version + CASE WHEN $9 THEN 1 ELSE 0 END,
                is_active = $5,
                is_superuser = $6,
                user_type = CASE WHEN $6 THEN 'PLATFORM' ELSE 'ORG' END,
@@ -127,6 +133,7 @@ pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<C
         is_superuser,
         organization as _,
         changes.is_verified,
+        has_password || loses_password,
     )
     .fetch_one(tx.conn())
     .await
@@ -134,16 +141,20 @@ pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<C
     if changed.organization_id != user.organization_id {
         leave_roles(tx, &changed).await?;
     }
+    if has_password || has_new_address {
+        links::forget(tx.conn(), user.id).await?;
+    }
     let is_shut_out = user.is_active && !changed.is_active;
-    let ended = match (has_password, is_shut_out) {
-        (true, _) => end_sessions(tx, user.id, "password set").await?,
-        (false, true) => end_sessions(tx, user.id, "user deactivated").await?,
-        (false, false) => Vec::new(),
+    let ended = match (has_password, loses_password, is_shut_out) {
+        (true, ..) => end_sessions(tx, user.id, "password set").await?,
+        (_, true, _) => end_sessions(tx, user.id, "unproven address changed").await?,
+        (.., true) => end_sessions(tx, user.id, "user deactivated").await?,
+        (false, false, false) => Vec::new(),
     };
     Ok(Changed { user: changed, ended })
 }
 
-/// Deactivates a user of the scope for good and ends their sessions; the row stays. Deleting twice is fine.
+/// Deactivates a user of the scope for good and ends their sessions and SDK keys; the row stays. Deleting twice is fine.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Impossible`] for the actor themselves and the last platform administrator;
@@ -153,7 +164,9 @@ pub async fn delete(tx: &mut OrgTx, key: &UserKey) -> Result<Changed> {
     if key.means(actor.id, &actor.email) {
         return Err(Error::Impossible("Cannot delete yourself".into()));
     }
-    update(tx, key, Changes { is_active: Some(false), ..Changes::default() }).await
+    let changed = update(tx, key, Changes { is_active: Some(false), ..Changes::default() }).await?;
+    sdk_keys::revoke_all(tx, changed.user.id).await?;
+    Ok(changed)
 }
 
 /// What only a platform administrator may ask for.

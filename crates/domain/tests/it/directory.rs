@@ -182,6 +182,27 @@ async fn a_page_among_a_hundred_thousand_rows_needs_no_sequential_scan() {
 }
 
 #[tokio::test]
+async fn a_scope_reaches_of_its_links_only_whose_they_are() {
+    let fixture = Fixture::embedded().await;
+    let mut conn = fixture.test.db.connect().await;
+    let mut allowed = Vec::new();
+    for column in ["token_hash", "user_id", "purpose", "created_at", "expires_at"] {
+        for verb in ["SELECT", "INSERT", "UPDATE"] {
+            let may: bool =
+                sqlx::query_scalar("SELECT has_column_privilege('bifrost_app', 'account_links', $1, $2)")
+                    .bind(column)
+                    .bind(verb)
+                    .fetch_one(&mut conn)
+                    .await
+                    .expect("asks");
+            allowed.extend(may.then(|| format!("{verb} {column}")));
+        }
+    }
+    assert_eq!(allowed, ["SELECT user_id"]);
+    fixture.close().await;
+}
+
+#[tokio::test]
 async fn a_scope_reaches_of_its_sessions_only_whether_they_have_ended() {
     let fixture = Fixture::embedded().await;
     let mut conn = fixture.test.db.connect().await;

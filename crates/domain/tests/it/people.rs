@@ -1,8 +1,12 @@
 //! Registration and sessions: races have one winner, reuse is punished.
 
-use domain::{Error, Permission, PermissionSet, sessions};
+use domain::users::directory::UserKey;
+use domain::users::links::{self, Purpose};
+use domain::users::manage::{self, Changes};
+use domain::{Error, OrgScope, Permission, PermissionSet, passwords, sessions};
+use sqlx::Connection as _;
 
-use crate::support::{Fixture, PASSWORD};
+use crate::support::{Fixture, PASSWORD, actor};
 
 #[tokio::test]
 async fn of_racing_first_users_one_becomes_administrator() {
@@ -93,6 +97,69 @@ async fn a_revoked_session_is_nobody() {
     assert_eq!(sessions::find(db, principal.session_id).await.expect("asks"), Some(principal.clone()));
     sessions::revoke(db, principal.session_id, "test", None).await.expect("revokes");
     assert_eq!(sessions::find(db, principal.session_id).await.expect("asks"), None);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_password_proven_before_it_was_changed_starts_no_session() {
+    const EMAIL: &str = "jo@acme.example";
+    let fixture = Fixture::embedded().await;
+    fixture.register("admin@example.com").await.expect("registers");
+    fixture.org("acme").await;
+    let jo = fixture.register(EMAIL).await.expect("registers").id;
+    let db = &fixture.platform.db;
+    let prove = async |password: &str| {
+        sessions::authenticate(db, EMAIL, password.into(), false, None).await.expect("is right").user
+    };
+
+    let before_reset = prove(PASSWORD).await;
+    let (_, link) =
+        links::request(db, Purpose::Reset, EMAIL, None).await.expect("asks").expect("there is an account");
+    links::reset(db, &link, "another long password".into(), false, None).await.expect("resets");
+
+    let before_change = prove("another long password").await;
+    let hash = passwords::hash("a third long password".into()).await.expect("hashes");
+    let administrator = OrgScope::for_run(None, actor("admin", true)).widened();
+    let mut tx = db.begin(&administrator).await.expect("begins");
+    let changes = Changes { password_hash: Some(hash), ..Changes::default() };
+    manage::update(&mut tx, &UserKey::Id(jo), changes).await.expect("sets it");
+    tx.commit().await.expect("commits");
+
+    for late in [before_reset, before_change] {
+        let started = sessions::start(db, &late, 7, None, None).await;
+        assert!(matches!(started, Err(Error::Unauthenticated)), "{late:?}");
+    }
+    assert!(sessions::list(db, jo).await.expect("lists").is_empty());
+    let current = prove("a third long password").await;
+    sessions::start(db, &current, 7, None, None).await.expect("signs in");
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_sign_in_that_waits_for_a_change_of_the_password_starts_no_session() {
+    let fixture = Fixture::embedded().await;
+    let admin = fixture.register("admin@example.com").await.expect("registers").id;
+    let db = &fixture.platform.db;
+    let first = sessions::authenticate(db, "admin@example.com", PASSWORD.into(), false, None).await;
+    let proven = first.expect("is right").user;
+    let mut conn = fixture.test.db.connect().await;
+    let mut change = conn.begin().await.expect("begins");
+    sqlx::query("UPDATE users SET credentials_version = credentials_version + 1 WHERE id = $1")
+        .bind(admin.0)
+        .execute(&mut *change)
+        .await
+        .expect("updates");
+
+    let start = sessions::start(db, &proven, 7, None, None);
+    let commit = async {
+        // Long enough for the other to come as far as the row.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        change.commit().await.expect("commits");
+    };
+    let (started, ()) = tokio::join!(start, commit);
+
+    assert!(matches!(started, Err(Error::Unauthenticated)));
+    assert!(sessions::list(db, admin).await.expect("lists").is_empty());
     fixture.close().await;
 }
 

@@ -65,7 +65,7 @@ pub(super) struct Token {
 /// Lets somebody in who proved one factor: at once where that is enough, else the answer asks for the second.
 ///
 /// # Errors
-/// [`Problem`] 401 when the account was deactivated meanwhile.
+/// [`Problem`] 401 when the account was deactivated, or its password changed, meanwhile.
 pub(super) async fn admit(
     app: &AppState,
     client: &Client,

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::admit::device_cookie;
-use super::mfa::{Done, authenticated, holder};
+use super::mfa::{Done, holder_of};
 use crate::AppState;
 use crate::extract::{Client, Json, Path, Signed};
 use crate::problem::{Problem, Problems};
@@ -82,8 +82,7 @@ async fn forget_trusted_devices(
     client: Client,
     signed: Signed,
 ) -> Result<Json<Done>, Problem> {
-    let user = authenticated(&signed);
-    devices::forget(&app.platform.db, holder(&user, &client), None).await?;
+    devices::forget(&app.platform.db, holder_of(&signed, &client), None).await?;
     Ok(Json(Done { message: "All trusted devices forgotten" }))
 }
 
@@ -101,7 +100,6 @@ async fn forget_trusted_device(
     signed: Signed,
     Path(id): Path<Uuid>,
 ) -> Result<Json<Done>, Problem> {
-    let user = authenticated(&signed);
-    devices::forget(&app.platform.db, holder(&user, &client), Some(id)).await?;
+    devices::forget(&app.platform.db, holder_of(&signed, &client), Some(id)).await?;
     Ok(Json(Done { message: "Trusted device forgotten" }))
 }

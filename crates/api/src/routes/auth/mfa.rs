@@ -21,7 +21,7 @@ use crate::extract::{Client, Json, OptionalJson, Signed, bearer_of, check_text};
 use crate::limits::Rate;
 use crate::problem::{Problem, Problems, PublicProblems};
 use crate::tokens::MfaStage;
-use crate::{AppState, cookies, limits};
+use crate::{AppState, cookies, deadline, limits};
 
 /// Guesses a minute from one address.
 const PER_ADDRESS: Rate = Rate { most: 5, window: Duration::from_secs(60) };
@@ -54,7 +54,7 @@ impl FromRequestParts<AppState> for Enrolling {
             return Ok(Self { user });
         }
         let signed = Signed::from_request_parts(parts, app).await?;
-        Ok(Self { user: authenticated(&signed) })
+        Ok(Self { user: owner_of(app, &signed).await? })
     }
 }
 
@@ -287,7 +287,7 @@ async fn begin_totp_setup(
     client: Client,
     signed: Signed,
 ) -> Result<Response, Problem> {
-    begin(&app, &client, authenticated(&signed)).await
+    begin(&app, &client, owner_of(&app, &signed).await?).await
 }
 
 /// Ends the enrolment by its first code, signed in.
@@ -303,7 +303,8 @@ async fn verify_totp_setup(
     signed: Signed,
     Json(given): Json<MFACode>,
 ) -> Result<Response, Problem> {
-    let recovery_codes = activate(&app, &client, &authenticated(&signed), &given.code).await?;
+    let user = owner_of(&app, &signed).await?;
+    let recovery_codes = activate(&app, &client, &user, &given.code).await?;
     let answer = MFAVerifyResponse {
         success: true,
         recovery_codes: Some(recovery_codes),
@@ -328,19 +329,18 @@ async fn remove_mfa(
     OptionalJson(given): OptionalJson<MFARemoveRequest>,
 ) -> Result<Response, Problem> {
     let given = given.unwrap_or_default();
-    let user = authenticated(&signed);
+    let holder = holder_of(&signed, &client);
     let db = &app.platform.db;
-    limits::by_account(&app, "mfa", &user.email).await?;
+    limits::by_account(&app, "mfa", holder.email).await?;
     let proven = match (given.password, given.mfa_code) {
         (Some(password), _) => {
-            match sessions::authenticate(db, &user.email, password, false, client.request_id.as_deref()).await
-            {
+            match sessions::authenticate(db, holder.email, password, false, holder.request_id).await {
                 Ok(_) => true,
                 Err(domain::Error::Unauthenticated) => false,
                 Err(other) => return Err(other.into()),
             }
         }
-        (None, Some(code)) => mfa::prove(db, &app.platform.vault, holder(&user, &client), &code).await?,
+        (None, Some(code)) => mfa::prove(db, &app.platform.vault, holder, &code).await?,
         (None, None) => {
             let text = "the password or a code is needed to remove the second factor";
             return Err(Problem::new(StatusCode::BAD_REQUEST).detail(text));
@@ -349,7 +349,7 @@ async fn remove_mfa(
     if !proven {
         return Err(wrong_code());
     }
-    mfa::remove(db, holder(&user, &client)).await?;
+    mfa::remove(db, holder).await?;
     let mut response = Json(Done { message: "MFA removed" }).into_response();
     cookies::set_device(response.headers_mut(), app.platform.settings.is_production(), "", 0);
     Ok(response)
@@ -369,9 +369,8 @@ async fn regenerate_recovery_codes(
     signed: Signed,
     Json(given): Json<RegenerateRecoveryCodesRequest>,
 ) -> Result<Response, Problem> {
-    let user = authenticated(&signed);
-    limits::by_account(&app, "mfa", &user.email).await?;
-    let holder = holder(&user, &client);
+    let holder = holder_of(&signed, &client);
+    limits::by_account(&app, "mfa", holder.email).await?;
     if !mfa::prove_code(&app.platform.db, &app.platform.vault, holder, &given.mfa_code).await? {
         return Err(wrong_code());
     }
@@ -399,7 +398,8 @@ async fn count_recovery_codes(
 }
 
 async fn begin(app: &AppState, client: &Client, user: Authenticated) -> Result<Response, Problem> {
-    let enrolment = mfa::begin(&app.platform.db, &app.platform.vault, holder(&user, client)).await?;
+    let (db, vault) = (&app.platform.db, &app.platform.vault);
+    let enrolment = mfa::begin(db, vault, holder(&user, client), user.credentials_version).await?;
     let uri = enrolment.uri.expose_secret().to_owned();
     let answer = MFASetupResponse {
         secret: enrolment.secret.expose_secret().to_owned(),
@@ -418,7 +418,8 @@ async fn activate(
     code: &str,
 ) -> Result<Vec<String>, Problem> {
     limits::by_account(app, "mfa", &user.email).await?;
-    let codes = mfa::activate(&app.platform.db, &app.platform.vault, holder(user, client), code).await?;
+    let (db, vault) = (&app.platform.db, &app.platform.vault);
+    let codes = mfa::activate(db, vault, holder(user, client), user.credentials_version, code).await?;
     Ok(shown(&codes))
 }
 
@@ -430,10 +431,20 @@ fn wrong_code() -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED).detail("Invalid code")
 }
 
-pub(super) fn authenticated(signed: &Signed) -> Authenticated {
-    Authenticated { user_id: signed.principal.user_id, email: signed.principal.email.clone() }
+/// Whoever is signed in, as one who may enroll and get a session of it.
+///
+/// # Errors
+/// [`domain::Error::Unauthenticated`] when the session ended a moment ago.
+async fn owner_of(app: &AppState, signed: &Signed) -> Result<Authenticated, domain::Error> {
+    deadline::in_time(sessions::owner(&app.platform.db, signed.principal.session_id)).await
 }
 
-pub(super) fn holder<'a>(user: &'a Authenticated, client: &'a Client) -> Holder<'a> {
+fn holder<'a>(user: &'a Authenticated, client: &'a Client) -> Holder<'a> {
     Holder { user: user.user_id, email: &user.email, request_id: client.request_id.as_deref() }
+}
+
+/// The same for whoever is signed in.
+pub(super) fn holder_of<'a>(signed: &'a Signed, client: &'a Client) -> Holder<'a> {
+    let principal = &signed.principal;
+    Holder { user: principal.user_id, email: &principal.email, request_id: client.request_id.as_deref() }
 }

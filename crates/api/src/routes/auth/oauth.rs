@@ -20,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::admit::{self, LoginResponse, Token, tokens_of, with_cookies};
-use super::mfa::{Done, authenticated};
+use super::mfa::Done;
 use crate::envelope::NO_STORE;
 use crate::extract::{Client, Json, Path, Query, Signed};
 use crate::limits::Rate;
@@ -326,9 +326,9 @@ async fn unlink_login(
     signed: Signed,
     Path(provider): Path<String>,
 ) -> Result<Json<Done>, Problem> {
-    let (user, offered) = (authenticated(&signed), app.platform.providers.offered());
-    let request_id = client.request_id.as_deref();
-    logins::unlink(&app.platform.db, &user, &provider, &offered, request_id).await?;
+    let (principal, offered) = (&signed.principal, app.platform.providers.offered());
+    let (user, actor, request_id) = (principal.user_id, &principal.email, client.request_id.as_deref());
+    logins::unlink(&app.platform.db, user, actor, &provider, &offered, request_id).await?;
     Ok(Json(Done { message: "Login unlinked" }))
 }
 
