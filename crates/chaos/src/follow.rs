@@ -60,7 +60,7 @@ fn note(frame: &Value, told: &mut Followed) -> bool {
     }
     match frame["type"].as_str() {
         Some("execution_log") => {
-            told.sequences.extend(frame["sequence"].as_i64());
+            told.lines.extend(frame["attempt"].as_i64().zip(frame["sequence"].as_i64()));
             told.lines_after_end += usize::from(told.terminal.is_some());
         }
         // The state at joining may be an end already; the lines before it still come.
@@ -77,7 +77,7 @@ fn note(frame: &Value, told: &mut Followed) -> bool {
 
 async fn events(caller: &Caller, replica: usize, id: Uuid, most: usize, told: &mut Followed) -> Option<()> {
     let mut request = caller.request(replica, Method::GET, &format!("/api/executions/{id}/stream"));
-    if let Some(last) = told.sequences.last() {
+    if let Some((_, last)) = told.lines.last() {
         request = request.header("Last-Event-ID", last.to_string());
     }
     let mut answer = tokio::time::timeout(SILENCE, request.send()).await.ok()?.ok()?;
@@ -109,7 +109,7 @@ async fn socket(caller: &Caller, replica: usize, id: Uuid, most: usize, told: &m
     let connecting = tokio_tungstenite::connect_async(request);
     let (mut stream, _) = tokio::time::timeout(SILENCE, connecting).await.ok()?.ok()?;
     let channel = format!("execution:{id}");
-    let after = told.sequences.last().copied().unwrap_or(0);
+    let after = told.lines.last().map_or(0, |(_, sequence)| *sequence);
     let subscribe = json!({"type": "subscribe", "channels": [channel], "after": {&channel: after}});
     stream.send(Message::text(subscribe.to_string())).await.ok()?;
     let mut count = 0;

@@ -130,8 +130,8 @@ pub(crate) struct Line {
 pub(crate) struct Followed {
     pub(crate) execution: Uuid,
     pub(crate) connections: usize,
-    /// Numbers of the lines, as they came.
-    pub(crate) sequences: Vec<i64>,
+    /// Attempts and numbers of the lines, as they came.
+    pub(crate) lines: Vec<(i64, i64)>,
     /// The state it was told last, and whether lines came after it.
     pub(crate) terminal: Option<String>,
     pub(crate) lines_after_end: usize,

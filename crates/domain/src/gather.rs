@@ -123,7 +123,11 @@ mod tests {
         assert_eq!(lingers_after(1, Duration::ZERO), None);
         assert_eq!(lingers_after(3, Duration::ZERO), Some(LINGER_PER_ARRIVAL * 3));
         assert_eq!(lingers_after(128, Duration::ZERO), Some(LONGEST_LINGER), "but for so long at most");
-        assert_eq!(lingers_after(1, Duration::ZERO), Some(LONGEST_LINGER), "a single one is no end of the load");
+        assert_eq!(
+            lingers_after(1, Duration::ZERO),
+            Some(LONGEST_LINGER),
+            "a single one is no end of the load"
+        );
         assert_eq!(lingers_after(1, HALF_LIFE * 6), Some(LINGER_PER_ARRIVAL * 2), "it fades");
         assert_eq!(lingers_after(1, HALF_LIFE * 7), None, "and is forgotten, however few came meanwhile");
     }

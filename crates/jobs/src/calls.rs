@@ -4,7 +4,7 @@
 //! administrators.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -35,6 +35,8 @@ mod uploads;
 
 /// How often a waiting parent looks at the row of its child, should an event be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How deep runs may wait for runs: each level keeps a process.
+const DEEPEST: i64 = 32;
 const MAX_LISTED: i64 = 1_000;
 const MAX_LINES: i64 = 20_000;
 
@@ -49,7 +51,8 @@ pub(crate) struct Caller {
     workspace: OnceLock<PathBuf>,
     /// Context of the run, for what it starts.
     traceparent: Option<String>,
-    mask: Mutex<Mask>,
+    /// That of the process once there is one: a run may still hold what a run before it has read.
+    mask: OnceLock<Arc<Mutex<Mask>>>,
 }
 
 /// A refusal, as the SDK raises it.
@@ -75,7 +78,7 @@ impl Caller {
             slot,
             workspace: OnceLock::new(),
             traceparent,
-            mask: Mutex::default(),
+            mask: OnceLock::new(),
         }
     }
 
@@ -84,13 +87,18 @@ impl Caller {
         let _ = self.workspace.set(workspace.to_owned()); // a second try begins in the same
     }
 
-    /// Works with the secrets this run has read so far.
+    /// Says what masks the output of the process that the run is in.
+    pub(crate) fn share_mask(&self, mask: Arc<Mutex<Mask>>) {
+        let _ = self.mask.set(mask); // before anything is masked
+    }
+
+    /// Works with the secrets that this run, and those before it in the same process, have read so far.
     pub(crate) fn with_mask<T>(&self, work: impl FnOnce(&mut Mask) -> T) -> T {
-        work(&mut self.mask.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.mask.get_or_init(Arc::default).lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn remember_secret(&self, value: &str) {
-        self.mask.lock().unwrap_or_else(PoisonError::into_inner).add(value);
+        self.with_mask(|mask| mask.add(value));
     }
 
     /// The run's own scope, or another organization's for a platform administrator.
@@ -324,6 +332,9 @@ async fn workflows_list(caller: &Caller) -> Answer {
 /// A child run as the same caller. While it is waited for, the parent lends its slot.
 async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
     let platform = &caller.platform;
+    if args.wait && read::depth(&platform.db, caller.execution_id).await? >= DEEPEST {
+        return Err(Refusal::runtime(format!("runs wait for runs {DEEPEST} deep already")));
+    }
     let workflow = platform.catalog.get(&platform.db, &caller.scope, &args.workflow).await?;
     let parameters = workflows::check_parameters(&workflow.parameters, args.params.unwrap_or_default())?;
     let parameters = to_raw_value(&parameters).map_err(Error::internal)?;
@@ -351,7 +362,12 @@ async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
             }
         }
     };
-    caller.slot.lend(wait).await
+    let lent = caller.slot.lend(wait).await;
+    lent.unwrap_or_else(|| {
+        let message =
+            format!("too many runs wait for others; {} was started, and is not waited for", submitted.id);
+        Err(Refusal::runtime(message))
+    })
 }
 
 async fn executions_get(caller: &Caller, args: Get) -> Answer {
@@ -466,6 +482,10 @@ fn yes() -> bool {
 impl Refusal {
     fn value(message: &str) -> Self {
         Self { kind: "ValueError", message: message.into() }
+    }
+
+    fn runtime(message: String) -> Self {
+        Self { kind: "RuntimeError", message }
     }
 }
 

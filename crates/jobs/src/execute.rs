@@ -14,7 +14,7 @@ use domain::sabotage::{self, Fault};
 use domain::telemetry::traces::{Part, Span};
 use runner::{Ended, Failure, Frame, Isolation, Limits, Log, ResultFrame, Run, Start, Template, WorkflowRef};
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 use tracing::Instrument as _;
 
 use crate::calls::{self, Caller};
@@ -28,6 +28,8 @@ use crate::transcript::Transcript;
 
 /// From the request to end until the kill.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long a process may take to read its start frame. One that a run before has stopped never would.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 /// A run that has taken longer gives way to those that take less (ADR 55).
 const SHORT: Duration = Duration::from_millis(100);
 /// Lines that wait to be stored while the run goes on, at most, and for how long.
@@ -138,9 +140,14 @@ impl<'a> Attempt<'a> {
         let Some(template) = template else { return End::GivenBack };
         self.caller.runs_in(template.workspace());
         let process = self.step("process");
-        match self.start(&template).await {
-            Ok(run) => {
+        let started = tokio::select! {
+            started = self.start(&template) => started,
+            why = stopped(stop) => return why.map_or(End::Fenced, End::Stopped),
+        };
+        match started {
+            Ok(mut run) => {
                 drop(process);
+                self.caller.share_mask(run.0.kept());
                 let _call = self.step("call");
                 self.follow(run, stop).await
             }
@@ -169,7 +176,9 @@ impl<'a> Attempt<'a> {
             tries += 1;
             let started = async {
                 let mut run = template.run(isolation, &scope).await?;
-                let replier = self.send_start(&mut run, &scope, template).await?;
+                let sent = self.send_start(&mut run, &scope, template);
+                let late = |_| runner::Error::Fork(std::io::ErrorKind::TimedOut.into());
+                let replier = timeout(START_PATIENCE, sent).await.map_err(late)??;
                 Ok::<_, runner::Error>((run, replier))
             };
             match started.await {
@@ -352,6 +361,7 @@ impl<'a> Attempt<'a> {
             attempt: self.claimed.attempt,
             status: Status::Failed,
             retry_in: Duration::ZERO,
+            is_given_back: false,
             result: None,
             result_type: None,
             error_message: None,
@@ -389,6 +399,7 @@ impl<'a> Attempt<'a> {
             End::GivenBack => {
                 outcome.status = Status::Pending;
                 outcome.retry_in = GIVEN_BACK;
+                outcome.is_given_back = true;
             }
             End::Fenced => unreachable!("a fenced attempt has no outcome"),
         }

@@ -201,8 +201,8 @@ fn announce(platform: &Platform, finished: Vec<Finished>, recorded: &[Recorded])
     }
 }
 
-/// The sweeper would find the row as well; this is in time.
-fn wake_later(platform: &Platform, wakeup: Wakeup, pause: Duration) {
+/// Wakes somebody for the next attempt. The sweeper would find the row as well; this is in time.
+pub(crate) fn wake_later(platform: &Platform, wakeup: Wakeup, pause: Duration) {
     let wakeups = platform.wakeups.clone();
     tokio::spawn(async move {
         tokio::time::sleep(pause).await;

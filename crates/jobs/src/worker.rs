@@ -15,7 +15,7 @@ use domain::telemetry::{metrics, scrape};
 use domain::wakeup::{Delivery, Wakeup};
 use domain::{in_time, workers};
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,7 +24,7 @@ use crate::ahead::Ahead;
 use crate::execute::{self, Engine};
 use crate::patience::{CLAIM_PATIENCE, HEARTBEAT, PAUSE_WITHOUT_DATABASE};
 use crate::record::Recorder;
-use crate::slots::Slot;
+use crate::slots::{Slot, Slots};
 use crate::stop::Stop;
 use crate::templates::Templates;
 use crate::trace::AttemptTrace;
@@ -40,7 +40,7 @@ pub(crate) struct Worker {
     id: WorkerId,
     platform: Platform,
     engine: Engine,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     running: Mutex<HashMap<ExecutionId, Running>>,
     /// What was submitted last, as far as it was told.
     submitted: watch::Sender<Vec<ExecutionId>>,
@@ -58,7 +58,7 @@ impl Worker {
         let recorder = Recorder::start(&platform);
         Self {
             id: WorkerId::generate(),
-            slots: Arc::new(Semaphore::new(platform.settings.worker_slots)),
+            slots: Slots::new(platform.settings.worker_slots),
             running: Mutex::default(),
             submitted: watch::Sender::default(),
             engine: Engine { platform: platform.clone(), templates, recorder },
@@ -85,7 +85,7 @@ impl Worker {
 
     /// Has each scrape look at the slots, as long as they are there.
     fn show_slots(&self) {
-        let (all, slots) = (self.platform.settings.worker_slots, Arc::downgrade(&self.slots));
+        let (all, slots) = (self.platform.settings.worker_slots, Arc::downgrade(self.slots.running()));
         scrape::at_each_scrape(move || {
             if let Some(slots) = slots.upgrade() {
                 metrics::slots(all, slots.available_permits());
@@ -137,7 +137,7 @@ impl Worker {
             }
             let lingers_until = gather.lingers_until();
             if let Some(until) = lingers_until {
-                let free = self.slots.available_permits();
+                let free = self.slots.running().available_permits();
                 while waiting.len() < free
                     && let Ok(more) = timeout_at(until, consumer.next(free - waiting.len())).await
                 {
@@ -202,7 +202,7 @@ impl Worker {
 
     /// Waits for a free slot, then takes what else is free, up to `wanted`; given `until`, also what is free by then.
     async fn permits(&self, wanted: usize, until: Option<Instant>) -> Vec<OwnedSemaphorePermit> {
-        let slots = || self.slots.clone();
+        let slots = || self.slots.running().clone();
         let mut permits = vec![slots().acquire_owned().await.expect("the slots are never closed")];
         let mut take_free = || {
             while permits.len() < wanted
@@ -224,7 +224,7 @@ impl Worker {
     /// Claims; while PostgreSQL is away it waits, until `stop`, and the deliveries stay unacknowledged.
     async fn claim(&self, limit: usize, stop: &CancellationToken) -> Vec<Claimed> {
         loop {
-            match in_time(CLAIM_PATIENCE, Box::pin(claim::claim(&self.platform.db, self.id, limit))).await {
+            match Box::pin(claim::claim(&self.platform.db, self.id, limit)).await {
                 Ok(claimed) => return claimed,
                 Err(error) => {
                     tracing::warn!(%error, "cannot claim, trying again");
@@ -245,7 +245,7 @@ impl Worker {
         claimed_since: SystemTime,
     ) {
         for (claimed, permit) in claimed.into_iter().zip(permits) {
-            let slot = Slot::new(self.slots.clone(), permit);
+            let slot = self.slots.slot(permit);
             let trace = AttemptTrace::begin(&claimed, claimed_since);
             self.begin(runs, claimed, slot, trace);
         }
@@ -280,7 +280,7 @@ impl Worker {
         loop {
             beat.tick().await;
             self.extend_leases().await;
-            let taken = slots.saturating_sub(self.slots.available_permits());
+            let taken = slots.saturating_sub(self.slots.running().available_permits());
             if let Err(error) =
                 in_time(BEAT_PATIENCE, workers::beat(&self.platform.db, self.id, slots, taken)).await
             {

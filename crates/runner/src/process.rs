@@ -1,5 +1,6 @@
 //! One forked process: its connection, its pid, and the pipe that its standard output and error lead to.
 
+use std::any::Any;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +32,8 @@ pub(crate) struct Process {
     handle: OwnedFd,
     /// Runs it has served.
     pub(crate) served: u32,
+    /// What its user keeps with it from run to run.
+    pub(crate) kept: Option<Box<dyn Any + Send + Sync>>,
     /// Its private directory.
     folder: PathBuf,
     /// Its control group.
@@ -64,6 +67,7 @@ impl Process {
             pid,
             handle,
             served: 0,
+            kept: None,
             folder: folders.join(forked.number.to_string()),
             cgroup: cgroups.zip(forked.cgroup).map(|(cgroups, name)| cgroups.path().join(name)),
         })

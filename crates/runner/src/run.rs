@@ -1,5 +1,6 @@
 //! One run over one process: send the start, read what it says, answer its calls, end it.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,17 @@ impl Run {
     /// Whether the process serves other runs afterwards; belongs into the start frame.
     pub fn is_pooled(&self) -> bool {
         self.tenant.is_some()
+    }
+
+    /// What was kept with its process by the run before, or else a new one, which the next run gets too.
+    pub fn kept<T: Any + Send + Sync + Default>(&mut self) -> Arc<T> {
+        let process = self.process.as_mut().expect("a run has its process until it ends");
+        if let Some(kept) = process.kept.as_ref().and_then(|kept| kept.downcast_ref::<Arc<T>>()) {
+            return kept.clone();
+        }
+        let kept = Arc::<T>::default();
+        process.kept = Some(Box::new(kept.clone()));
+        kept
     }
 
     /// Starts it.

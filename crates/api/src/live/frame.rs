@@ -63,6 +63,8 @@ pub(crate) struct LogFrame {
     #[serde(rename = "executionId")]
     execution_id: ExecutionId,
     pub(crate) sequence: i64,
+    /// Numbers come again with a later attempt, where the one before was lost with lines that were never stored.
+    attempt: i32,
     level: String,
     message: String,
     timestamp: DateTime<Utc>,
@@ -143,6 +145,7 @@ impl LogFrame {
             r#type: "execution_log",
             execution_id,
             sequence,
+            attempt: line.attempt,
             level: line.level,
             message: line.message,
             timestamp: line.logged_at,

@@ -1,4 +1,7 @@
 //! The order of lines, whatever order they arrive in.
+//!
+//! A later attempt counts on from what is stored of those before. What a lost one said beyond was told, but never counted: its
+//! numbers come again.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +18,11 @@ pub(super) struct Lines {
     pub(super) reader: Reader,
     /// Sequence of the last line told or due.
     pub(super) told: i64,
-    /// The highest attempt a line came from.
+    /// The attempt whose lines are told; 0 until one is known.
     attempt: i32,
+    /// The highest attempt a line came from. While it is above the other, its lines are held until the rows have said where they
+    /// begin.
+    newest: i32,
     due: Vec<(i64, LiveLine)>,
     held: BTreeMap<i64, LiveLine>,
 }
@@ -24,7 +30,21 @@ pub(super) struct Lines {
 impl Lines {
     /// Nothing told yet beyond line `told`.
     pub(super) fn after(reader: Reader, told: i64) -> Self {
-        Self { reader, told, attempt: 0, due: Vec::new(), held: BTreeMap::new() }
+        Self { reader, told, attempt: 0, newest: 0, due: Vec::new(), held: BTreeMap::new() }
+    }
+
+    /// The attempt whose lines are told; 0 until one is known.
+    pub(super) fn attempt(&self) -> i32 {
+        self.attempt
+    }
+
+    /// Goes on with a later attempt; `counted` is the last line that the rows have of those before.
+    pub(super) fn begin_attempt(&mut self, attempt: i32, counted: i64) {
+        self.told = self.told.min(counted);
+        self.attempt = attempt;
+        self.newest = self.newest.max(attempt);
+        self.held.retain(|_, line| line.attempt >= attempt);
+        self.release();
     }
 
     /// A line of the rows: these are complete and in order, so it is in turn.
@@ -38,15 +58,18 @@ impl Lines {
 
     /// A line of an event: it may be early, late or doubled.
     pub(super) fn take_live(&mut self, line: LiveLine) {
-        let Some(sequence) = self.reader.sequence(&line).filter(|sequence| *sequence > self.told) else {
-            return;
-        };
-        if line.attempt > self.attempt {
-            // A later attempt counts on from what was stored: what a lost one said beyond was never accepted.
-            self.attempt = line.attempt;
-            self.held.split_off(&sequence);
+        let Some(sequence) = self.reader.sequence(&line) else { return };
+        if line.attempt > self.newest {
+            self.newest = line.attempt;
+            self.held.clear();
+            if self.attempt == 0 {
+                self.attempt = line.attempt;
+            }
         }
-        if self.held.len() < MOST_HELD {
+        let is_told = self.newest == self.attempt && sequence <= self.told;
+        // What counts of an attempt that is lost is in the rows.
+        let is_lost = line.attempt < self.newest;
+        if !is_told && !is_lost && self.held.len() < MOST_HELD {
             self.held.insert(sequence, line);
         }
         self.release();
@@ -54,6 +77,9 @@ impl Lines {
 
     /// Moves the held lines whose turn has come to the due ones.
     fn release(&mut self) {
+        if self.newest > self.attempt {
+            return;
+        }
         while let Some(first) = self.held.first_entry().filter(|first| *first.key() <= self.told + 1) {
             let (sequence, line) = first.remove_entry();
             if sequence > self.told {
@@ -129,10 +155,31 @@ mod tests {
         lines.take_live(line(3, None, 1));
         lines.take_live(line(2, None, 2));
         lines.take_stored(line(1, None, 1));
+        lines.begin_attempt(2, 1);
         lines.take_live(line(3, None, 2));
 
         let attempts: Vec<(i64, i32)> =
             lines.drain().map(|(sequence, line)| (sequence, line.attempt)).collect();
         assert_eq!(attempts, [(1, 1), (2, 2), (3, 2)]);
+    }
+
+    #[test]
+    fn what_was_told_of_a_lost_attempt_hides_nothing_of_the_next() {
+        let mut lines = Lines::after(Reader::Admin, 0);
+        for sequence in 1..=3 {
+            lines.take_live(line(sequence, None, 1));
+        }
+        assert_eq!(told(&mut lines), [1, 2, 3]);
+
+        // Only the first line was stored.
+        lines.take_live(line(2, None, 2));
+        lines.take_live(line(4, None, 1));
+        assert!(lines.has_gap(), "the rows must say where it begins");
+        lines.begin_attempt(2, 1);
+        lines.take_live(line(3, None, 2));
+
+        let attempts: Vec<(i64, i32)> =
+            lines.drain().map(|(sequence, line)| (sequence, line.attempt)).collect();
+        assert_eq!(attempts, [(2, 2), (3, 2)]);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Events are hints and may be lost, doubled or early; the rows are the truth. So the watch begins before the
 //! rows are read, a line ahead of its turn is held back until the lines before it are found, and the rows are
-//! looked at again every [`RECONCILE`]. The invariant: lines leave in the reader's own counting, each once,
-//! and the terminal update leaves last, after all of them.
+//! looked at again every [`RECONCILE`]. The invariant: lines leave in the reader's own counting, each once but for what a lost
+//! attempt said in vain, and the terminal update leaves last, after all of them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -44,6 +44,14 @@ pub(crate) struct Follow {
     version: i64,
     ready: VecDeque<Frame>,
     phase: Phase,
+}
+
+/// What the rows say.
+struct Rows {
+    execution: Execution,
+    /// The last line they have of attempts before the present one, if it is new.
+    counted: i64,
+    stored: Vec<logs::Line>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +109,7 @@ impl Follow {
     /// Reads what the rows have beyond what was told.
     async fn catch_up(&mut self) {
         match self.read().await {
-            Ok((execution, stored)) => self.take_rows(&execution, &stored),
+            Ok(rows) => self.take_rows(&rows),
             Err(error @ (Error::NotFound(_) | Error::Forbidden(_))) => {
                 tracing::debug!(execution.id = %self.id, %error, "following ends");
                 self.phase = Phase::Ended;
@@ -113,21 +121,30 @@ impl Follow {
         }
     }
 
-    async fn read(&self) -> Result<(Execution, Vec<logs::Line>)> {
+    async fn read(&self) -> Result<Rows> {
         // A stream outlives its request: nothing else ends the wait for a connection that died without a word.
         deadline::in_time(Box::pin(async {
             let mut tx = self.app.platform.db.begin(&self.scope).await?;
             // The row first: once it is terminal, all its lines are there.
             let execution = list::get(&mut tx, self.id).await?;
             let all_levels = self.lines.reader.sees_everything();
-            let stored = logs::list(&mut tx, self.id, self.lines.told, PAGE, all_levels).await?;
+            let (told, attempt) = (self.lines.told, self.lines.attempt());
+            let counted = if attempt > 0 && execution.attempt > attempt {
+                logs::last_before(&mut tx, self.id, execution.attempt, all_levels).await?
+            } else {
+                told
+            };
+            let stored = logs::list(&mut tx, self.id, told.min(counted), PAGE, all_levels).await?;
             tx.commit().await?;
-            Ok((execution, stored))
+            Ok(Rows { execution, counted, stored })
         }))
         .await
     }
 
-    fn take_rows(&mut self, execution: &Execution, stored: &[logs::Line]) {
+    fn take_rows(&mut self, Rows { execution, counted, stored }: &Rows) {
+        if execution.attempt > self.lines.attempt() {
+            self.lines.begin_attempt(execution.attempt, *counted);
+        }
         for line in stored {
             self.lines.take_stored(line.into());
         }

@@ -365,6 +365,7 @@ pub(crate) fn success(claimed: &Claimed, result: &str) -> Outcome {
         attempt: claimed.attempt,
         status: Status::Success,
         retry_in: Duration::ZERO,
+        is_given_back: false,
         result: Some(raw(result)),
         result_type: Some("json".into()),
         error_message: None,

@@ -27,11 +27,11 @@ pub(super) fn followers(facts: &Facts<'_>) -> Verdict {
     let (mut connections, mut heard) = (0, 0);
     for followed in &facts.history.followed {
         connections += followed.connections;
-        heard += followed.sequences.len();
+        heard += followed.lines.len();
         let id = followed.execution;
         let stored = facts.lines.get(&id).map_or(&[][..], Vec::as_slice);
         let missing: HashSet<i64> = {
-            let heard: HashSet<i64> = followed.sequences.iter().copied().collect();
+            let heard: HashSet<i64> = followed.lines.iter().map(|(_, sequence)| *sequence).collect();
             stored.iter().filter_map(|line| line.user_sequence).filter(|own| !heard.contains(own)).collect()
         };
         let end = facts.rows.get(&id).map(|row| row.status.as_str());
@@ -41,8 +41,8 @@ pub(super) fn followers(facts: &Facts<'_>) -> Verdict {
         if !missing.is_empty() {
             told.push(format!("a follower of {id} missed {} of {} lines", missing.len(), stored.len()));
         }
-        if !is_counting(followed.sequences.iter().copied()) {
-            told.push(format!("a follower of {id} heard {:?}", followed.sequences));
+        if !is_gapless(&followed.lines) {
+            told.push(format!("a follower of {id} heard {:?}", followed.lines));
         }
         if followed.lines_after_end > 0 {
             told.push(format!("a follower of {id} heard lines after the end"));
@@ -58,5 +58,16 @@ fn is_counting(mut numbers: impl Iterator<Item = i64>) -> bool {
         let is_next = number == next;
         next += 1;
         is_next
+    })
+}
+
+/// Whether the lines count up, but for the first of a later attempt, which counts on from what was stored of those before.
+fn is_gapless(lines: &[(i64, i64)]) -> bool {
+    let (mut attempt, mut last) = (0, 0);
+    lines.iter().all(|&(its_attempt, sequence)| {
+        let follows = sequence == last + 1;
+        let counts_on = its_attempt > attempt && (1..=last).contains(&sequence);
+        (attempt, last) = (its_attempt.max(attempt), sequence);
+        follows || counts_on
     })
 }

@@ -86,7 +86,7 @@ fn good() -> History {
         followed: vec![Followed {
             execution: id,
             connections: 2,
-            sequences: vec![1, 2],
+            lines: vec![(1, 1), (2, 2)],
             terminal: Some("Success".into()),
             lines_after_end: 0,
         }],
@@ -261,8 +261,8 @@ fn gaps_are_found_in_what_is_stored_and_in_what_is_told() {
     const STORED: [&str; 1] = ["stored lines have no gap"];
     const TOLD: [&str; 1] = ["followers miss nothing"];
     finds(&STORED, |history| history.lines[1].sequence = 9);
-    finds(&TOLD, |history| history.followed[0].sequences = vec![1]);
-    finds(&TOLD, |history| history.followed[0].sequences = vec![1, 2, 2]);
+    finds(&TOLD, |history| history.followed[0].lines = vec![(1, 1)]);
+    finds(&TOLD, |history| history.followed[0].lines = vec![(1, 1), (2, 2), (2, 2)]);
     finds(&TOLD, |history| history.followed[0].terminal = None);
     finds(&TOLD, |history| history.followed[0].lines_after_end = 1);
 }

@@ -13,10 +13,14 @@ use super::limits::{self, Room};
 use super::{Kind, RawJson, queue};
 use crate::id::{ExecutionId, OrgId, UserId, WorkerId, WorkflowId};
 use crate::workflows::RetryPolicy;
-use crate::{Actor, Db, OrgScope, Result, SystemScope};
+use crate::{Actor, Db, OrgScope, Result, SystemScope, in_time};
 
 /// How long a lease lasts without a heartbeat.
 pub const LEASE: Duration = Duration::from_secs(10);
+
+/// How long the answer to a statement that claims is waited for: a connection may be dead without anybody having said so. What was
+/// claimed all the same is the reaper's.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 const SCOPE: SystemScope = SystemScope::because("a worker claims for every organization");
 
@@ -132,25 +136,39 @@ macro_rules! claim {
 /// a lock, together with it.
 ///
 /// # Errors
-/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+/// [`crate::Error::Unavailable`] when PostgreSQL is away or does not answer within [`PATIENCE`], and nothing was claimed before.
 pub async fn claim(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<Claimed>> {
     let mut claimed = Vec::new();
+    match claim_into(&mut claimed, db, worker, limit).await {
+        // What is committed is this worker's to run: nobody else may until its leases end.
+        Err(error) if !claimed.is_empty() => tracing::warn!(%error, "cannot claim all there is"),
+        outcome => outcome?,
+    }
+    Ok(claimed)
+}
+
+async fn claim_into(claimed: &mut Vec<Claimed>, db: &Db, worker: WorkerId, limit: usize) -> Result<()> {
     while claimed.len() < limit {
-        let more = claim_unlimited(db, worker, limit - claimed.len()).await?;
+        let more = in_time(PATIENCE, Box::pin(claim_unlimited(db, worker, limit - claimed.len()))).await?;
         let (is_empty, is_limited_next) = (more.is_empty(), more.iter().any(|one| one.comes_before_limited));
         claimed.extend(more);
         // Of nothing it cannot be told whether something limited came first.
         if claimed.len() < limit
-            && (is_limited_next || (is_empty && limits::are_any(&mut *db.system(&SCOPE).await?).await?))
+            && (is_limited_next || (is_empty && in_time(PATIENCE, are_any_limited(db)).await?))
         {
-            claimed.extend(claim_limited(db, worker, limit - claimed.len()).await?);
+            claimed
+                .extend(in_time(PATIENCE, Box::pin(claim_limited(db, worker, limit - claimed.len()))).await?);
             break;
         }
         if is_empty {
             break;
         }
     }
-    Ok(claimed)
+    Ok(())
+}
+
+async fn are_any_limited(db: &Db) -> Result<bool> {
+    limits::are_any(&mut *db.system(&SCOPE).await?).await
 }
 
 /// Claims what no limit concerns, up to the first that one does. Claims at the same time pass by each other's rows.

@@ -24,6 +24,8 @@ pub struct Outcome {
     pub status: Status,
     /// Pause before the next attempt.
     pub retry_in: Duration,
+    /// Whether nothing of it has run, so that the attempt does not count.
+    pub is_given_back: bool,
     /// What the workflow returned.
     pub result: Option<RawJson>,
     /// `json`, `html` or `text`.
@@ -100,6 +102,7 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
     let ids: Vec<Uuid> = outcomes.iter().map(|o| o.id.0).collect();
     let attempts: Vec<i32> = outcomes.iter().map(|o| o.attempt).collect();
     let statuses: Vec<String> = outcomes.iter().map(|o| o.status.as_str().to_owned()).collect();
+    let given_back: Vec<bool> = outcomes.iter().map(|o| o.is_given_back).collect();
     let pauses: Vec<f64> = outcomes.iter().map(|o| o.retry_in.as_secs_f64()).collect();
     #[cfg(feature = "sabotage")]
     crate::sabotage::lift_fence(conn, &ids, &attempts).await?;
@@ -124,6 +127,7 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
                    due_at = CASE WHEN o.status = 'Pending' THEN now() + make_interval(secs => o.pause) ELSE e.due_at END,
                    queue_rank = CASE WHEN o.status = 'Pending'
                        THEN now() + make_interval(secs => o.pause, mins => -e.priority) ELSE e.queue_rank END,
+                   max_attempts = e.max_attempts + o.given_back::int,
                    completed_at = CASE WHEN o.status = 'Pending' AND e.status <> 'Cancelling' THEN NULL ELSE now() END,
                    result = CASE WHEN e.status <> 'Cancelling' THEN o.result::json END,
                    result_type = CASE WHEN e.status <> 'Cancelling' THEN o.result_type END,
@@ -134,9 +138,9 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
                    duration_ms = o.duration_ms, peak_memory_bytes = o.peak, cpu_total_seconds = o.cpu,
                    lease_owner = NULL, lease_expires_at = NULL
                FROM UNNEST($1::uuid[], $2::int[], $3::text[], $4::float8[], $5::text[], $6::text[], $7::text[], $8::text[],
-                        $9::bool[], $10::text[], $11::bigint[], $12::bigint[], $13::float8[])
+                        $9::bool[], $10::text[], $11::bigint[], $12::bigint[], $13::float8[], $22::bool[])
                    AS o (id, attempt, status, pause, result, result_type, error_message, error_type, is_user_error,
-                        variables, duration_ms, peak, cpu)
+                        variables, duration_ms, peak, cpu, given_back)
                -- ANY and COALESCE, so that the planner goes by the key (ADR 57): it may know of few rows, and of few that run.
                WHERE e.id = ANY ($1) AND e.id = o.id AND e.attempt = o.attempt
                  AND COALESCE(e.status, '') IN ('Running', 'Cancelling')
@@ -170,6 +174,7 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
         &lines.messages,
         &lines.data as &[Option<String>],
         &lines.times,
+        &given_back,
     )
     .fetch_all(conn)
     .await?;

@@ -127,6 +127,28 @@ pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
+/// The last line of the attempts before this one, in the reader's own counting; 0 if there is none.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn last_before(
+    tx: &mut OrgTx,
+    execution: ExecutionId,
+    attempt: i32,
+    all_levels: bool,
+) -> Result<i64> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT COALESCE(max(CASE WHEN $3 THEN sequence ELSE user_sequence END), 0) AS "last!"
+           FROM execution_logs
+           WHERE execution_id = $1 AND attempt < $2"#,
+        execution as _,
+        attempt,
+        all_levels,
+    )
+    .fetch_one(tx.conn())
+    .await?)
+}
+
 /// The lines after `after` in the reader's own counting, at most `limit`.
 ///
 /// # Errors

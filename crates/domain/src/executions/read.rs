@@ -7,7 +7,7 @@ use sqlx::types::Json;
 
 use super::{Execution, RawJson, Status, list, logs};
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
-use crate::{Db, Error, OrgScope, Result};
+use crate::{Db, Error, OrgScope, Result, SystemScope};
 
 /// One execution of the scope. Another user's is [`Error::Forbidden`] for a user without platform rights.
 ///
@@ -36,6 +36,27 @@ pub async fn get_with_lines(
         tx.commit().await?;
     }
     Ok((execution, lines))
+}
+
+/// How many runs started each other, down to this one: 1 for a run that no other has started. Counts to a hundred.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn depth(db: &Db, id: ExecutionId) -> Result<i64> {
+    let mut conn = db
+        .system(&SystemScope::because("a run may have been started by one of another organization"))
+        .await?;
+    Ok(sqlx::query_scalar!(
+        r#"WITH RECURSIVE line AS (
+               SELECT parent_id, 1 AS depth FROM executions WHERE id = $1
+               UNION ALL
+               SELECT e.parent_id, line.depth + 1 FROM line JOIN executions e ON e.id = line.parent_id WHERE line.depth < 100
+           )
+           SELECT count(*) AS "depth!" FROM line"#,
+        id as _,
+    )
+    .fetch_one(&mut *conn)
+    .await?)
 }
 
 async fn find(db: &Db, scope: &OrgScope, id: ExecutionId) -> Result<(Execution, bool)> {

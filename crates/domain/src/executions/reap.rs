@@ -30,6 +30,8 @@ pub struct Reaped {
     pub status: Status,
     /// Priority, for the wake-up.
     pub priority: i16,
+    /// Seconds until another attempt may start.
+    pub pause_seconds: f64,
     /// Why.
     pub error_type: Option<String>,
     /// Why, in words.
@@ -43,7 +45,7 @@ pub struct Reaped {
 /// Ends or re-queues what nobody runs any more. Safe on every replica at once: rows are taken with
 /// `SKIP LOCKED`, and the fence refuses whatever the lost worker still writes.
 ///
-/// An expired lease consumes the attempt. An attempt that runs a minute over its own timeout, or is still
+/// An expired lease consumes the attempt, and the next one waits for its back-off as after any failure. An attempt that runs a minute over its own timeout, or is still
 /// cancelling after three minutes, is ended even though its worker answers.
 ///
 /// # Errors
@@ -54,6 +56,9 @@ pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
         Reaped,
         r#"WITH lost AS (
                SELECT id,
+                   -- As `RetryPolicy::pause_after`; without a policy there is none.
+                   COALESCE(LEAST((retry_policy ->> 'backoff_seconds')::float8 * power(2, attempt - 1),
+                       (retry_policy ->> 'max_backoff_seconds')::float8) * (0.8 + 0.4 * random()), 0) AS pause,
                    CASE
                        WHEN status = 'Cancelling' THEN 'Cancelled'
                        WHEN attempt_started_at + make_interval(secs => timeout_seconds + 60) < now() THEN 'Timeout'
@@ -71,7 +76,9 @@ pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
            )
            UPDATE executions e
            SET status = lost.next, lease_owner = NULL, lease_expires_at = NULL,
-               due_at = CASE WHEN lost.next = 'Pending' THEN now() ELSE e.due_at END,
+               due_at = CASE WHEN lost.next = 'Pending' THEN now() + make_interval(secs => lost.pause) ELSE e.due_at END,
+               queue_rank = CASE WHEN lost.next = 'Pending'
+                   THEN now() + make_interval(secs => lost.pause, mins => -e.priority) ELSE e.queue_rank END,
                completed_at = CASE WHEN lost.next <> 'Pending' THEN now() END,
                duration_ms = (extract(epoch FROM now() - e.attempt_started_at) * 1000)::bigint,
                error_type = CASE lost.next WHEN 'Failed' THEN 'WorkerLost' WHEN 'Timeout' THEN 'TimeoutError' END,
@@ -83,7 +90,7 @@ pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
            WHERE e.id = lost.id
            RETURNING e.id AS "id: ExecutionId", e.kind AS "kind: Kind", e.organization_id AS "organization_id: OrgId", e.workflow_name,
                e.executed_by AS "executed_by: UserId", e.executed_by_name, e.attempt, e.status AS "status: Status",
-               e.priority, e.error_type, e.error_message, e.started_at, e.completed_at"#,
+               e.priority, lost.pause AS "pause_seconds!", e.error_type, e.error_message, e.started_at, e.completed_at"#,
         BATCH,
     )
     .fetch_all(&mut *conn)

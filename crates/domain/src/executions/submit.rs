@@ -325,13 +325,29 @@ async fn write(db: &Db, batch: &[Entry]) -> Result<Vec<Result<Submitted>>> {
     // Only a key that was used before leaves an entry unwritten.
     let mut outcomes = Vec::with_capacity(batch.len());
     for entry in batch {
-        outcomes.push(if is_written(entry) {
-            Ok(Submitted { id: entry.new.id, status: Status::Pending, replayed: false })
-        } else {
-            replay(db, entry).await
-        });
+        outcomes.push(if is_written(entry) { Ok(Submitted::fresh(entry)) } else { repeat(db, entry).await });
     }
     Ok(outcomes)
+}
+
+/// What becomes of an entry whose key was used before: the earlier submission, or this one if that key's day is over.
+async fn repeat(db: &Db, entry: &Entry) -> Result<Submitted> {
+    if let Some(earlier) = replay(db, entry).await? {
+        return Ok(earlier);
+    }
+    let mut columns = Columns::default();
+    columns.push(&entry.scope, entry.owner, &entry.new);
+    if insert(&mut *db.system(&SCOPE).await?, columns).await?.contains(&entry.new.id.0) {
+        return Ok(Submitted::fresh(entry));
+    }
+    // Somebody else was quicker with the same key.
+    replay(db, entry).await?.ok_or_else(|| Error::internal("an idempotency key vanished"))
+}
+
+impl Submitted {
+    fn fresh(entry: &Entry) -> Self {
+        Self { id: entry.new.id, status: Status::Pending, replayed: false }
+    }
 }
 
 async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
@@ -408,10 +424,25 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
     Ok(ids.into_iter().collect())
 }
 
-async fn replay(db: &Db, entry: &Entry) -> Result<Submitted> {
+/// The earlier submission that a key names; `None` if it was used more than a day ago, for then it is forgotten.
+async fn replay(db: &Db, entry: &Entry) -> Result<Option<Submitted>> {
     let idempotency =
         entry.new.idempotency.as_ref().ok_or_else(|| Error::internal("a submission was not written"))?;
     let mut conn = db.system(&SCOPE).await?;
+    let forgotten = sqlx::query!(
+        "DELETE FROM idempotency_keys
+         WHERE organization_id IS NOT DISTINCT FROM $1 AND user_id = $2 AND route = $3 AND key = $4
+           AND created_at < now() - interval '1 day'",
+        entry.owner as _,
+        entry.scope.actor().id as UserId,
+        &*idempotency.route,
+        idempotency.key,
+    )
+    .execute(&mut *conn)
+    .await?;
+    if forgotten.rows_affected() > 0 {
+        return Ok(None);
+    }
     let known = sqlx::query!(
         r#"SELECT k.fingerprint, e.id AS "id: ExecutionId", e.status AS "status: Status"
            FROM idempotency_keys k
@@ -428,7 +459,7 @@ async fn replay(db: &Db, entry: &Entry) -> Result<Submitted> {
     if known.fingerprint != idempotency.fingerprint {
         return Err(Error::invalid("header:Idempotency-Key", "was already used with another body"));
     }
-    Ok(Submitted { id: known.id, status: known.status, replayed: true })
+    Ok(Some(Submitted { id: known.id, status: known.status, replayed: true }))
 }
 
 impl NewExecution {

@@ -115,27 +115,9 @@ impl Wakeups {
     ///
     /// # Errors
     /// [`crate::Error::Unavailable`] when the broker is away.
-    pub async fn count_dead_letters(&self) -> Result<Vec<(Queue, usize)>> {
-        match self {
-            Self::InProcess(own) => {
-                Ok(Queue::ALL.map(|queue| (queue, own.count_dead_letters(queue))).to_vec())
-            }
-            Self::Rabbit(rabbit) => {
-                with_channel(rabbit, async |channel| {
-                    let mut counts = Vec::new();
-                    for queue in Queue::ALL {
-                        let dead = rabbit.topology().dead_of(queue);
-                        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-                        let declared = channel
-                            .queue_declare(dead.as_str().into(), passive, FieldTable::default())
-                            .await?;
-                        counts.push((queue, usize::try_from(declared.message_count()).unwrap_or(usize::MAX)));
-                    }
-                    Ok(counts)
-                })
-                .await
-            }
-        }
+    pub async fn count_dead_letters(&self) -> Result<Vec<(Queue, u64)>> {
+        let counts = self.counts().await?;
+        Ok(Queue::ALL.into_iter().zip(counts).map(|(queue, (_, dead))| (queue, dead)).collect())
     }
 
     /// Puts dead letters back into their queue: those with these ids, or all.

@@ -76,10 +76,6 @@ impl InProcess {
         self.of(name).with(|queue| queue.dead.iter().take(limit).cloned().collect())
     }
 
-    pub(super) fn count_dead_letters(&self, name: Name) -> usize {
-        self.of(name).with(|queue| queue.dead.len())
-    }
-
     /// Puts these back to be delivered again; says how many there were.
     pub(super) fn replay_dead(&self, name: Name, chosen: impl Fn(&DeadLetter) -> bool) -> usize {
         let shared = self.of(name);

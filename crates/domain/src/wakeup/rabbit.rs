@@ -102,9 +102,10 @@ impl Rabbit {
         self.ask(Order::Counts, ANSWER_TIMEOUT).await
     }
 
-    /// A connection of its own, with the topology declared.
-    pub(super) async fn open(&self) -> Result<(Connection, Channel), super::topology::ProbeError> {
-        try_connect(&self.uri, &self.topology).await
+    /// A connection of its own, with the topology declared. It is not probed: an expired probe stays, and is counted, behind a
+    /// dead letter until that is gone.
+    pub(super) async fn open(&self) -> lapin::Result<(Connection, Channel)> {
+        open(&self.uri, &self.topology).await
     }
 
     pub(super) fn topology(&self) -> &Topology {
@@ -184,11 +185,16 @@ async fn try_connect(
     uri: &AMQPUri,
     topology: &Topology,
 ) -> Result<(Connection, Channel), super::topology::ProbeError> {
+    let (connection, channel) = open(uri, topology).await?;
+    topology.probe(&channel).await?;
+    Ok((connection, channel))
+}
+
+async fn open(uri: &AMQPUri, topology: &Topology) -> lapin::Result<(Connection, Channel)> {
     let connection = Connection::connect_uri(uri.clone(), ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     topology.declare(&channel).await?;
-    topology.probe(&channel).await?;
     Ok((connection, channel))
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use domain::executions::claim::{self, Claimed};
+use domain::executions::finish::Outcome;
 use domain::executions::list::{self, Filters};
 use domain::executions::submit::Idempotency;
 use domain::executions::{Status, cancel, logs, reap, sweep};
@@ -228,6 +229,68 @@ async fn a_lost_worker_costs_the_attempt() {
         claim::heartbeat(&fixture.platform.db, worker, &[id]).await.expect("beats").is_empty(),
         "the lease is gone"
     );
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn the_attempt_after_a_lost_one_waits_for_its_back_off() {
+    let fixture = Fixture::embedded().await;
+    let scope = scope_of(fixture.org("acme").await);
+    fixture.submit(&scope, |_| {}).await.expect("accepted");
+    let mut conn = fixture.test.db.connect().await;
+    let policy = "UPDATE executions SET max_attempts = 5, attempt = 2,
+                      retry_policy = '{\"max_attempts\": 5, \"backoff_seconds\": 20, \"max_backoff_seconds\": 70, \"retry_on\": null}'";
+    sqlx::query(policy).execute(&mut conn).await.expect("updates");
+    assert_eq!(fixture.claim(WorkerId::generate(), 1).await[0].attempt, 3);
+
+    expire_leases(&fixture).await;
+    let reaped = reap::reap(&fixture.platform.db).await.expect("reaps");
+
+    assert_eq!(reaped[0].status, Status::Pending);
+    // After the third attempt 80 s, but 70 at most, give or take a fifth.
+    assert!((56.0..=84.0).contains(&reaped[0].pause_seconds), "{}", reaped[0].pause_seconds);
+    assert!(fixture.claim(WorkerId::generate(), 1).await.is_empty(), "not before its back-off");
+    sqlx::query("UPDATE executions SET due_at = now()").execute(&mut conn).await.expect("updates");
+    sqlx::query("UPDATE executions SET queue_rank = now() - interval '5 minutes'")
+        .execute(&mut conn)
+        .await
+        .expect("updates");
+    assert_eq!(fixture.claim(WorkerId::generate(), 1).await[0].attempt, 4);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_given_back_does_not_count() {
+    let fixture = Fixture::embedded().await;
+    let scope = scope_of(fixture.org("acme").await);
+    fixture.submit(&scope, |_| {}).await.expect("accepted");
+    let claimed = fixture.claim(WorkerId::generate(), 1).await.remove(0);
+    assert_eq!((claimed.attempt, claimed.max_attempts), (1, 1));
+
+    let given_back = Outcome { status: Status::Pending, is_given_back: true, ..success(&claimed) };
+    fixture.finish(&[given_back]).await;
+
+    let again = fixture.claim(WorkerId::generate(), 1).await.remove(0);
+    assert_eq!((again.attempt, again.max_attempts), (2, 2));
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_key_is_forgotten_after_a_day() {
+    let fixture = Fixture::embedded().await;
+    let scope = scope_of(fixture.org("acme").await);
+    let submit = async |body: &str| fixture.submit(&scope, |new| new.idempotency = key("k", body)).await;
+    let first = submit("one").await.expect("accepted");
+    assert!(matches!(submit("other").await, Err(Error::Invalid(_))));
+    let mut conn = fixture.test.db.connect().await;
+    let a_day_later = "UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'";
+    sqlx::query(a_day_later).execute(&mut conn).await.expect("updates");
+
+    let racing = futures::future::join_all((0..4).map(|_| submit("other"))).await;
+
+    let racing: Vec<_> = racing.into_iter().map(|one| one.expect("accepted")).collect();
+    assert!(racing.iter().all(|one| one.id == racing[0].id && one.id != first.id), "{racing:?}");
+    assert_eq!(racing.iter().filter(|one| !one.replayed).count(), 1);
     fixture.close().await;
 }
 

@@ -251,7 +251,11 @@ fn marks(name: &str) -> [&'static str; 2] {
 fn ways(worker: WorkerId, ids: [ExecutionId; 3]) -> [(&'static str, &'static str, String, i32); 6] {
     let nothing = |count: usize| vec!["NULL"; count].join(", ");
     let [first, second, running] = ids.map(|id| format!("ARRAY['{id}'::uuid]"));
-    let end = format!("{running}, ARRAY[1], ARRAY['Success'], {}, ARRAY[FALSE], {}", nothing(5), nothing(12));
+    let end = format!(
+        "{running}, ARRAY[1], ARRAY['Success'], {}, ARRAY[FALSE], {}, ARRAY[FALSE]",
+        nothing(5),
+        nothing(12)
+    );
     [
         ("named", "claim by name, while others wait", format!("'{worker}', 10, {first}"), 0),
         ("limited", "claim by limits", format!("'{worker}', 10, {second}"), 1),
@@ -275,6 +279,59 @@ fn rows_passed_over(plan: &Value) -> f64 {
         _ => Vec::new(),
     };
     own.iter().sum::<f64>() + below.into_iter().map(rows_passed_over).sum::<f64>()
+}
+
+#[tokio::test]
+async fn lanes_in_which_nothing_may_start_hide_no_other() {
+    let fixture = Fixture::embedded().await;
+    let (a, b) = (fixture.org("a").await, fixture.org("b").await);
+    let keyed = json!({"concurrency_limit": 1, "concurrency_key": "{n}"});
+    index(&fixture, &[("later", keyed.clone()), ("paused", keyed)]).await;
+    // More lanes of each than one look takes in.
+    for name in ["later", "paused"] {
+        let (fixture, workflow) = (&fixture, &workflow(&fixture, name).await);
+        let all = (0..300).map(async |n| submit(fixture, a, workflow, &format!("{{\"n\": {n}}}")).await);
+        futures::future::join_all(all).await;
+    }
+    let in_a_week =
+        "UPDATE executions SET due_at = now() + interval '7 days', queue_rank = now() + interval '7 days'
+                     WHERE workflow_name = 'later'";
+    run_sql(&fixture, in_a_week).await;
+    run_sql(&fixture, "UPDATE workflows SET paused_at = now() WHERE name = 'paused'").await;
+
+    for _ in 0..8 {
+        let id = fixture.submit(&scope_of(b), |_| {}).await.expect("accepted").id;
+        let claimed = fixture.claim(WorkerId::generate(), 1).await;
+        assert_eq!(claimed.iter().map(|one| one.id).collect::<Vec<_>>(), [id]);
+    }
+    assert!(fixture.claim(WorkerId::generate(), 1).await.is_empty());
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn what_was_claimed_is_kept_when_the_rest_cannot_be() {
+    let fixture = Fixture::embedded().await;
+    let org = fixture.org("a").await;
+    index(&fixture, &[("limited", json!({"concurrency_limit": 5}))]).await;
+    let free = fixture.submit(&scope_of(org), |_| {}).await.expect("accepted").id;
+    let limited = workflow(&fixture, "limited").await;
+    submit(&fixture, org, &limited, "{}").await;
+    // Somebody else who claims what is limited, and hangs.
+    let mut other = fixture.test.db.connect().await;
+    sqlx::query("SELECT pg_advisory_lock(hashtext('bifrost.claim'))")
+        .execute(&mut other)
+        .await
+        .expect("locks");
+
+    let claimed = fixture.claim(WorkerId::generate(), 2).await;
+
+    assert_eq!(claimed.iter().map(|one| one.id).collect::<Vec<_>>(), [free]);
+    sqlx::query("SELECT pg_advisory_unlock(hashtext('bifrost.claim'))")
+        .execute(&mut other)
+        .await
+        .expect("unlocks");
+    assert_eq!(fixture.claim(WorkerId::generate(), 2).await.len(), 1);
+    fixture.close().await;
 }
 
 #[tokio::test]

@@ -118,6 +118,7 @@ pub(crate) fn success(claimed: &Claimed) -> Outcome {
         attempt: claimed.attempt,
         status: Status::Success,
         retry_in: std::time::Duration::ZERO,
+        is_given_back: false,
         result: Some(json(r#"{"done": true}"#)),
         result_type: Some("json".into()),
         error_message: None,

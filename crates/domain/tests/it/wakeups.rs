@@ -101,6 +101,21 @@ async fn poison_goes_to_the_dead_letters_and_others_flow() {
             assert_eq!(letter.payload.as_slice(), message);
             assert!(letter.reason.starts_with("rejected: "), "{}", letter.reason);
         }
+        // Looking at them adds nothing to them.
+        for _ in 0..2 {
+            let all = (Queue::Executions, poison.len() as u64);
+            // What was looked at is on its way back.
+            within("the count of what came back", async {
+                while !wakeups.count_dead_letters().await.expect("counts").contains(&all) {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            assert_eq!(
+                wakeups.dead_letters(&[Queue::Executions], 10).await.expect("reads").len(),
+                poison.len()
+            );
+        }
     })
     .await;
 }

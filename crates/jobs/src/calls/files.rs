@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::Error;
 use domain::editor::MAX_FILE;
+use domain::forms::files::is_form_file;
 use domain::id::OrgId;
 use domain::workspace_files::{FilePath, Files, make_overlay};
 use domain::workspace_trees::{self, OVERLAYS};
@@ -71,7 +72,7 @@ pub(super) async fn write(caller: &Caller, args: Write) -> Answer {
             MAX_FILE / 1024 / 1024
         )));
     }
-    check_may_change(caller, &args.path)?;
+    check_may_change(caller, &FilePath::parse(&args.path)?)?;
     on_disk(caller, &args.path, move |places, path| {
         places.writable()?.write(path, &bytes)?;
         Ok(Value::Null)
@@ -80,7 +81,7 @@ pub(super) async fn write(caller: &Caller, args: Write) -> Answer {
 }
 
 pub(super) async fn delete(caller: &Caller, args: One) -> Answer {
-    check_may_change(caller, &args.path)?;
+    check_may_change(caller, &FilePath::parse(&args.path)?)?;
     on_disk(caller, &args.path, |places, path| {
         let files = places.changeable()?;
         if files.entry(path)?.is_folder {
@@ -176,10 +177,11 @@ impl Places {
     }
 }
 
-/// Code and forms of the shared workspace are for platform administrators.
-fn check_may_change(caller: &Caller, path: &str) -> Result<(), Refusal> {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let is_code = name.ends_with(".py") || name.ends_with(".form.json") || name == "requirements.txt";
+/// Code and forms of the shared workspace are for platform administrators. A path as it was read, not as it was given: `x.py/.`
+/// is `x.py`.
+fn check_may_change(caller: &Caller, path: &FilePath) -> Result<(), Refusal> {
+    let name = path.name();
+    let is_code = name.ends_with(".py") || is_form_file(name) || name == "requirements.txt";
     if is_code && caller.scope.owner()?.is_none() && !caller.scope.actor().is_platform_admin {
         return Err(Refusal {
             kind: "PermissionError",

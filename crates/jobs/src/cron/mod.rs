@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::background;
+use crate::record::wake_later;
 
 const REAP_PERIOD: Duration = Duration::from_secs(2);
 /// Also how late a run may start that was given a time.
@@ -138,7 +139,7 @@ async fn fire_schedules(platform: &Platform) -> Result<()> {
 }
 
 /// Tells of dead letters when there are more of them than there were.
-async fn count_dead_letters(platform: &Platform, seen: &Mutex<HashMap<Queue, usize>>) -> Result<()> {
+async fn count_dead_letters(platform: &Platform, seen: &Mutex<HashMap<Queue, u64>>) -> Result<()> {
     for (queue, count) in platform.wakeups.count_dead_letters().await? {
         let before = seen.lock().unwrap_or_else(PoisonError::into_inner).insert(queue, count);
         if count <= before.unwrap_or_default() {
@@ -234,7 +235,6 @@ fn of_lost(lost: &Reaped) -> NewEvent {
 }
 
 fn announce(platform: &Platform, reaped: Vec<Reaped>) {
-    let mut wakeups = Vec::new();
     for lost in reaped {
         tracing::warn!(
             execution.id = %lost.id,
@@ -244,7 +244,8 @@ fn announce(platform: &Platform, reaped: Vec<Reaped>) {
         );
         platform.system_events.report(of_lost(&lost));
         if lost.status == Status::Pending {
-            wakeups.push(Wakeup::new(lost.id, lost.organization_id, lost.priority, None));
+            let wakeup = Wakeup::new(lost.id, lost.organization_id, lost.priority, None);
+            wake_later(platform, wakeup, Duration::try_from_secs_f64(lost.pause_seconds).unwrap_or_default());
         }
         let update = Update {
             execution_id: lost.id,
@@ -267,5 +268,4 @@ fn announce(platform: &Platform, reaped: Vec<Reaped>) {
         };
         platform.events.publish(update.of_kind(lost.kind));
     }
-    platform.wakeups.publish(wakeups);
 }

@@ -54,6 +54,23 @@ async def leaks_in_every_way():
     held = {"forms": forms, value: [value, (value,)]}
     return {"forms": forms, value: forms, "held": len(held)}
 
+KEPT = None
+
+@workflow(isolation="pooled")
+async def keeps_secret():
+    global KEPT
+    is_first = KEPT is None
+    KEPT = KEPT or await secrets.get("api_token")
+    print("kept", KEPT)
+    return {"first": is_first, "token": KEPT}
+
+@workflow(isolation="pooled")
+async def goes_down(level: int = 1):
+    try:
+        return (await workflows.execute("goes_down", {"level": level + 1}))["result"]
+    except RuntimeError as refused:
+        return f"{level}: {refused}"
+
 @workflow()
 async def raises_key_error():
     raise KeyError(await secrets.get("api_token"))
@@ -288,5 +305,30 @@ async fn organizations_are_managed_by_platform_administrators_alone() {
     let run = engine.run(&user_of(acme), "manages_without_right", json!({ "org": acme.to_string() })).await;
     let expected = json!({ "refused": vec!["PermissionError"; 4], "own": "acme" });
     assert_eq!(result(&run), expected, "{:?}", run.error_message);
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn what_a_run_before_has_read_is_masked_for_the_next_in_its_process() {
+    let engine = Engine::on_files(&[("sdk.py", SDK)]).await;
+    let scope = user_of(engine.org("acme").await);
+    engine.set_secret(&scope, "api_token", "a token that was kept").await;
+
+    for is_first in [true, false] {
+        let run = engine.run(&scope, "keeps_secret", json!({})).await;
+        assert_eq!(result(&run), json!({ "first": is_first, "token": "***" }), "{:?}", run.error_message);
+        let lines = engine.lines(run.id).await;
+        assert!(lines.iter().any(|line| line.message == "kept ***"), "{lines:?}");
+    }
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn runs_wait_for_runs_only_so_deep() {
+    let engine = Engine::on_files(&[("sdk.py", SDK)]).await;
+
+    let run = engine.run(&Engine::admin(), "goes_down", json!({})).await;
+
+    assert_eq!(result(&run), "32: runs wait for runs 32 deep already", "{:?}", run.error_message);
     engine.close().await;
 }

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use domain::Platform;
 use domain::executions::{Status, cancel};
+use domain::id::ExecutionId;
+use domain::{OrgScope, Platform};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +15,8 @@ use crate::support::{Engine, Installation, PATIENCE};
 /// Shapes of process trees that are hard to kill. Each writes the pids of what must be gone, as the host sees them.
 const TREES: &str = r#"
 import os, signal, subprocess, sys, time, logging
-from bifrost import workflow
+import asyncio
+from bifrost import config, workflow
 
 log = logging.getLogger(__name__)
 MARK = "bifrost-survivor"
@@ -89,6 +92,19 @@ def busy(mark: str):
     log.info("ready")
     while True:
         pass
+
+@workflow(isolation="pooled")
+async def serves_on(mark: str = "", text: str = ""):
+    if mark:
+        sleeper(mark)
+        log.info("ready")
+        while not await config.get("go"):
+            await asyncio.sleep(0.02)
+    return len(text)
+
+@workflow()
+async def says_go():
+    await config.set("go", True)
 "#;
 const SHAPES: [&str; 6] =
     ["new_session", "double_fork", "daemon", "ignores_sigterm", "many_children", "busy"];
@@ -102,6 +118,20 @@ fn survivors(mark: &str) -> usize {
                 .is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))
         })
         .count()
+}
+
+/// The parent of the process that bears the mark.
+fn parent_of(mark: &str) -> Pid {
+    let processes = std::fs::read_dir("/proc").expect("reads /proc").flatten();
+    let status = processes
+        .filter(|entry| {
+            std::fs::read(entry.path().join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).starts_with(mark))
+        })
+        .find_map(|entry| std::fs::read_to_string(entry.path().join("status")).ok())
+        .expect("it runs");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("it has a parent");
+    Pid::from_raw(parent.trim().parse().expect("a number")).expect("not 0")
 }
 
 async fn until_gone(mark: &str) -> Duration {
@@ -141,6 +171,39 @@ async fn a_timeout_kills_the_whole_tree() {
     engine.close().await;
 }
 
+async fn cancel_running(engine: &Engine, scope: &OrgScope, id: ExecutionId) {
+    let mut tx = engine.platform.db.begin(scope).await.expect("begins");
+    let cancelled = cancel::cancel(&mut tx, id).await.expect("cancels");
+    tx.commit().await.expect("commits");
+    assert_eq!(cancelled.status, Status::Cancelling);
+    let event = domain::events::Event::Cancel { execution_id: id, attempt: cancelled.attempt };
+    engine.platform.events.publish(event);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_process_does_not_take_its_start_can_be_cancelled() {
+    let engine = Engine::on_files(&[("trees.py", TREES)]).await;
+    let scope = Engine::admin();
+    let mark = format!("child-{}", uuid::Uuid::now_v7().simple());
+    let first = engine.submit(&scope, "serves_on", json!({ "mark": mark })).await;
+    engine.logged(first, "ready").await;
+    let process = parent_of(&mark);
+    engine.run(&scope, "says_go", json!({})).await;
+    assert_eq!(engine.ended(first).await.status, Status::Success);
+    kill_process(process, Signal::STOP).expect("stops");
+
+    // More than the connection holds.
+    let stuck = engine.submit(&scope, "serves_on", json!({ "text": "x".repeat(1 << 20) })).await;
+    while engine.get(stuck).await.status != Status::Running {
+        tokio::task::yield_now().await;
+    }
+    cancel_running(&engine, &scope, stuck).await;
+
+    assert_eq!(engine.ended(stuck).await.status, Status::Cancelled);
+    assert_eq!(engine.run(&scope, "serves_on", json!({})).await.status, Status::Success);
+    engine.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_reaches_a_running_process_and_kills_its_tree() {
     let trees = TREES.replace("timeout_seconds=2", "timeout_seconds=600");
@@ -152,14 +215,7 @@ async fn a_cancel_reaches_a_running_process_and_kills_its_tree() {
         let id = engine.submit(&scope, shape, json!({ "mark": mark })).await;
         engine.logged(id, "ready").await;
         let asked = Instant::now();
-        let mut tx = engine.platform.db.begin(&scope).await.expect("begins");
-        let cancelled = cancel::cancel(&mut tx, id).await.expect("cancels");
-        tx.commit().await.expect("commits");
-        assert_eq!(cancelled.status, Status::Cancelling);
-        engine
-            .platform
-            .events
-            .publish(domain::events::Event::Cancel { execution_id: id, attempt: cancelled.attempt });
+        cancel_running(&engine, &scope, id).await;
 
         let run = engine.ended(id).await;
         assert_eq!(run.status, Status::Cancelled);
