@@ -4,41 +4,34 @@ CREATE OR REPLACE FUNCTION pending_lanes(start BIGINT, most INTEGER) RETURNS SET
     LANGUAGE plpgsql STABLE ROWS 8
 AS $$
 DECLARE
+    lowest CONSTANT BIGINT := -9223372036854775808;
+    highest CONSTANT BIGINT := 9223372036854775807;
     paused CONSTANT UUID[] := ARRAY(SELECT id FROM workflows WHERE paused_at IS NOT NULL);
     -- Lanes of paused workflows that one look may pass by.
     patience INTEGER := 2000;
-    is_second_half BOOLEAN := FALSE;
+    low BIGINT := start;
+    high BIGINT := highest;
     here BIGINT;
     workflow UUID;
 BEGIN
-    SELECT e.lane, e.workflow_id INTO here, workflow FROM executions e
-    WHERE e.status = 'Pending' AND e.lane >= start AND e.queue_rank <= now() - interval '1 minute' AND e.due_at <= now()
-    ORDER BY e.lane LIMIT 1;
-    LOOP
-        IF here IS NULL THEN
-            EXIT WHEN is_second_half;
-            is_second_half := TRUE;
-            SELECT e.lane, e.workflow_id INTO here, workflow FROM executions e
-            WHERE e.status = 'Pending' AND e.lane < start AND e.queue_rank <= now() - interval '1 minute' AND e.due_at <= now()
-            ORDER BY e.lane LIMIT 1;
-            CONTINUE;
-        END IF;
+    WHILE most > 0 AND patience > 0 LOOP
+        SELECT e.lane, e.workflow_id INTO here, workflow FROM executions e
+        WHERE e.status = 'Pending' AND e.lane BETWEEN low AND high
+          AND e.queue_rank <= now() - interval '1 minute' AND e.due_at <= now()
+        ORDER BY e.lane LIMIT 1;
         IF workflow = ANY (paused) THEN
             patience := patience - 1;
-        ELSE
+        ELSIF here IS NOT NULL THEN
             RETURN NEXT here;
             most := most - 1;
         END IF;
-        EXIT WHEN most <= 0 OR patience <= 0;
-        IF is_second_half THEN
-            SELECT e.lane, e.workflow_id INTO here, workflow FROM executions e
-            WHERE e.status = 'Pending' AND e.lane > here AND e.lane < start
-              AND e.queue_rank <= now() - interval '1 minute' AND e.due_at <= now()
-            ORDER BY e.lane LIMIT 1;
+        IF here < high THEN
+            low := here + 1;
         ELSE
-            SELECT e.lane, e.workflow_id INTO here, workflow FROM executions e
-            WHERE e.status = 'Pending' AND e.lane > here AND e.queue_rank <= now() - interval '1 minute' AND e.due_at <= now()
-            ORDER BY e.lane LIMIT 1;
+            -- What is left lies below the start, unless that is done as well.
+            EXIT WHEN high < start OR start = lowest;
+            low := lowest;
+            high := start - 1;
         END IF;
     END LOOP;
 END

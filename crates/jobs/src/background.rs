@@ -12,19 +12,18 @@ use domain::background_jobs::upkeep::{self, Reaped};
 use domain::background_jobs::work::{self, Claimed, Outcome};
 use domain::background_jobs::{Kind, Status};
 use domain::events::{Event, News, Progress};
-use domain::executions::claim::LEASE;
+use domain::executions::claim::{LEASE, PATIENCE};
 use domain::id::{JobId, UserId, WorkerId};
 use domain::notifications::Reporter;
 use domain::{Platform, Result, in_time};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::patience::{HEARTBEAT, PAUSE_WITHOUT_DATABASE};
+
 /// Wake-ups taken together; each claim looks at all rows.
 const DELIVERIES: usize = 16;
 const PREFETCH: u16 = 16;
-const HEARTBEAT: Duration = Duration::from_secs(3);
-const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
-const PAUSE_WITHOUT_DATABASE: Duration = Duration::from_millis(300);
 /// What is told of a job that ended by a fault of ours.
 const BROKEN: &str = "The job broke off because of an internal error; the log of the server says more.";
 
@@ -111,7 +110,7 @@ impl Pool {
     async fn claim(&self) -> Option<(Claimed, Handler)> {
         let kinds: Vec<Kind> = self.handlers.iter().map(|(kind, _)| *kind).collect();
         loop {
-            match in_time(CLAIM_PATIENCE, work::claim(&self.platform.db, self.worker, &kinds)).await {
+            match in_time(PATIENCE, work::claim(&self.platform.db, self.worker, &kinds)).await {
                 Ok(claimed) => {
                     let job = claimed?;
                     let handler = self.handlers.iter().find(|(kind, _)| *kind == job.kind)?.1;

@@ -4,7 +4,5 @@ use std::time::Duration;
 
 /// Between two extensions of a lease.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(3);
-/// How long the answer to a claim is waited for.
-pub(crate) use domain::executions::claim::PATIENCE as CLAIM_PATIENCE;
 /// Before another try while PostgreSQL is away.
 pub(crate) const PAUSE_WITHOUT_DATABASE: Duration = Duration::from_millis(300);

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ahead::Ahead;
 use crate::execute::{self, Engine};
-use crate::patience::{CLAIM_PATIENCE, HEARTBEAT, PAUSE_WITHOUT_DATABASE};
+use crate::patience::{HEARTBEAT, PAUSE_WITHOUT_DATABASE};
 use crate::record::Recorder;
 use crate::slots::{Slot, Slots};
 use crate::stop::Stop;
@@ -185,8 +185,7 @@ impl Worker {
         let permits = self.permits(submitted.len(), None).await;
         let claimed_since = SystemTime::now();
         let submitted = &submitted[..permits.len().min(submitted.len())];
-        let claim = Box::pin(claim::claim_submitted(&self.platform.db, self.id, submitted));
-        let claimed = match in_time(CLAIM_PATIENCE, claim).await {
+        let claimed = match claim::claim_submitted(&self.platform.db, self.id, submitted).await {
             Ok(claimed) if claimed.is_empty() => self.claim(permits.len(), stop).await,
             Ok(claimed) => {
                 ahead.remember(&claimed);

@@ -34,7 +34,8 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
 /// Server-sent events `execution_update` and `execution_log`, as on the WebSocket: the present state, every
 /// stored line, then what happens; the terminal update comes last and ends the stream. Lines carry their
 /// sequence as `id`, so a client that reconnects with `Last-Event-ID` misses and repeats nothing. Where an attempt was
-/// lost with lines that were never stored, the next `attempt` gives their numbers anew.
+/// lost with lines that were never stored, the next `attempt` gives their numbers anew; a client that was away meanwhile
+/// gets only those after its own, and reads the rest at `/logs`.
 #[utoipa::path(
     get, path = "/api/executions/{execution_id}/stream", tag = "Executions", security(("bearer" = [])),
     params(

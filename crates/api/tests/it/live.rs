@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::executions::claim::Claimed;
-use domain::executions::{finish::Outcome, logs};
+use domain::executions::{finish::Outcome, logs, reap};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use testkit::{Client, Socket};
@@ -162,6 +162,36 @@ async fn an_end_that_nobody_tells_of_is_found() {
     let (missing, total) = follow_everywhere(&world, &other, false).await;
     println!("live with a lost end: missing {missing} of {total}");
     assert_eq!(missing, 0);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn lines_of_a_lost_attempt_hide_none_of_the_next() {
+    let world = World::start().await;
+    let id = world.submit(&world.admin, None).await;
+    let mut conn = world.test.db.connect().await;
+    sqlx::query("UPDATE executions SET max_attempts = 2").execute(&mut conn).await.expect("updates");
+    let worker = world.worker();
+    let lost = worker.claim().await;
+    let mut socket = Socket::connect(&world.admin.client, &format!("/ws/execution/{id}")).await;
+    worker.store(&lost, &lines(1, 5)).await;
+    worker.tell(&lost, &lines(1, 10));
+    let mut frames = socket.until(|frame| frame["sequence"] == 10).await;
+
+    sqlx::query("UPDATE executions SET lease_expires_at = now()").execute(&mut conn).await.expect("updates");
+    assert_eq!(reap::reap(&world.platform().db).await.expect("reaps").len(), 1);
+    let next = worker.claim().await;
+    assert_eq!((next.attempt, next.last_sequence), (2, 5));
+    let said: Vec<logs::Line> =
+        lines(6, 8).into_iter().map(|line| logs::Line { attempt: 2, ..line }).collect();
+    worker.tell(&next, &said[..2]);
+    worker.finish(&next, &Outcome { lines: Some(batch(&next, &said)), ..success(&next, "{}") }).await;
+
+    frames.extend(read_to_the_end(socket).await);
+    let told: Vec<(i64, i64)> =
+        frames.iter().filter_map(|frame| frame["attempt"].as_i64().zip(frame["sequence"].as_i64())).collect();
+    let expected: Vec<(i64, i64)> = (1..=10).map(|n| (1, n)).chain((6..=8).map(|n| (2, n))).collect();
+    assert_eq!(told, expected);
     world.close().await;
 }
 

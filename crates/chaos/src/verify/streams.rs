@@ -71,3 +71,18 @@ fn is_gapless(lines: &[(i64, i64)]) -> bool {
         follows || counts_on
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_later_attempt_gives_numbers_anew() {
+        assert!(is_gapless(&[(1, 1), (1, 2), (1, 3), (2, 2), (2, 3)]));
+        assert!(is_gapless(&[(1, 1), (2, 2), (2, 3)]));
+        for broken in [[(1, 1), (1, 1)], [(1, 1), (1, 3)], [(1, 2), (1, 3)], [(1, 1), (2, 3)]] {
+            assert!(!is_gapless(&broken), "{broken:?}");
+        }
+        assert!(!is_gapless(&[(1, 1), (1, 2), (2, 1), (2, 1)]), "once for each attempt");
+    }
+}

@@ -244,8 +244,12 @@ async fn claim_unlimited(db: &Db, worker: WorkerId, limit: usize) -> Result<Vec<
 /// due, taken, paused or limited is left to [`claim`].
 ///
 /// # Errors
-/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+/// [`crate::Error::Unavailable`] when PostgreSQL is away or does not answer within [`PATIENCE`].
 pub async fn claim_submitted(db: &Db, worker: WorkerId, submitted: &[ExecutionId]) -> Result<Vec<Claimed>> {
+    in_time(PATIENCE, Box::pin(claim_named(db, worker, submitted))).await
+}
+
+async fn claim_named(db: &Db, worker: WorkerId, submitted: &[ExecutionId]) -> Result<Vec<Claimed>> {
     let ids: Vec<Uuid> = submitted.iter().map(|id| id.0).collect();
     let mut conn = db.system(&SCOPE).await?;
     let claimed = claim!(

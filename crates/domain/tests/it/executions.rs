@@ -7,7 +7,7 @@ use domain::executions::claim::{self, Claimed};
 use domain::executions::finish::Outcome;
 use domain::executions::list::{self, Filters};
 use domain::executions::submit::Idempotency;
-use domain::executions::{Status, cancel, logs, reap, sweep};
+use domain::executions::{Status, cancel, housekeep, logs, reap, sweep};
 use domain::id::WorkerId;
 use domain::page::Cursor;
 use domain::{Error, OrgScope};
@@ -291,6 +291,26 @@ async fn a_key_is_forgotten_after_a_day() {
     let racing: Vec<_> = racing.into_iter().map(|one| one.expect("accepted")).collect();
     assert!(racing.iter().all(|one| one.id == racing[0].id && one.id != first.id), "{racing:?}");
     assert_eq!(racing.iter().filter(|one| !one.replayed).count(), 1);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn housekeeping_ends_only_when_nothing_old_is_left() {
+    let fixture = Fixture::embedded().await;
+    let mut conn = fixture.test.db.connect().await;
+    sqlx::query(
+        "INSERT INTO idempotency_keys (user_id, route, key, fingerprint, execution_id, created_at)
+         SELECT gen_random_uuid(), 'r', n::text, '', gen_random_uuid(), now() - interval '1 hour' * (n % 50)
+         FROM generate_series(1, 50000) AS n",
+    )
+    .execute(&mut conn)
+    .await
+    .expect("inserts");
+
+    housekeep::housekeep(&fixture.platform.db).await.expect("tidies");
+
+    // Of every fifty hours, 24 are younger than a day.
+    assert_eq!(fixture.count("SELECT count(*) FROM idempotency_keys").await, 24_000);
     fixture.close().await;
 }
 

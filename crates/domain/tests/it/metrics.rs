@@ -64,14 +64,6 @@ impl Fixture {
         sqlx::query(ENDED).bind(slice).execute(&mut conn).await.expect("ends");
     }
 
-    async fn count(&self, query: &str) -> i64 {
-        let mut conn = self.test.db.connect().await;
-        sqlx::query_scalar(sqlx::AssertSqlSafe(query.to_owned()))
-            .fetch_one(&mut conn)
-            .await
-            .expect("the query runs")
-    }
-
     /// Rows of the sums that are not in the recount, or the other way round.
     async fn differences(&self) -> i64 {
         self.count(&format!(

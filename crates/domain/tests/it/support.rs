@@ -85,6 +85,15 @@ impl Fixture {
         domain::executions::list::get(&mut tx, id).await.expect("is there").status
     }
 
+    /// The number that a query gives.
+    pub(crate) async fn count(&self, query: &str) -> i64 {
+        let mut conn = self.test.db.connect().await;
+        sqlx::query_scalar(sqlx::AssertSqlSafe(query.to_owned()))
+            .fetch_one(&mut conn)
+            .await
+            .expect("the query runs")
+    }
+
     pub(crate) async fn close(self) {
         self.platform.db.close().await;
         self.test.close().await;

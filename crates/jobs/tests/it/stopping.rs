@@ -8,6 +8,7 @@ use domain::{OrgScope, Platform};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use sqlx::Connection;
+use testkit::eventually;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Engine, Installation, PATIENCE};
@@ -180,23 +181,41 @@ async fn cancel_running(engine: &Engine, scope: &OrgScope, id: ExecutionId) {
     engine.platform.events.publish(event);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_whose_process_does_not_take_its_start_can_be_cancelled() {
-    let engine = Engine::on_files(&[("trees.py", TREES)]).await;
-    let scope = Engine::admin();
+/// Stops the warm process, and submits a run that it would have to take.
+async fn submit_to_a_stopped_process(engine: &Engine, scope: &OrgScope) -> ExecutionId {
     let mark = format!("child-{}", uuid::Uuid::now_v7().simple());
-    let first = engine.submit(&scope, "serves_on", json!({ "mark": mark })).await;
+    let first = engine.submit(scope, "serves_on", json!({ "mark": mark })).await;
     engine.logged(first, "ready").await;
     let process = parent_of(&mark);
-    engine.run(&scope, "says_go", json!({})).await;
+    engine.run(scope, "says_go", json!({})).await;
     assert_eq!(engine.ended(first).await.status, Status::Success);
     kill_process(process, Signal::STOP).expect("stops");
 
     // More than the connection holds.
-    let stuck = engine.submit(&scope, "serves_on", json!({ "text": "x".repeat(1 << 20) })).await;
-    while engine.get(stuck).await.status != Status::Running {
-        tokio::task::yield_now().await;
-    }
+    let stuck = engine.submit(scope, "serves_on", json!({ "text": "x".repeat(1 << 20) })).await;
+    eventually("the run to be claimed", || async {
+        (engine.get(stuck).await.status == Status::Running).then_some(())
+    })
+    .await;
+    stuck
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_process_does_not_take_its_start_gets_another() {
+    let engine = Engine::on_files(&[("trees.py", TREES)]).await;
+
+    let stuck = submit_to_a_stopped_process(&engine, &Engine::admin()).await;
+
+    assert_eq!(engine.ended(stuck).await.status, Status::Success);
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_process_does_not_take_its_start_can_be_cancelled() {
+    let engine = Engine::on_files(&[("trees.py", TREES)]).await;
+    let scope = Engine::admin();
+    let stuck = submit_to_a_stopped_process(&engine, &scope).await;
+
     cancel_running(&engine, &scope, stuck).await;
 
     assert_eq!(engine.ended(stuck).await.status, Status::Cancelled);
