@@ -1,14 +1,15 @@
 """Checks one workflow file without executing it.
 
-    python3 -s -P -m bifrost._host.validate WORKSPACE  <  {"path": ..., "content": ...}
+    python3 -s -P -m bifrost._host.validate WORKSPACE  <  {"path": ..., "source": Base64}
 
-prints `{"path", "valid", "issues", "workflow"}`. Imports are resolved, not carried out: whoever may ask for a
-check need not be allowed to run code.
+prints `{"valid", "issues", "workflow"}`. Imports are resolved, not carried out: whoever may ask for a check
+need not be allowed to run code. No file is read here either: which ones may be is decided by who asks.
 """
 
 from __future__ import annotations
 
 import ast
+import base64
 import importlib.util
 import json
 import os
@@ -26,26 +27,11 @@ _MUST_BE_RIGHT = ("execution_mode", "timeout_seconds", "type")
 Issue = dict[str, Any]
 
 
-def validate(workspace: str, path: str, content: str | None) -> dict[str, Any]:
-    """The issues of the file in the order of the checks, and the first workflow it declares."""
-    shown, full = _locate(workspace, path)
-    answer: dict[str, Any] = {"path": shown, "valid": False, "issues": [], "workflow": None}
-    if full is None:
-        answer["issues"].append(_issue(None, "the path is outside of the workspace"))
-        return answer
-    if content is None:
-        try:
-            with open(full, "rb") as file:
-                source = file.read()
-        except OSError:
-            answer["issues"].append(_issue(None, f"there is no file {shown}"))
-            return answer
-    else:
-        source = content.encode("utf-8", "surrogatepass")
-    issues, answer["workflow"] = _check(workspace, full, source, shown)
-    answer["issues"] = issues
-    answer["valid"] = all(issue["severity"] != "error" for issue in issues)
-    return answer
+def validate(workspace: str, path: str, source: bytes) -> dict[str, Any]:
+    """The issues of a file in the order of the checks, and the first workflow it declares."""
+    issues, workflow = _check(workspace, os.path.join(workspace, path), source, path)
+    valid = all(issue["severity"] != "error" for issue in issues)
+    return {"valid": valid, "issues": issues, "workflow": workflow}
 
 
 def _check(workspace: str, full: str, source: bytes, shown: str) -> tuple[list[Issue], dict[str, Any] | None]:
@@ -68,15 +54,6 @@ def _check(workspace: str, full: str, source: bytes, shown: str) -> tuple[list[I
         if not workflow["tags"]:
             issues.append(_issue(line, f"{name} has no tags", "warning"))
     return issues + reported, workflows[0] if workflows else None
-
-
-def _locate(workspace: str, path: str) -> tuple[str, str | None]:
-    """The path relative to the workspace, and where that is; None for what leads outside."""
-    root = os.path.realpath(workspace)
-    relative = path.removeprefix("/workspace/").strip("/") or path
-    full = os.path.realpath(os.path.join(root, relative))
-    shown = os.path.relpath(full, root).replace(os.sep, "/")
-    return (relative, None) if shown.startswith("../") or shown in ("..", ".") else (shown, full)
 
 
 def _missing_imports(tree: ast.Module, workspace: str, folder: str) -> Iterator[Issue]:
@@ -120,7 +97,7 @@ def _issue(line: int | None, message: str, severity: str = "error") -> Issue:
 
 def main() -> None:
     question = json.loads(sys.stdin.buffer.read())
-    answer = validate(sys.argv[1], question["path"], question.get("content"))
+    answer = validate(sys.argv[1], question["path"], base64.b64decode(question["source"]))
     sys.stdout.buffer.write(json.dumps(answer).encode("utf-8", "replace") + b"\n")
 
 

@@ -96,7 +96,52 @@ async fn a_file_is_checked_without_being_executed() {
     let missing = check("no/such.py", Value::Null).await;
     assert_eq!(missing["issues"][0]["message"], "there is no file no/such.py");
     let outside = check("../../etc/passwd", Value::Null).await;
-    assert_eq!(outside["issues"][0]["message"], "the path is outside of the workspace");
+    assert_eq!(outside["issues"][0]["message"], "the path leads outside of the workspace");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_check_reads_nothing_but_python_files_of_the_workspace() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let root = world.test.workspace();
+    let canary = "x = = canary\n";
+    std::fs::create_dir_all(root.join(format!(".overlays/{rival}"))).expect("makes");
+    for path in [
+        format!(".overlays/{rival}/customers.csv"),
+        format!(".overlays/{rival}/own.py"),
+        ".env".into(),
+        "notes.txt".into(),
+    ] {
+        std::fs::write(root.join(path), canary).expect("writes");
+    }
+    std::fs::write(world.test.folder().join("outside.py"), canary).expect("writes");
+    std::os::unix::fs::symlink(world.test.folder().join("outside.py"), root.join("link.py")).expect("links");
+    let ada = world.person("ada@acme.example").await;
+    let mut shown = 0;
+    let paths = [
+        format!(".overlays/{rival}/customers.csv"),
+        format!(".overlays/{rival}/own.py"),
+        format!("/workspace/.overlays/{rival}/own.py"),
+        format!("ops/../.overlays/{rival}/own.py"),
+        format!(".overlays/{acme}/../{rival}/own.py"),
+        ".env".into(),
+        "notes.txt".into(),
+        "link.py".into(),
+    ];
+    for path in &paths {
+        for body in [json!({"path": path}), json!({"path": path, "content": "import own\n"})] {
+            let answer =
+                ada.client.post("/api/workflows/validate", &body).await.expect_status(StatusCode::OK);
+            assert_eq!(answer.json()["valid"], false, "{path}");
+            shown += usize::from(answer.body.contains("canary"));
+        }
+    }
+    println!("{} paths that are none of a user's, content shown {shown} times", paths.len());
+    assert_eq!(shown, 0);
+    std::fs::write(root.join("plain.py"), canary).expect("writes");
+    let own = ada.client.post("/api/workflows/validate", &json!({"path": "plain.py"})).await.json();
+    assert!(own["issues"][0]["message"].as_str().is_some_and(|text| text.contains("syntax error")), "{own}");
     world.close().await;
 }
 

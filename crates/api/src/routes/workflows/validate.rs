@@ -6,9 +6,12 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use domain::Error;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use domain::settings::Settings;
 use domain::workflows::Found;
+use domain::workspace_files::FilePath;
+use domain::{Error, editor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -17,10 +20,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::WorkflowMetadata;
-use crate::AppState;
 use crate::extract::{Json, Signed, check_text};
 use crate::problem::{Problem, Problems};
 use crate::python;
+use crate::{AppState, deadline};
 
 /// Longest check.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,7 +73,6 @@ enum Severity {
 /// What the Python side answers.
 #[derive(Deserialize)]
 struct Checked {
-    path: String,
     valid: bool,
     issues: Vec<ValidationIssue>,
     workflow: Option<Found>,
@@ -94,14 +96,48 @@ async fn validate_workflow(
     if request.path.trim().is_empty() {
         return Err(Problem::invalid("/path", "is required"));
     }
-    let checked = check(&app.platform.settings, &request).await?;
-    let metadata = checked.workflow.map(|found| WorkflowMetadata::declared(found, checked.path));
+    let (path, source) = match source(&app, request).await? {
+        Ok(found) => found,
+        Err(message) => {
+            let issues = vec![ValidationIssue { line: None, message, severity: Severity::Error }];
+            return Ok(Json(WorkflowValidationResponse { valid: false, issues, metadata: None }));
+        }
+    };
+    let checked = check(&app.platform.settings, &path, &source).await?;
+    let metadata = checked.workflow.map(|found| WorkflowMetadata::declared(found, path.to_string()));
     Ok(Json(WorkflowValidationResponse { valid: checked.valid, issues: checked.issues, metadata }))
 }
 
-async fn check(settings: &Settings, request: &WorkflowValidationRequest) -> Result<Checked, Error> {
+/// What is to be checked, or why it cannot be. Of the workspace's files only those are read that hold workflows: issues quote them,
+/// and whoever is signed in may ask.
+async fn source(
+    app: &AppState,
+    request: WorkflowValidationRequest,
+) -> Result<Result<(FilePath, Vec<u8>), String>, Error> {
+    let path = match FilePath::parse(&request.path) {
+        Ok(path) => path,
+        Err(Error::Impossible(why)) => return Ok(Err(why)),
+        Err(error) => return Err(error),
+    };
+    if !path.name().ends_with(".py") {
+        return Ok(Err(format!("{path} is no Python file: its name must end in .py")));
+    }
+    if let Some(content) = request.content {
+        return Ok(Ok((path, content.into_bytes())));
+    }
+    match editor::read(&app.platform, path.clone()).await {
+        Ok(stored) => Ok(Ok((path, stored.bytes))),
+        Err(Error::NotFound(_)) => Ok(Err(format!("there is no file {path}"))),
+        Err(Error::Impossible(why)) => Ok(Err(why)),
+        Err(error) => Err(error),
+    }
+}
+
+async fn check(settings: &Settings, path: &FilePath, source: &[u8]) -> Result<Checked, Error> {
+    deadline::may_wait(PATIENCE);
     let _turn = AT_ONCE.acquire().await.map_err(Error::internal)?;
-    let question = json!({ "path": request.path, "content": request.content }).to_string();
+    // The bytes: a file says itself in which encoding it is.
+    let question = json!({ "path": path.as_str(), "source": STANDARD.encode(source) }).to_string();
     let answer = python::ask(settings, "bifrost._host.validate", Some(question), PATIENCE).await?;
     serde_json::from_slice(&answer).map_err(Error::internal)
 }
