@@ -18,10 +18,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::AppState;
 use crate::extract::{Admin, Json, Query, check_text};
 use crate::problem::{Problem, Problems};
-use crate::python;
+use crate::{AppState, deadline, python};
 
 /// Longest body that stores a file: ten MiB as Base64, or as text with what JSON escapes of it.
 const MAX_BODY: usize = 24 * 1024 * 1024;
@@ -477,6 +476,7 @@ async fn index(app: &AppState) -> Result<(), Error> {
 pub(crate) async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
+    deadline::may_wait(INDEX_PATIENCE);
     tokio::spawn(work.in_current_span()).await.map_err(Error::internal)?
 }
 

@@ -11,10 +11,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::AppState;
 use crate::extract::{Admin, Json, Path, Signed};
 use crate::observe::traceparent;
 use crate::problem::{Problem, Problems};
+use crate::{AppState, deadline};
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -138,6 +138,7 @@ async fn list_package_updates(
     State(app): State<AppState>,
     _signed: Signed,
 ) -> Result<Json<PackageUpdatesResponse>, Problem> {
+    deadline::may_wait(deadline::OTHERS);
     let environment = packages::current(&app.platform.db).await?;
     let updates = app.platform.updates.of(&environment).await;
     let updates_available: Vec<_> = updates

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use sqlx::types::Json;
 use tokio::time::Instant;
 
-use super::parameters::check_below;
+use super::parameters::{below, check_at};
 use super::{Parameter, Workflow};
 use crate::events::{Event, Watch};
 use crate::executions::{RawJson, Status, logs};
@@ -26,7 +26,7 @@ use crate::{Error, OrgScope, OrgTx, Platform, Result, SystemScope};
 /// Limit of one run.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an answer is waited for, the queue included.
-const PATIENCE: Duration = Duration::from_secs(75);
+pub const PATIENCE: Duration = Duration::from_secs(75);
 /// How often the row of a run is looked at: what a lost event costs.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long the end of a run that nobody has settled is an answer; who waited for it may have gone away.
@@ -158,7 +158,7 @@ pub async fn ask(
     fresh: bool,
 ) -> Result<Answer> {
     let owner = platform.submitter.owner(scope).await?;
-    let inputs = check_below("/inputs", &provider.definition.parameters, inputs)?;
+    let inputs = check_at(&provider.definition.parameters, inputs, |name| below("/inputs", name))?;
     let inputs = canonical(Value::Object(inputs));
     let question =
         Question { platform, scope, owner, provider, hash: Sha256::digest(&inputs).to_vec(), inputs };

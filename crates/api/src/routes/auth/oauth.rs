@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use domain::logins::{self, Begun, Flow, Linked, Provider};
 use domain::sessions::FirstFactor;
@@ -25,7 +26,7 @@ use crate::envelope::NO_STORE;
 use crate::extract::{Client, Json, Path, Query, Signed};
 use crate::limits::Rate;
 use crate::problem::{Problem, Problems, PublicProblems};
-use crate::{AppState, cookies, limits, origin};
+use crate::{AppState, cookies, deadline, limits, origin};
 
 const FLOW_SECONDS: i64 = 600;
 /// Sign-ins begun in a minute from one address: many people may share it.
@@ -41,6 +42,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(return_from_provider))
         .routes(routes!(list_linked_logins))
         .routes(routes!(unlink_login))
+        .layer(from_fn(deadline::asks_others))
 }
 
 /// A login provider.

@@ -107,6 +107,7 @@ async fn ask_data_provider(
     };
     let provider = deadline::in_time(find).await?;
     let fresh = request.no_cache.unwrap_or_default();
+    deadline::may_wait(providers::PATIENCE);
     match Box::pin(providers::ask(&app.platform, &scope, &provider, inputs, fresh)).await? {
         Answer::Options(options) => Ok(Json(DataProviderResponse {
             provider: name,

@@ -12,9 +12,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::usable;
-use crate::AppState;
 use crate::extract::{Json, Path, Signed, check_text};
 use crate::problem::{Problem, Problems, PublicProblems};
+use crate::{AppState, deadline};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     // The announced size bounds a body while it streams; it is never held in memory.
@@ -136,6 +136,7 @@ async fn receive_upload(
     if headers.contains_key("content-range") {
         return Err(Problem::new(StatusCode::BAD_REQUEST).detail("send the whole file in one request"));
     }
+    deadline::may_wait(uploads::LIFETIME);
     let platform = app.platform.clone();
     // On a task of its own: a client that hangs up must not leave the row as if it were still sending.
     let receiving = tokio::spawn(async move {

@@ -52,11 +52,12 @@ pub(crate) async fn until_ended(
     mut watch: Watch,
     patience: Duration,
 ) -> Outcome {
-    let mut deadline = Instant::now() + patience;
+    deadline::may_wait(patience);
+    let mut until = Instant::now() + patience;
     let mut known = Outcome::unknown(Status::Pending);
     let mut draining = false;
     loop {
-        let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
+        let pause = LOOK_AGAIN.min(until.saturating_duration_since(Instant::now()));
         let terminal = watch.terminal(pause).await;
         deadline::begin_anew();
         if let Some(update) = terminal
@@ -71,14 +72,14 @@ pub(crate) async fn until_ended(
                 tracing::debug!(execution.id = %id, %error, "cannot look at a waited-for execution")
             }
         }
-        if known.status.is_terminal() || Instant::now() >= deadline {
+        if known.status.is_terminal() || Instant::now() >= until {
             return known;
         }
         if !draining && app.draining.is_cancelled() {
             // A stopping process answers with what it knows while it still can; the run goes on elsewhere.
             draining = true;
             let grace = Duration::from_secs(app.platform.settings.shutdown_grace_seconds);
-            deadline = deadline.min(Instant::now() + grace / 2);
+            until = until.min(Instant::now() + grace / 2);
         }
     }
 }
