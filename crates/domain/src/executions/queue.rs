@@ -10,7 +10,8 @@ use uuid::Uuid;
 use crate::Result;
 use crate::id::{ExecutionId, OrgId, WorkflowId};
 
-/// Lanes that one look takes in; with more, looks begin at random places, so that each lane has its turn.
+/// Lanes that one look takes in, some of each organization first; with more, looks begin at random places, so that each lane has
+/// its turn.
 pub(super) const LANES: i32 = 256;
 
 /// A run that waits and is due.

@@ -309,6 +309,67 @@ async fn lanes_in_which_nothing_may_start_hide_no_other() {
 }
 
 #[tokio::test]
+async fn thousands_of_lanes_of_one_organization_hide_no_other_and_each_has_its_turn() {
+    let fixture = Fixture::embedded().await;
+    let (crowded, others) = (fixture.org("crowded").await, [fixture.org("b").await, fixture.org("c").await]);
+    index(&fixture, &[("keyed", json!({"concurrency_limit": 1, "concurrency_key": "{n}"}))]).await;
+    let keyed = workflow(&fixture, "keyed").await;
+    backlog(&fixture, crowded, 2_000, Some(&keyed)).await;
+    run_sql(&fixture, "UPDATE executions SET concurrency_key = 'key ' || id").await;
+
+    let mut passed_by = 0;
+    for number in 0..40 {
+        let id = fixture.submit(&scope_of(others[number % 2]), |_| {}).await.expect("accepted").id;
+        let claimed = fixture.claim(WorkerId::generate(), 2).await;
+        passed_by += usize::from(!claimed.iter().any(|one| one.id == id));
+        finish_all(&fixture, &claimed).await;
+    }
+    println!("beside 2,000 lanes of another organization, {passed_by} of 40 were not seen at the first look");
+    assert_eq!(passed_by, 0);
+
+    // From wherever a look begins, it takes in as many as it may, each once; and from sixteen places it takes in all.
+    let seen: Vec<(i64, i64)> = sqlx::query_as(
+        "WITH looks AS (
+             SELECT part, lane FROM generate_series(0, 15) AS part, LATERAL pending_lanes(part::BIGINT << 40, 256) AS lane
+         )
+         SELECT count(DISTINCT lane), (SELECT count(*) FROM (SELECT DISTINCT part, lane FROM looks) AS d) FROM looks",
+    )
+    .fetch_all(&mut fixture.test.db.connect().await)
+    .await
+    .expect("looks");
+    let waiting = fixture.count("SELECT count(DISTINCT lane) FROM executions WHERE status = 'Pending'").await;
+    assert_eq!(seen, [(waiting, 16 * 256)]);
+
+    // Also where a look does not get beyond the share of each organization.
+    run_sql(&fixture, "DELETE FROM executions").await;
+    for number in 0..40 {
+        let org = fixture.org(&format!("org{number}")).await;
+        backlog(&fixture, org, 20, Some(&keyed)).await;
+    }
+    run_sql(&fixture, "UPDATE executions SET concurrency_key = 'key ' || id").await;
+    let seen = "SELECT count(DISTINCT lane) FROM generate_series(0, 63) AS part,
+                LATERAL pending_lanes(((part - 32)::BIGINT << 58) | (part::BIGINT << 38), 256) AS lane";
+    assert_eq!(fixture.count(seen).await, 40 * 20);
+
+    // Lanes of paused workflows take nothing of it.
+    index(
+        &fixture,
+        &[("keyed", json!({"concurrency_limit": 1, "concurrency_key": "{n}"})), ("paused", json!({}))],
+    )
+    .await;
+    run_sql(
+        &fixture,
+        "UPDATE workflows SET paused_at = now() WHERE name = 'paused';
+         UPDATE executions SET workflow_id = (SELECT id FROM workflows WHERE name = 'paused')
+         WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY organization_id ORDER BY id) AS n FROM executions) AS e
+                      WHERE n <= 19)",
+    )
+    .await;
+    assert_eq!(fixture.count("SELECT count(*) FROM pending_lanes(0, 256)").await, 40);
+    fixture.close().await;
+}
+
+#[tokio::test]
 async fn what_was_claimed_is_kept_when_the_rest_cannot_be() {
     let fixture = Fixture::embedded().await;
     let org = fixture.org("a").await;
