@@ -142,7 +142,7 @@ impl Tree {
 }
 
 impl Building {
-    /// Begins an empty tree, and removes what others have left unfinished. One at a time: whoever calls this holds the lock of git.
+    /// Begins an empty tree, and removes what others have left unfinished. One at a time: whoever calls this has the turn of git.
     ///
     /// # Errors
     /// When the folder cannot be made.
@@ -186,9 +186,10 @@ impl Building {
                 fs::create_dir(&target)?;
                 copy_owner(metadata, &target)
             } else if metadata.is_symlink() {
-                symlink(fs::read_link(source)?, target)
+                there(fs::read_link(source))?.map_or(Ok(()), |link| symlink(link, target))
             } else if metadata.is_file() {
-                fs::copy(source, &target)?;
+                // Whoever is saving it right now lets the exchange begin anew.
+                let Some(_) = there(fs::copy(source, &target))? else { return Ok(()) };
                 copy_owner(metadata, &target)?;
                 File::options().write(true).open(&target)?.set_modified(metadata.modified()?)
             } else {
@@ -319,7 +320,8 @@ fn walk(root: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata) -> io::Result<(
     let mut entries = 0;
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
-        let mut found: Vec<_> = fs::read_dir(root.join(&folder))?.collect::<Result<_, _>>()?;
+        let Some(found) = there(fs::read_dir(root.join(&folder)))? else { continue };
+        let mut found: Vec<_> = found.collect::<Result<_, _>>()?;
         found.sort_by_key(fs::DirEntry::file_name);
         for entry in found {
             let name = entry.file_name();
@@ -341,6 +343,14 @@ fn walk(root: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata) -> io::Result<(
         }
     }
     Ok(())
+}
+
+/// What is found, if it is there: files are saved and removed while others look at them.
+fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Where in a git directory something is.

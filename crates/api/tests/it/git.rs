@@ -10,6 +10,7 @@ mod github;
 mod hostile;
 mod inward;
 mod killed;
+mod turn;
 
 const CONTENT: &str = "/api/editor/files/content";
 const WORKFLOW: &str = "from bifrost import workflow\n\n@workflow(name=\"pulled\", description=\"d\")\ndef pulled():\n    return 1\n";

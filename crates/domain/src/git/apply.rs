@@ -48,7 +48,7 @@ pub(super) async fn apply(
             Ok((seen, building))
         })
         .await?;
-        let git = Git::open(&building.tree(), true).await?.of(session.scope.actor());
+        let git = Git::open(&building.tree(), Some(&session.turn)).await?.of(session.scope.actor());
         carry_out(&git, &building.tree(), session, step).await?;
         let old = session.tree.clone();
         let ready = on_thread(move || {

@@ -44,7 +44,7 @@ pub async fn push(platform: &Platform, scope: &OrgScope, message: Option<&str>) 
     let mut session = Session::begin(platform, scope).await?;
     if commit_pending(&session, message).await?.is_some() {
         session.tree = crate::workspace_trees::Tree::current(&platform.settings.workspace_path);
-        session.git = Git::open(&session.tree, true).await?.of(scope.actor());
+        session.git = Git::open(&session.tree, Some(&session.turn)).await?.of(scope.actor());
     }
     let git = &session.git;
     let Some(head) = git.commit("HEAD").await? else {
@@ -98,9 +98,10 @@ async fn commit_changes(session: &Session, head: Option<&str>, message: &str) ->
     let parents: Vec<&str> = head.into_iter().collect();
     let sha = write_commit(git, &tree, &parents, message).await?;
     let mut tx = session.record().await?;
+    git.ask(["update-ref", "-m", "commit", &session.branch.local(), &sha]).await?;
+    // Last, since others wait with what they record.
     audit::record(&mut tx, Action::GitCommitted, "git", &json!({"commit": sha, "files": paths.len()}))
         .await?;
-    git.ask(["update-ref", "-m", "commit", &session.branch.local(), &sha]).await?;
     tx.commit().await?;
     Ok(Some(Committed { sha, files: paths.len() }))
 }

@@ -1,4 +1,4 @@
-//! Connecting the workspace with a repository, whose files take the place of those in use; and looking before that.
+//! Connecting the workspace with a repository, whose files take the place of those in use; looking before that; letting it go.
 //!
 //! The invariant: a job that does it may be killed anywhere and repeated; the old workspace stays as it was, and where it was.
 
@@ -12,8 +12,8 @@ use super::merge::check_files;
 use super::names::{Address, Branch};
 use super::program::Git;
 use super::remote::Remote;
-use super::session::{self, Turn};
-use super::{Failed, Outcome, SCOPE, disk, on_thread, store, tame};
+use super::turn::Turn;
+use super::{Failed, Outcome, SCOPE, disk, on_thread, session, store, tame};
 use crate::audit::{self, Action};
 use crate::background_jobs::{Claimed, work};
 use crate::workspace_files::Files;
@@ -141,11 +141,18 @@ pub async fn connect(
 ) -> Outcome<()> {
     let address = Address::parse("/repo_url", &wanted.repo_url, &platform.settings)?;
     let branch = Branch::parse("/branch", &wanted.branch)?;
-    let _turn = Turn::take(platform).await?;
     let scope = scope.clone().widened();
+    let turn = Turn::take(platform, &scope).await?;
     let mut tx = platform.db.begin(&scope).await?;
     let connection = store::find(&mut tx).await?;
-    let token = store::token(&mut tx, &platform.vault, &connection).await?;
+    if let Some(job) = job
+        && connection.disconnected_at.is_some_and(|at| at > job.created_at)
+    {
+        return Err(Failed::said(
+            "the repository was disconnected after this was asked for; ask again to connect it",
+        ));
+    }
+    let token = store::token(&mut tx, platform, &connection, address.server().as_ref()).await?;
     drop(tx);
     let is_there = connection.repo_url.as_deref() == Some(address.url().as_str())
         && connection.branch.as_deref() == Some(branch.as_str());
@@ -156,7 +163,7 @@ pub async fn connect(
         // An attempt before this one got as far and then lost its worker.
         return Ok(());
     }
-    let connecting = Connecting { platform, scope, address, branch };
+    let connecting = Connecting { platform, scope, turn, address, branch };
     tell("Looking at the repository".into());
     for _ in 0..TRIES {
         if connecting.once(token.clone(), job, &tell).await? {
@@ -167,9 +174,24 @@ pub async fn connect(
     Err(Failed::said("files of the workspace are being saved all the time; try again"))
 }
 
+/// Lets the repository go, with its token; the files stay as they are. What was asked for before connects none any more.
+///
+/// # Errors
+/// [`Failed::Said`] while another operation is under way; then nothing has changed.
+pub async fn disconnect(platform: &Platform, scope: &OrgScope) -> Outcome<()> {
+    let scope = scope.clone().widened();
+    let turn = Turn::take(platform, &scope).await?;
+    let mut tx = platform.db.begin(&scope).await?;
+    turn.hold(&mut tx).await?;
+    store::disconnect(&mut tx).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
 struct Connecting<'a> {
     platform: &'a Platform,
     scope: OrgScope,
+    turn: Turn,
     address: Address,
     branch: Branch,
 }
@@ -192,7 +214,7 @@ impl Connecting<'_> {
         })
         .await?;
         let remote = Remote::resolve(&self.platform.outbound, &self.address, token).await?;
-        let git = Git::open(&building.tree(), true).await?;
+        let git = Git::open(&building.tree(), Some(&self.turn)).await?;
         let (building, seen) = self.fill(&git, &remote, building, &old, tell).await?;
         let replaced = old.clone();
         let ready = on_thread(move || {
@@ -208,6 +230,7 @@ impl Connecting<'_> {
             return Err(Failed::said("another worker has taken over"));
         }
         let mut tx = self.platform.db.begin(&self.scope).await?;
+        self.turn.hold(&mut tx).await?;
         store::set_connected(&mut tx, &self.address, &self.branch, &old.place()).await?;
         let details = json!({"repo_url": self.address.url().as_str(), "branch": self.branch.as_str()});
         audit::record(&mut tx, Action::GitConnected, "git", &details).await?;

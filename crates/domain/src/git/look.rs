@@ -170,7 +170,7 @@ async fn open(platform: &Platform, scope: &OrgScope) -> Outcome<(Connection, Fou
     let Some(branch) = connection.branch.clone().filter(|_| tree.has_repository()) else {
         return Ok((connection, None));
     };
-    let git = Git::open(&tree, false).await?;
+    let git = Git::open(&tree, None).await?;
     let branch = Branch::parse("/branch", &branch)?;
     Ok((connection, Some((git, branch))))
 }

@@ -77,13 +77,15 @@ pub async fn pull(platform: &Platform, scope: &OrgScope) -> Outcome<Pulled> {
     let conflicts = look::contents(git, &merge).await?;
     let mut tx = session.record().await?;
     store::set_synced(&mut tx).await?;
-    audit::record(&mut tx, Action::GitMergeBegun, "git", &json!({"commit": theirs})).await?;
+    let details = json!({"commit": theirs});
     let (file, new) = (git.folder().join("MERGE_HEAD"), git.folder().join("MERGE_HEAD.new"));
     on_thread(move || {
         std::fs::write(&new, format!("{theirs}\n"))?;
         std::fs::rename(new, file)
     })
     .await?;
+    // Last, since others wait with what they record.
+    audit::record(&mut tx, Action::GitMergeBegun, "git", &details).await?;
     tx.commit().await?;
     Ok(Pulled { updated: Vec::new(), conflicts })
 }

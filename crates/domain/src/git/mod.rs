@@ -2,12 +2,11 @@
 //!
 //! The program `git` does the work (ADR 42), and only in `program.rs` is it started. Looking is in `look.rs`; `change.rs`
 //! has what stays within the repository (commit, push), `merge.rs` and `discard.rs` what changes files, `apply.rs` how they do
-//! it: aside, and then all at once (ADR 43). Connecting is in `connect.rs`, what GitHub itself is asked in `github.rs`.
+//! it: aside, and then all at once (ADR 43). Connecting is in `connect.rs`, what GitHub itself is asked in `github.rs`. Whose turn
+//! it is says `turn.rs`.
 //!
 //! The invariants: one operation at a time over all replicas; and no name, address, file or configuration of a
 //! repository is ever read as an option or run as a program.
-
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -26,11 +25,11 @@ mod remote;
 mod session;
 pub mod store;
 mod tame;
+mod turn;
 
 pub use program::version;
+pub use turn::PATIENCE;
 
-/// How long an operation waits for the one before it.
-const TURN: Duration = Duration::from_secs(20);
 const SCOPE: SystemScope = SystemScope::because("the workspace belongs to the platform");
 
 /// Why an operation of git has no result.

@@ -21,6 +21,10 @@ pub struct CommitName(String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(Url);
 
+/// A server: its host, with its port unless that is 443.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server(String);
+
 impl Branch {
     /// Reads a name.
     ///
@@ -125,6 +129,11 @@ impl Address {
         &self.0
     }
 
+    /// The server it is on; `None`: it is a folder of this machine.
+    pub fn server(&self) -> Option<Server> {
+        Server::of(&self.0)
+    }
+
     /// `owner/name`, if it is a repository of the GitHub that the settings name.
     pub fn on_github(&self, settings: &Settings) -> Option<String> {
         let github = Url::parse(&settings.github_url).ok()?;
@@ -133,6 +142,27 @@ impl Address {
         let path =
             self.0.path().trim_matches('/').strip_suffix(".git").unwrap_or(self.0.path().trim_matches('/'));
         full_name(path).filter(|_| is_there).map(|(owner, name)| format!("{owner}/{name}"))
+    }
+}
+
+impl Server {
+    /// GitHub, as the settings name it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when they name no server.
+    pub fn github(settings: &Settings) -> Result<Self> {
+        let url = Url::parse(&settings.github_url).map_err(Error::internal)?;
+        Self::of(&url).ok_or_else(|| Error::internal("GITHUB_URL names no server"))
+    }
+
+    /// The name, which is the same however an address spells it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn of(url: &Url) -> Option<Self> {
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        Some(Self(if port == 443 { host.to_owned() } else { format!("{host}:{port}") }))
     }
 }
 
@@ -261,5 +291,33 @@ mod tests {
         let other =
             Address::parse("/repo_url", "https://git.example.com/acme/flows", &settings).expect("another");
         assert_eq!(other.on_github(&settings), None);
+    }
+
+    #[test]
+    fn a_server_is_one_however_its_address_is_spelled() {
+        let settings = Settings {
+            outbound_admit: "git.example.com:80".into(),
+            git_local_remotes: true,
+            ..Settings::default()
+        };
+        let server = |text: &str| {
+            let address = Address::parse("/repo_url", text, &settings).expect("an address");
+            address.server().map(|server| server.as_str().to_owned())
+        };
+        let github = Server::github(&settings).expect("is named");
+        for spelling in
+            ["acme/flows", "https://GitHub.com/acme/flows", "https://github.com:443/acme/flows.git"]
+        {
+            assert_eq!(server(spelling).as_deref(), Some(github.as_str()), "{spelling}");
+        }
+        for (other, name) in [
+            ("https://github.com:8443/acme/flows", "github.com:8443"),
+            ("https://github.com.example.com/acme/flows", "github.com.example.com"),
+            ("http://git.example.com/acme/flows", "git.example.com:80"),
+            ("https://[2606:4700::1111]/acme/flows", "[2606:4700::1111]"),
+        ] {
+            assert_eq!(server(other).as_deref(), Some(name), "{other}");
+        }
+        assert_eq!(server("/srv/flows.git"), None);
     }
 }

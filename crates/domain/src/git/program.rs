@@ -15,8 +15,10 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
 
 use super::remote::Remote;
+use super::turn::{self, Turn};
 use super::{Failed, Outcome, disk, on_thread, tame};
 use crate::workspace_trees::Tree;
 use crate::{Actor, Error};
@@ -80,6 +82,8 @@ const SETTINGS: &[(&str, &str)] = &[
 pub(super) struct Git {
     tree: Tree,
     identity: Option<(String, String)>,
+    /// Cancelled when whoever uses it has lost the turn.
+    lost: CancellationToken,
 }
 
 /// One call of it, under preparation.
@@ -111,12 +115,13 @@ pub async fn version() -> Option<String> {
 }
 
 impl Git {
-    /// Makes the git directory of a tree one that can be worked with. `is_alone`: whoever calls this holds the lock of git, so that locks
-    /// of git in it are left from somebody who is gone.
-    pub(super) async fn open(tree: &Tree, is_alone: bool) -> Outcome<Self> {
-        let folder = tree.git.clone();
+    /// Makes the git directory of a tree one that can be worked with. Whoever has the turn is alone, so that locks of git in it are
+    /// left from somebody who is gone; who only looks has none.
+    pub(super) async fn open(tree: &Tree, turn: Option<&Turn>) -> Outcome<Self> {
+        let (folder, is_alone) = (tree.git.clone(), turn.is_some());
         on_thread(move || tame::tame(&folder, is_alone)).await?;
-        Ok(Self { tree: tree.clone(), identity: None })
+        let lost = turn.map(Turn::lost).unwrap_or_default();
+        Ok(Self { tree: tree.clone(), identity: None, lost })
     }
 
     /// The same on behalf of somebody, whose name commits have.
@@ -278,8 +283,12 @@ impl<'a> Call<'a> {
         if answer.code == 0 { Ok(answer) } else { Err(answer.failed(git, remote)) }
     }
 
-    /// Runs it to its end, whatever that is.
+    /// Runs it to its end, whatever that is, unless the turn is lost before.
     pub(super) async fn run(self) -> Outcome<Answer> {
+        let lost = &self.git.lost;
+        if lost.is_cancelled() {
+            return Err(turn::lost());
+        }
         let timeout = if self.remote.is_some() { REMOTE_TIMEOUT } else { LOCAL_TIMEOUT };
         let mut child = self.git.command(&self).spawn().map_err(missing)?;
         let _group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
@@ -301,7 +310,11 @@ impl<'a> Call<'a> {
             let errors = String::from_utf8_lossy(&errors?).into_owned();
             Ok::<_, io::Error>(Some(Answer { code: status.code().unwrap_or(-1), output, errors }))
         };
-        match tokio::time::timeout(timeout, work).await {
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(timeout, work) => ended,
+            () = lost.cancelled() => return Err(turn::lost()),
+        };
+        match ended {
             Ok(Ok(Some(answer))) => Ok(answer),
             Ok(Ok(None)) => Err(Failed::said("the repository is too large for this")),
             Ok(Err(error)) => Err(disk(error)),

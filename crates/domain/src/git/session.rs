@@ -1,25 +1,15 @@
 //! One operation on the connected repository, alone over all replicas.
 
-use std::time::Instant;
-
-use secrecy::SecretString;
-
 use super::names::{Address, Branch};
 use super::program::Git;
 use super::remote::Remote;
 use super::store::{self, Connection};
-use super::{Failed, Outcome, SCOPE, TURN};
+use super::turn::Turn;
+use super::{Failed, Outcome};
 use crate::workspace_trees::Tree;
-use crate::{OrgScope, OrgTx, Platform, SystemTx};
+use crate::{OrgScope, OrgTx, Platform};
 
-const RETRY: std::time::Duration = std::time::Duration::from_millis(50);
 const NONE: &str = "no repository is connected";
-
-/// The right to work on the repository; others wait until it is dropped.
-#[derive(Debug)]
-pub(super) struct Turn {
-    _lock: SystemTx,
-}
 
 /// An operation under way.
 #[derive(Debug)]
@@ -30,44 +20,17 @@ pub(super) struct Session {
     pub(super) tree: Tree,
     pub(super) git: Git,
     pub(super) connection: Connection,
+    pub(super) turn: Turn,
     address: Address,
-    token: Option<SecretString>,
-    _turn: Turn,
-}
-
-impl Turn {
-    /// Waits for the operation before this one, for a while.
-    pub(super) async fn take(platform: &Platform) -> Outcome<Self> {
-        let mut lock = platform.db.begin_system(&SCOPE).await?;
-        let began = Instant::now();
-        loop {
-            let is_ours = sqlx::query_scalar!(
-                r#"SELECT pg_try_advisory_xact_lock(hashtext('bifrost.git')) AS "is_ours!""#
-            )
-            .fetch_one(lock.conn())
-            .await
-            .map_err(crate::Error::from)?;
-            if is_ours {
-                return Ok(Self { _lock: lock });
-            }
-            if began.elapsed() > TURN {
-                return Err(Failed::said(
-                    "another operation on the repository is under way; try again when it has ended",
-                ));
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    }
 }
 
 impl Session {
     /// Begins an operation on behalf of the scope's actor.
     pub(super) async fn begin(platform: &Platform, scope: &OrgScope) -> Outcome<Self> {
-        let turn = Turn::take(platform).await?;
         let scope = scope.clone().widened();
+        let turn = Turn::take(platform, &scope).await?;
         let mut tx = platform.db.begin(&scope).await?;
         let connection = store::find(&mut tx).await?;
-        let token = store::token(&mut tx, &platform.vault, &connection).await?;
         drop(tx);
         let (Some(url), Some(branch)) = (&connection.repo_url, &connection.branch) else {
             return Err(Failed::said(NONE));
@@ -79,24 +42,29 @@ impl Session {
         Ok(Self {
             address: Address::parse("/repo_url", url, &platform.settings)?,
             branch: Branch::parse("/branch", branch)?,
-            git: Git::open(&tree, true).await?.of(scope.actor()),
+            git: Git::open(&tree, Some(&turn)).await?.of(scope.actor()),
             platform: platform.clone(),
             scope,
             tree,
             connection,
-            token,
-            _turn: turn,
+            turn,
         })
     }
 
     /// The repository on its server.
     pub(super) async fn remote(&self) -> Outcome<Remote> {
-        Remote::resolve(&self.platform.outbound, &self.address, self.token.clone()).await
+        let mut tx = self.platform.db.begin(&self.scope).await?;
+        let server = self.address.server();
+        let token = store::token(&mut tx, &self.platform, &self.connection, server.as_ref()).await?;
+        drop(tx);
+        Remote::resolve(&self.platform.outbound, &self.address, token).await
     }
 
-    /// A transaction in which the operation is written down.
+    /// A transaction in which the operation is written down. As long as it is open, nobody else has the turn.
     pub(super) async fn record(&self) -> Outcome<OrgTx> {
-        Ok(self.platform.db.begin(&self.scope).await?)
+        let mut tx = self.platform.db.begin(&self.scope).await?;
+        self.turn.hold(&mut tx).await?;
+        Ok(tx)
     }
 
     /// What is to be told of a merge in progress; `None`: there is none.

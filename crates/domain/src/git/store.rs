@@ -1,14 +1,15 @@
 //! The row of the repository: where it is, its branch, and the sealed token.
 //!
-//! The invariant: the token leaves only towards the server of the repository and GitHub.
+//! The invariant: the token leaves only towards the server that it was given for.
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 
-use super::names::{Address, Branch};
+use super::names::{Address, Branch, Server};
+use super::{Failed, Outcome};
 use crate::audit::{self, Action};
 use crate::vault::{Place, Vault};
-use crate::{Error, OrgTx, Result, data_keys};
+use crate::{Error, OrgTx, Platform, Result, data_keys};
 
 /// Longest token.
 const MAX_TOKEN: usize = 4 * 1024;
@@ -27,8 +28,12 @@ pub struct Connection {
     pub last_synced_at: Option<DateTime<Utc>>,
     /// When it was connected.
     pub connected_at: Option<DateTime<Utc>>,
+    /// When a repository was last let go.
+    pub disconnected_at: Option<DateTime<Utc>>,
     /// Whether there is a token.
     pub has_token: bool,
+    /// The server that it was given for; `None`: GitHub.
+    token_server: Option<String>,
     sealed_token: Option<Vec<u8>>,
 }
 
@@ -39,7 +44,8 @@ pub struct Connection {
 pub async fn find(tx: &mut OrgTx) -> Result<Connection> {
     let found = sqlx::query_as!(
         Connection,
-        r#"SELECT repo_url, branch, backup, last_synced_at, connected_at, sealed_token IS NOT NULL AS "has_token!", sealed_token
+        r#"SELECT repo_url, branch, backup, last_synced_at, connected_at, disconnected_at,
+               sealed_token IS NOT NULL AS "has_token!", token_server, sealed_token
            FROM git_repository"#
     )
     .fetch_optional(tx.conn())
@@ -47,13 +53,23 @@ pub async fn find(tx: &mut OrgTx) -> Result<Connection> {
     Ok(found.unwrap_or_default())
 }
 
-/// The token of a connection.
+/// The token of a connection, to be sent to this server; `None`: it is not sent, since the repository is a folder of this machine.
 ///
 /// # Errors
-/// [`Error::Internal`] for one that does not decrypt.
-pub async fn token(tx: &mut OrgTx, vault: &Vault, connection: &Connection) -> Result<Option<SecretString>> {
-    let Some(sealed) = &connection.sealed_token else { return Ok(None) };
-    let key = data_keys::find(tx.conn(), vault, None).await?;
+/// [`Failed::Said`] when it was given for another server; [`Error::Internal`] for one that does not decrypt.
+pub async fn token(
+    tx: &mut OrgTx,
+    platform: &Platform,
+    connection: &Connection,
+    server: Option<&Server>,
+) -> Outcome<Option<SecretString>> {
+    let (Some(sealed), Some(server)) = (&connection.sealed_token, server) else { return Ok(None) };
+    let github = Server::github(&platform.settings)?;
+    let given_for = connection.token_server.as_deref().unwrap_or(github.as_str());
+    if given_for != server.as_str() {
+        return Err(Failed::said(format!("give the token again: the saved one is for {given_for}")));
+    }
+    let key = data_keys::find(tx.conn(), &platform.vault, None).await?;
     let key = key.ok_or_else(|| Error::internal("a sealed value without a data key"))?;
     Ok(Some(key.open(PLACE, sealed)?))
 }
@@ -69,19 +85,20 @@ pub fn check_token(pointer: &str, token: &str) -> Result<()> {
     Ok(())
 }
 
-/// Seals the token and keeps it.
+/// Seals the token, and keeps it for this server.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn set_token(tx: &mut OrgTx, vault: &Vault, token: &SecretString) -> Result<()> {
+pub async fn set_token(tx: &mut OrgTx, vault: &Vault, token: &SecretString, server: &Server) -> Result<()> {
     use secrecy::ExposeSecret;
 
     let key = data_keys::get_or_create(tx.conn(), vault, None).await?;
     let sealed = key.seal(PLACE, token.expose_secret())?;
     sqlx::query!(
-        "INSERT INTO git_repository (sealed_token) VALUES ($1)
-         ON CONFLICT (id) DO UPDATE SET sealed_token = EXCLUDED.sealed_token",
+        "INSERT INTO git_repository (sealed_token, token_server) VALUES ($1, $2)
+         ON CONFLICT (id) DO UPDATE SET sealed_token = EXCLUDED.sealed_token, token_server = EXCLUDED.token_server",
         sealed,
+        server.as_str(),
     )
     .execute(tx.conn())
     .await?;
@@ -115,13 +132,12 @@ pub(super) async fn set_synced(tx: &mut OrgTx) -> Result<()> {
     Ok(())
 }
 
-/// Forgets the repository and its token. The files stay as they are.
-///
-/// # Errors
-/// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn disconnect(tx: &mut OrgTx) -> Result<()> {
+/// Forgets the repository and its token.
+pub(super) async fn disconnect(tx: &mut OrgTx) -> Result<()> {
     sqlx::query!(
-        "UPDATE git_repository SET repo_url = NULL, branch = NULL, sealed_token = NULL, connected_at = NULL"
+        "UPDATE git_repository
+         SET repo_url = NULL, branch = NULL, sealed_token = NULL, token_server = NULL, connected_at = NULL,
+             disconnected_at = now()"
     )
     .execute(tx.conn())
     .await?;

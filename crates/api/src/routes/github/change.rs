@@ -9,12 +9,12 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::said;
 use super::shapes::{CommitInfo, ConflictInfo, all};
-use crate::AppState;
+use super::{OPERATION, said};
 use crate::extract::{Admin, Json, OptionalJson, check_text};
 use crate::problem::{Problem, Problems};
 use crate::routes::editor::{reindex, to_the_end};
+use crate::{AppState, deadline};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -275,6 +275,7 @@ where
     T: Send + 'static,
     W: Future<Output = Result<T, Failed>> + Send + 'static,
 {
+    deadline::may_wait(OPERATION);
     let app = app.clone();
     let done = to_the_end(async move {
         let done = work(app.clone()).await;

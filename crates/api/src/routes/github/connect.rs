@@ -1,14 +1,12 @@
 //! Connecting the workspace with a repository: tokens, what GitHub has, connecting and letting go.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use domain::background_jobs::{self, Kind, NewJob};
 use domain::git::connect::{self, Standing, Wanted};
 use domain::git::github::{self, NewRepository, Repository};
-use domain::git::names::{Address, Branch};
-use domain::git::{look, store};
+use domain::git::names::{Address, Branch, Server};
+use domain::git::{self, look, store};
 use domain::{Error, OrgScope, audit};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -19,13 +17,11 @@ use utoipa_axum::routes;
 
 use super::change::seen_through;
 use super::shapes::{GitRefreshStatusResponse, all};
-use crate::AppState;
+use super::{LOOK, OPERATION, said};
 use crate::extract::{Admin, Json, Query, check_text};
 use crate::observe::traceparent;
 use crate::problem::{Problem, Problems};
-
-/// How long a job may take that connects a repository.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1_800);
+use crate::{AppState, deadline};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -206,9 +202,11 @@ async fn validate_git_token(
     let token = input.token.trim();
     store::check_token("/token", token)?;
     let token = SecretString::from(token);
+    deadline::may_wait(deadline::OTHERS);
     let found = github::repositories(&app.platform, &token).await?;
     let mut tx = app.platform.db.begin(&admin.scope.clone().widened()).await?;
-    store::set_token(&mut tx, &app.platform.vault, &token).await?;
+    let github = Server::github(&app.platform.settings)?;
+    store::set_token(&mut tx, &app.platform.vault, &token, &github).await?;
     tx.commit().await?;
     repositories(&app, &admin.scope, found).await
 }
@@ -226,7 +224,7 @@ async fn list_github_repositories(
     State(app): State<AppState>,
     admin: Admin,
 ) -> Result<Json<GitHubReposResponse>, Problem> {
-    let token = kept_token(&app, &admin.scope).await?;
+    let token = github_token(&app, &admin.scope).await?;
     let found = github::repositories(&app.platform, &token).await?;
     repositories(&app, &admin.scope, found).await
 }
@@ -247,10 +245,10 @@ async fn list_github_branches(
     Query(query): Query<RepositoryQuery>,
 ) -> Result<Json<GitHubBranchesResponse>, Problem> {
     let repository = query.repo.ok_or_else(|| Problem::invalid("?repo", "is required"))?;
-    if domain::git::names::full_name(&repository).is_none() {
+    if git::names::full_name(&repository).is_none() {
         return Err(Problem::invalid("?repo", "must be `owner/name` of a repository"));
     }
-    let token = kept_token(&app, &admin.scope).await?;
+    let token = github_token(&app, &admin.scope).await?;
     let found = github::branches(&app.platform, &token, &repository).await?;
     let branches = found.into_iter().map(|branch| GitHubBranchInfo {
         name: branch.name,
@@ -277,14 +275,14 @@ async fn create_github_repository(
     Json(input): Json<CreateRepoRequest>,
 ) -> Result<Json<CreateRepoResponse>, Problem> {
     check_text("/name", &input.name)?;
-    if !domain::git::names::is_repository(&input.name) {
+    if !git::names::is_repository(&input.name) {
         return Err(Problem::invalid("/name", "must be letters, digits, `-`, `_` and `.`, 100 at most"));
     }
     let organization = input.organization.as_deref().filter(|name| !name.is_empty());
-    if organization.is_some_and(|name| !domain::git::names::is_repository(name)) {
+    if organization.is_some_and(|name| !git::names::is_repository(name)) {
         return Err(Problem::invalid("/organization", "must be the name of an organization on GitHub"));
     }
-    let token = kept_token(&app, &admin.scope).await?;
+    let token = github_token(&app, &admin.scope).await?;
     let new = NewRepository {
         name: input.name.clone(),
         description: input.description.clone(),
@@ -311,6 +309,7 @@ async fn analyze_workspace(
     Json(input): Json<GitHubConfigRequest>,
 ) -> Result<Json<WorkspaceAnalysisResponse>, Problem> {
     let (address, _) = read(&app, &input)?;
+    deadline::may_wait(LOOK);
     let found = connect::analyze(&app.platform, &admin.scope, &address).await?;
     Ok(Json(WorkspaceAnalysisResponse {
         workspace_status: match found.standing {
@@ -344,8 +343,11 @@ async fn init_git(
     let token = input.auth_token.trim();
     if !token.is_empty() {
         store::check_token("/auth_token", token)?;
+    }
+    // A folder of this machine asks for none.
+    if let Some(server) = address.server().filter(|_| !token.is_empty()) {
         let mut tx = app.platform.db.begin(&admin.scope.clone().widened()).await?;
-        store::set_token(&mut tx, &app.platform.vault, &token.into()).await?;
+        store::set_token(&mut tx, &app.platform.vault, &token.into(), &server).await?;
         tx.commit().await?;
     }
     let wanted = Wanted { repo_url: address.url().to_string(), branch: branch.as_str().to_owned() };
@@ -379,14 +381,17 @@ async fn configure_git(
     Json(input): Json<GitHubConfigRequest>,
 ) -> Result<Json<GitHubSetupResponse>, Problem> {
     let (address, branch) = read(&app, &input)?;
-    kept_token(&app, &admin.scope).await?;
+    // A folder of this machine asks for none.
+    if let Some(server) = address.server() {
+        kept_token(&app, &admin.scope, &server).await?;
+    }
     let wanted = Wanted { repo_url: address.url().to_string(), branch: branch.as_str().to_owned() };
     let mut tx = app.platform.db.begin(&admin.scope.clone().widened()).await?;
     let new = NewJob {
         kind: Kind::GitSync,
         payload: serde_json::to_value(&wanted).map_err(Error::internal)?,
         title: format!("Connecting {}", address.url().path().trim_start_matches('/')),
-        timeout: CONNECT_TIMEOUT,
+        timeout: OPERATION,
         traceparent: traceparent(&headers),
     };
     let job = background_jobs::submit(&mut tx, new).await?;
@@ -405,11 +410,14 @@ async fn configure_git(
     responses((status = 200, body = Disconnected), Problems),
 )]
 async fn disconnect_git(State(app): State<AppState>, admin: Admin) -> Result<Json<Disconnected>, Problem> {
-    let mut tx = app.platform.db.begin(&admin.scope.clone().widened()).await?;
-    store::disconnect(&mut tx).await?;
-    tx.commit().await?;
-    let message = "The repository is disconnected; the files stay as they are".into();
-    Ok(Json(Disconnected { success: true, message }))
+    deadline::may_wait(git::PATIENCE);
+    Ok(Json(match said(connect::disconnect(&app.platform, &admin.scope).await)? {
+        Ok(()) => {
+            let message = "The repository is disconnected; the files stay as they are".into();
+            Disconnected { success: true, message }
+        }
+        Err(message) => Disconnected { success: false, message },
+    }))
 }
 
 async fn repositories(
@@ -428,11 +436,21 @@ async fn repositories(
     }))
 }
 
-async fn kept_token(app: &AppState, scope: &OrgScope) -> Result<SecretString, Problem> {
+/// The kept token, if GitHub may have it; GitHub is asked next.
+async fn github_token(app: &AppState, scope: &OrgScope) -> Result<SecretString, Problem> {
+    let token = kept_token(app, scope, &Server::github(&app.platform.settings)?).await?;
+    deadline::may_wait(deadline::OTHERS);
+    Ok(token)
+}
+
+/// The kept token, if this server may have it.
+async fn kept_token(app: &AppState, scope: &OrgScope, server: &Server) -> Result<SecretString, Problem> {
     let mut tx = app.platform.db.begin(&scope.clone().widened()).await?;
     let connection = store::find(&mut tx).await?;
-    let token = store::token(&mut tx, &app.platform.vault, &connection).await?;
-    token.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST).detail("there is no token; validate one first"))
+    let kept = said(store::token(&mut tx, &app.platform, &connection, Some(server)).await)?;
+    let missing = || "there is no token; validate one first".to_owned();
+    let token = kept.and_then(|token| token.ok_or_else(missing));
+    token.map_err(|words| Problem::new(StatusCode::BAD_REQUEST).detail(words))
 }
 
 fn read(app: &AppState, input: &GitHubConfigRequest) -> Result<(Address, Branch), Problem> {

@@ -3,15 +3,17 @@
 //!
 //! The invariant: an operation of git that fails is an answer (`success: false` and `error`), not a problem of the request.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use domain::git::{Failed, look, merge, store};
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::AppState;
 use crate::extract::{Admin, Json, Query, whole_number};
 use crate::problem::{Problem, Problems};
+use crate::{AppState, deadline};
 
 mod change;
 mod connect;
@@ -20,6 +22,10 @@ mod shapes;
 use shapes::{CommitHistoryResponse, Conflicts, GitHubConfigResponse, GitRefreshStatusResponse};
 
 const MAX_LIMIT: i64 = 100;
+/// How long an operation may take that speaks with the server of the repository.
+const OPERATION: Duration = Duration::from_secs(1_800);
+/// How long one may take that looks at the files of the workspace.
+const LOOK: Duration = Duration::from_secs(120);
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -69,6 +75,7 @@ async fn refresh_git_status(
         let mut tx = app.platform.db.begin(&admin.scope.clone().widened()).await?;
         store::find(&mut tx).await?.repo_url.is_some()
     };
+    deadline::may_wait(OPERATION);
     let fetched = if is_connected { merge::fetch(&app.platform, &admin.scope).await } else { Ok(()) };
     let mut answer = status(&app, &admin).await?;
     match fetched {
@@ -112,6 +119,7 @@ async fn list_git_commits(
 ) -> Result<Json<CommitHistoryResponse>, Problem> {
     let limit = whole_number("limit", query.limit.as_deref(), 20, 1..=MAX_LIMIT)?;
     let offset = whole_number("offset", query.offset.as_deref(), 0, 0..=i64::from(i32::MAX))?;
+    deadline::may_wait(LOOK);
     let history = said(look::history(&app.platform, &admin.scope, limit, offset).await)?.unwrap_or_default();
     Ok(Json(CommitHistoryResponse::new(history, offset)))
 }
@@ -124,6 +132,7 @@ async fn list_git_commits(
     responses((status = 200, body = Conflicts), Problems),
 )]
 async fn list_git_conflicts(State(app): State<AppState>, admin: Admin) -> Result<Json<Conflicts>, Problem> {
+    deadline::may_wait(LOOK);
     let conflicts = said(look::conflicts(&app.platform, &admin.scope).await)?.unwrap_or_default();
     Ok(Json(conflicts.into()))
 }
@@ -144,6 +153,7 @@ async fn get_git_config(
 }
 
 async fn status(app: &AppState, admin: &Admin) -> Result<Json<GitRefreshStatusResponse>, Problem> {
+    deadline::may_wait(LOOK);
     Ok(Json(match look::status(&app.platform, &admin.scope).await {
         Ok(status) => status.into(),
         Err(Failed::Said(words)) => GitRefreshStatusResponse::failed(words),

@@ -1,5 +1,10 @@
 //! GitHub's REST interface and repositories over HTTP, with a token that must show nowhere.
 
+use domain::background_jobs::Kind;
+use domain::background_jobs::work::{self, Outcome};
+use domain::git::Failed;
+use domain::git::connect::{self, Wanted};
+use domain::id::WorkerId;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use testkit::{GithubServer, Origin, TestEnv};
@@ -123,5 +128,43 @@ async fn a_job_connects_and_tells_how_far_it_is() {
     let payload = rows(&world, "background_jobs").await;
     assert!(payload.contains(&text(&queued["job_id"])) && payload.contains("Pending"), "{payload}");
     assert_eq!(get(admin, "status").await["initialized"], Value::Bool(false), "nobody works on it here");
+    world.close().await;
+}
+
+/// Carries the oldest job out, as its worker would; the words of a refusal.
+async fn carry_out(world: &World) -> Option<String> {
+    let platform = world.platform();
+    let claimed = work::claim(&platform.db, WorkerId::generate(), &[Kind::GitSync]).await;
+    let job = claimed.expect("asks").expect("waits");
+    let wanted: Wanted = serde_json::from_value(job.payload.clone()).expect("is one");
+    let refusal = match Box::pin(connect::connect(platform, &job.scope(), &wanted, Some(&job), |_| {})).await
+    {
+        Ok(()) => None,
+        Err(Failed::Said(words)) => Some(words),
+        Err(Failed::Broken(error)) => panic!("{error}"),
+    };
+    assert!(work::finish(platform, &job, &Outcome::failure("ended")).await.expect("writes"));
+    refusal
+}
+
+#[tokio::test]
+async fn a_job_that_was_asked_for_before_the_repository_was_disconnected_connects_nothing() {
+    let origin = Origin::with(&[("a.txt", "1\n")]);
+    let (world, _server) = world(&origin).await;
+    let admin = &world.admin.client;
+    let wanted = json!({"repo_url": "acme/flows", "auth_token": "", "branch": "main"});
+    post(admin, "validate", json!({"token": TOKEN})).await;
+    post(admin, "configure", wanted.clone()).await;
+    assert_eq!(post(admin, "disconnect", json!(null)).await["success"], json!(true));
+    // Also when a token has come again since.
+    post(admin, "validate", json!({"token": TOKEN})).await;
+    let refusal = carry_out(&world).await.expect("is refused");
+    assert!(refusal.contains("was disconnected after this was asked for"), "{refusal}");
+    assert_eq!(get(admin, "config").await["configured"], json!(false));
+    assert_eq!(read(admin, "own.txt").await.as_deref(), Some("own\n"), "nothing has changed");
+
+    post(admin, "configure", wanted).await;
+    assert_eq!(carry_out(&world).await, None, "asked for after it");
+    assert_eq!(read(admin, "a.txt").await.as_deref(), Some("1\n"));
     world.close().await;
 }

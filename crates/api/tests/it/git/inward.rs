@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use domain::Platform;
 use domain::git::github::{self, NewRepository};
 use domain::settings::Settings;
+use reqwest::StatusCode;
 use secrecy::SecretString;
 use serde_json::json;
 use testkit::{Client, GithubServer, Origin, TestEnv, eventually};
@@ -13,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::{init, post, save, succeeded};
+use super::{failed, init, post, save, succeeded};
 use crate::support::World;
 
 const TOKEN: &str = "github_pat_11ABCDEFG0123456789";
@@ -204,6 +205,54 @@ async fn a_repository_that_was_good_when_it_was_connected_cannot_lead_git_inward
     assert_eq!(canary.hits(), 0);
     server.move_to(None);
     succeeded(&post(admin, "push", json!({"message": "back again"})).await);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_saved_token_goes_to_no_server_but_the_one_it_was_given_for() {
+    let canary = Canary::listen().await;
+    let origin = Origin::with(&[("a.txt", "1\n")]);
+    let github = GithubServer::start(TOKEN, origin.root()).await;
+    let other = GithubServer::start("token-of-another", origin.root()).await;
+    let test = TestEnv::with_files(&[("own.txt", "own\n")]).await;
+    let mut settings = test.settings_in_process();
+    other.configure(&mut settings);
+    let other_server = settings.outbound_admit.clone();
+    github.configure(&mut settings);
+    let github_server = settings.outbound_admit.clone();
+    let canary_server = format!("127.0.0.1:{}", canary.port);
+    settings.outbound_admit = format!("{github_server},{other_server},{canary_server}");
+    let world = World::on(test, settings).await;
+    let admin = &world.admin.client;
+    let only_for = |server: &str| format!("give the token again: the saved one is for {server}");
+
+    post(admin, "validate", json!({"token": TOKEN})).await;
+    let elsewhere = format!("http://{canary_server}/acme/flows.git");
+    failed(&init(admin, &elsewhere).await, &only_for(&github_server));
+    let body = json!({"repo_url": elsewhere, "auth_token": "", "branch": "main"});
+    let refused = admin.post("/api/github/configure", &body).await.expect_status(StatusCode::BAD_REQUEST);
+    assert_eq!(refused.detail(), only_for(&github_server));
+    assert_eq!(canary.hits(), 0);
+
+    let address = format!("http://{other_server}/acme/flows.git");
+    let given = json!({"repo_url": address, "auth_token": "token-of-another", "branch": "main"});
+    succeeded(&post(admin, "init", given).await);
+    succeeded(&post(admin, "pull", json!({})).await);
+    succeeded(&init(admin, &address).await);
+    for path in ["repositories", "branches?repo=acme/flows"] {
+        let refused = admin.get(&format!("/api/github/{path}")).await.expect_status(StatusCode::BAD_REQUEST);
+        assert_eq!(refused.detail(), only_for(&other_server), "{path}");
+    }
+    failed(&init(admin, "acme/flows").await, &only_for(&other_server));
+
+    // The token of GitHub took the place of the other one, and does not go where the repository is.
+    post(admin, "validate", json!({"token": TOKEN})).await;
+    save(admin, "a.txt", "2\n").await;
+    failed(&post(admin, "push", json!({"message": "not sent"})).await, &only_for(&github_server));
+    assert_eq!(origin.read("a.txt"), "1");
+    save(admin, "a.txt", "3\n").await;
+    succeeded(&post(admin, "commit", json!({"message": "asks no server"})).await);
+    succeeded(&init(admin, "acme/flows").await);
     world.close().await;
 }
 

@@ -36,6 +36,7 @@ async fn an_api_killed_in_the_middle_of_a_pull_leaves_the_old_or_the_new_files()
         tokio::time::sleep(Duration::from_millis(30 * n)).await;
         api.kill();
         pull.abort();
+        end_turn(&env).await;
         let (one, two) = numbers(env.workspace());
         match (one == two, (&one, &two) == (&before.0, &before.1)) {
             (true, true) => old += 1,
@@ -57,6 +58,14 @@ async fn an_api_killed_in_the_middle_of_a_pull_leaves_the_old_or_the_new_files()
     assert_eq!(mixed, 0);
     api.kill();
     env.close().await;
+}
+
+/// What the lease of a killed process does by itself within ten seconds.
+async fn end_turn(env: &TestEnv) {
+    sqlx::query("UPDATE git_repository SET lease = NULL, lease_expires_at = NULL")
+        .execute(&mut env.db.connect().await)
+        .await
+        .expect("writes");
 }
 
 fn numbers(workspace: &Path) -> (String, String) {
