@@ -44,7 +44,9 @@ def _wants_context(function: Callable[..., Any], first: str) -> bool:
         return True
     annotation = getattr(function, "__annotations__", {}).get(first)
     if isinstance(annotation, str):
-        return annotation.strip("'\" ").rpartition(".")[2] in _CONTEXT_TYPES
+        name = annotation.strip("'\" ")
+        known = getattr(function, "__globals__", {})
+        return name.rpartition(".")[2] in _CONTEXT_TYPES or known.get(name) is ExecutionContext
     return annotation is ExecutionContext
 
 

@@ -2,7 +2,8 @@
 
 One process owns the connection: after a fork by user code the copy is `detached`, so that a worker process of
 `multiprocessing` can neither interleave frames nor report a second result. Replies are matched by id, which
-lets any number of calls be in flight; whoever waits reads for everybody.
+lets any number of calls be in flight; whoever waits reads for everybody. Only one thread reads at a time, as
+another would wait for what the first has taken, and after each read all look whether theirs has come.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import threading
+from _thread import get_ident
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from itertools import count
 from typing import Any, NoReturn
 
 from .. import errors
 from .frames import FrameBuffer, pack, quote
 
 _READ_SIZE = 1 << 16
+_DETACHED = "the Bifrost SDK cannot be used in a forked process"
+_ENDED = {"error": {"message": "the run has ended"}}
 
 
 class Connection:
@@ -29,10 +35,11 @@ class Connection:
         self.detached = True
         self._frames = FrameBuffer()
         self._calls: dict[int, Call] = {}
-        self._last_id = 0
+        self._ids = count(1)
         self._start: dict[str, Any] | None = None
         self._sending = threading.Lock()
-        self._receiving = threading.RLock()
+        self._turn = threading.Condition()
+        self._reader = 0
         self._watchers: dict[AbstractEventLoop, int] = {}
 
     def attach(self, fd: int) -> None:
@@ -53,17 +60,17 @@ class Connection:
 
     def next_start(self) -> dict[str, Any]:
         """Block until the worker hands over a run."""
-        while self._start is None:
-            self._receive()
+        # A thread that a run left behind may be reading.
+        self._read_until(lambda: self._start is not None)
+        assert self._start is not None
         start, self._start = self._start, None
         return start
 
     def call(self, method: str, args: dict[str, Any]) -> Call:
         """Ask the worker; the request is on its way when this returns."""
         if self.detached:
-            raise RuntimeError("the Bifrost SDK cannot be used in a forked process")
-        self._last_id += 1
-        call = Call(self, self._last_id)
+            raise RuntimeError(_DETACHED)
+        call = Call(self, next(self._ids))
         arguments = json.dumps(args, ensure_ascii=False, allow_nan=False)
         frame = pack(f'{{"t":"call","id":{call.id},"method":{quote(method)},"args":{arguments}}}')
         # Known before it is sent, so that the answer finds it; but not before it is sure to be sent, since
@@ -74,25 +81,34 @@ class Connection:
 
     def settle(self) -> None:
         """Wait for calls nobody awaited, so that what was asked for has happened when the run ends."""
-        while self._calls and any(not call.abandoned for call in self._calls.values()):
-            self._receive()
+        # Copied, since threads of the run go on calling; what they ask from here on comes too late.
+        for call in list(self._calls.values()):
+            self._read_until(call.is_settled)
 
     def forget_calls(self) -> None:
-        self._calls.clear()
+        """Answer what is still open, so that no thread waits, and reads, in the run after this one."""
+        for call in list(self._calls.values()):
+            if self._calls.pop(call.id, None) is not None:
+                call.resolve(_ENDED)
 
     def detach(self) -> None:
         """This process speaks for no run; called in every one that user code forks."""
         self.detached = True
         self._sending = threading.Lock()
-        self._receiving = threading.RLock()
+        self._turn = threading.Condition()
+        self._reader = 0
+        # Their answers belong to the process that asked.
+        self._calls.clear()
 
     def wait(self, call: Call) -> None:
-        while call.reply is None:
-            with self._receiving:
-                if call.reply is None:
-                    self._receive()
+        if call.reply is None:
+            if self.detached:
+                raise RuntimeError(_DETACHED)
+            self._read_until(call.is_answered)
 
     def watch(self, loop: AbstractEventLoop) -> None:
+        if self.detached:
+            raise RuntimeError(_DETACHED)
         waiting = self._watchers.get(loop, 0)
         if not waiting:
             loop.add_reader(self.fd, self._on_readable)
@@ -106,12 +122,49 @@ class Connection:
             loop.remove_reader(self.fd)
 
     def _on_readable(self) -> None:
-        # Another thread that waits is reading already and dispatches for us.
-        if self._receiving.acquire(blocking=False):
+        is_reading = False
+        try:
+            with self._turn:
+                if self._reader:
+                    return  # it dispatches for us
+                self._reader = get_ident()
+                is_reading = True
+            # What the loop was told of may have been read since: to wait for more would stop the loop.
+            if self._is_readable():
+                self._receive()
+        finally:
+            if is_reading:
+                self._pass_turn(0)
+
+    def _read_until(self, is_over: Callable[[], bool]) -> None:
+        """Read, or let another thread read, until `is_over`."""
+        own = get_ident()
+        while not is_over():
+            is_reading, before = False, 0
             try:
+                with self._turn:
+                    # In a handler that interrupted our own reading, nobody else would do it.
+                    while self._reader not in (0, own) and not is_over():
+                        self._turn.wait()
+                    if is_over():
+                        return
+                    before = self._reader
+                    self._reader = own
+                    is_reading = True
                 self._receive()
             finally:
-                self._receiving.release()
+                if is_reading:
+                    self._pass_turn(before)
+
+    def _pass_turn(self, reader: int) -> None:
+        with self._turn:
+            self._reader = reader
+            self._turn.notify_all()
+
+    def _is_readable(self) -> bool:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _receive(self) -> None:
         try:
@@ -144,15 +197,25 @@ class Call:
         self._waiter: Future[None] | None = None
         self._loop: AbstractEventLoop | None = None
 
+    def is_answered(self) -> bool:
+        return self.reply is not None
+
+    def is_settled(self) -> bool:
+        return self.reply is not None or self.abandoned
+
     def resolve(self, reply: dict[str, Any]) -> None:
         self.reply = reply
         waiter, loop = self._waiter, self._loop
-        if waiter is None or loop is None:
+        if waiter is None or loop is None or waiter.done():
             return
         if asyncio._get_running_loop() is loop:
             _wake(waiter)
-        else:
+            return
+        try:
             loop.call_soon_threadsafe(_wake, waiter)
+        except RuntimeError:
+            # Its loop is closed, so nobody waits any more; whoever reads for everybody must not fail by that.
+            return
 
     def result(self) -> Any:
         """The answer, blocking until it is there."""

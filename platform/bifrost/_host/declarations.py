@@ -1,4 +1,4 @@
-"""What one file publishes: its decorated functions and what is wrong with it.
+"""What one file publishes: reads its decorated functions, and tells what is wrong with them.
 
 The source is read, never executed. Where an argument cannot be used the default is, and a problem says so
 with line and hint, so that a slip never takes a workflow away.
@@ -16,14 +16,18 @@ from typing import Any
 
 from .._decorators import PARAMETER_TYPES
 from . import signing
-from .signature import NO_VALUE, UNREADABLE, is_context, literal, parameter_of, plain
+from .entries import FileEntry
+from .literals import UNREADABLE, is_storable, literal, plain, storable
+from .names import Names
+from .signature import NO_VALUE, parameter_of
 
-_NAME = re.compile(r"[a-z0-9_]+\Z")
+_NAME = re.compile(r"[a-z0-9_]{1,200}\Z")
+# Bytes of a function's name: an index of PostgreSQL takes no long ones.
+_LONGEST_FUNCTION = 500
 _RATE = re.compile(r"([1-9][0-9]{0,4})\s*/\s*(s|m|h|d)\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _METHODS = ("GET", "POST", "PUT", "DELETE")
-_MODULES = ("bifrost", "shared.decorators", "src.sdk.decorators")
 
 # Per decorator: arguments in the order they have by position, and those given by name only.
 _SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -73,31 +77,6 @@ _SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass
-class FileEntry:
-    """The index entry of one file, while it is being made."""
-
-    workflows: list[dict[str, Any]] = field(default_factory=list)
-    data_providers: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[dict[str, Any]] = field(default_factory=list)
-
-    def problem(
-        self, severity: str, line: int, column: int, message: str, hint: str, argument: str | None = None
-    ) -> None:
-        """Something to correct; `argument` names what of a decorator could not be used as given."""
-        found = {"severity": severity, "line": line, "column": column, "message": message, "hint": hint}
-        self.problems.append(found if argument is None else {**found, "argument": argument})
-
-    def entry(self, path: str, digest: str) -> dict[str, Any]:
-        return {
-            "path": path,
-            "sha256": digest,
-            "workflows": self.workflows,
-            "data_providers": self.data_providers,
-            "problems": self.problems,
-        }
-
-
-@dataclass
 class _Arguments:
     """The arguments one decorator was given, as literals."""
 
@@ -115,11 +94,9 @@ class Reader:
     def __init__(self, found: FileEntry, tree: ast.Module) -> None:
         self.found = found
         self.tree = tree
-        self.decorators = {name: name for name in _SIGNATURES}
-        self.modules = {"bifrost"}
+        self.names = Names(tree)
 
     def read(self) -> None:
-        self._read_imports()
         functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
         for node in _statements(self.tree.body):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -132,29 +109,8 @@ class Reader:
         for function in functions.values():
             self._read_function(function)
 
-    def _read_imports(self) -> None:
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.ImportFrom) and node.module in _MODULES:
-                for alias in node.names:
-                    if alias.name in _SIGNATURES:
-                        self.decorators[alias.asname or alias.name] = alias.name
-            elif isinstance(node, ast.Import):
-                for alias in node.names:
-                    if alias.name in _MODULES and alias.asname:
-                        self.modules.add(alias.asname)
-
-    def _kind(self, decorator: ast.expr) -> str | None:
-        target = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if isinstance(target, ast.Name):
-            return self.decorators.get(target.id)
-        if isinstance(target, ast.Attribute) and target.attr in _SIGNATURES:
-            base = ast.unparse(target.value)
-            if base in self.modules or base in _MODULES:
-                return target.attr
-        return None
-
     def _marks(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-        return any(self._kind(d) in ("workflow", "data_provider") for d in function.decorator_list)
+        return any(self.names.kind(d) in ("workflow", "data_provider") for d in function.decorator_list)
 
     def _read_function(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         if not self._marks(function):
@@ -162,16 +118,25 @@ class Reader:
         read = [
             (kind, self._arguments(kind, d))
             for d in function.decorator_list
-            if (kind := self._kind(d)) is not None
+            if (kind := self.names.kind(d)) is not None
         ]
         described = [arguments for kind, arguments in read if kind == "param"]
         parameters, accepts_extra = self._parameters(function, described)
+        published: set[str] = set()
         for kind, arguments in read:
             if kind == "param":
+                continue
+            if kind in published:
+                self._warn(
+                    arguments.node,
+                    f"{function.name} has @{kind} twice; the first is used",
+                    "Remove one, or publish a second function that calls this one.",
+                )
                 continue
             head = self._head(function, arguments)
             if head is None:
                 continue
+            published.add(kind)
             if kind == "workflow":
                 self.found.workflows.append(
                     {
@@ -221,6 +186,13 @@ class Reader:
                     f"the argument {name} of @{kind} is not a literal and is ignored",
                     "Files are indexed without running them; write the value itself.",
                 )
+            elif not is_storable(value):
+                self._warn(
+                    node,
+                    f"the argument {name} of @{kind} cannot be stored and is ignored",
+                    "Use no NUL or surrogate in text, no larger number than 64 bits hold, and less nesting.",
+                    name,
+                )
             else:
                 read.values[name] = value
         return read
@@ -234,7 +206,12 @@ class Reader:
                 "error",
                 arguments.nodes.get("name", function),
                 f"{name!r} is not a valid name",
-                'Use lower-case letters, digits and _ only; name="..." overrides the function name.',
+                'Use 1 to 200 lower-case letters, digits and _; name="..." overrides the function name.',
+            )
+            return None
+        if len(function.name.encode()) > _LONGEST_FUNCTION:
+            self._problem(
+                "error", function, f"the name of {name} is too long", "Give the function a shorter one."
             )
             return None
         docstring = (ast.get_docstring(function) or "").strip().split("\n")[0].strip()
@@ -242,7 +219,7 @@ class Reader:
             "function": function.name,
             "name": name,
             "id": self._id(arguments),
-            "description": self._text(arguments, "description", docstring),
+            "description": self._text(arguments, "description", storable(docstring)),
             "category": self._text(arguments, "category", "General"),
             "line": function.lineno,
         }
@@ -437,7 +414,7 @@ class Reader:
         # Defaults belong to the last of the positional parameters.
         defaults: list[ast.expr | None] = [None] * (len(plain) - len(signature.defaults))
         pairs = [*zip(plain, [*defaults, *signature.defaults], strict=True)]
-        takes_context = bool(plain) and is_context(plain[0])
+        takes_context = bool(plain) and self.names.is_context(plain[0])
         pairs = pairs[1:] if takes_context else pairs
         pairs += zip(signature.kwonlyargs, signature.kw_defaults, strict=True)
         listed = [
@@ -458,13 +435,14 @@ class Reader:
             return parameter
         parameter["type"] = self._choice(arguments, "type", PARAMETER_TYPES, parameter["type"])
         parameter["label"] = self._text(arguments, "label", parameter["label"])
+        parameter["description"] = self._text(arguments, "description", parameter["description"])
+        parameter["description"] = self._text(arguments, "help_text", parameter["description"])
+        parameter["data_provider"] = self._text(arguments, "data_provider", parameter["data_provider"])
         if arguments.given("required"):
             parameter["required"] = self._flag(arguments, "required")
         for member, names in (
             ("default_value", ("default_value", "default")),
-            ("description", ("help_text", "description")),
             ("validation", ("validation",)),
-            ("data_provider", ("data_provider",)),
             ("options", ("options",)),
         ):
             parameter[member] = next(
@@ -490,11 +468,15 @@ class Reader:
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Statements at module level, including those under a module-level `if`, `try` or `with`."""
-    for statement in body:
+    waiting = body[::-1]
+    while waiting:
+        statement = waiting.pop()
         yield statement
-        for part in ("body", "orelse", "finalbody"):
-            if isinstance(statement, ast.If | ast.Try | ast.With):
-                yield from _statements(getattr(statement, part, []))
+        inner: list[ast.stmt] = []
+        if isinstance(statement, ast.If | ast.Try | ast.With):
+            for part in ("body", "orelse", "finalbody"):
+                inner += getattr(statement, part, [])
         if isinstance(statement, ast.Try):
             for handler in statement.handlers:
-                yield from _statements(handler.body)
+                inner += handler.body
+        waiting += inner[::-1]

@@ -2,7 +2,7 @@
 
     python3 -s -P -m bifrost._host.index DIR [EXTRA_DIR...]
 
-prints `{"files": [...]}`. A file that does not parse yields only problems, and never hides another file.
+prints `{"files": [...]}`. A file that cannot be read yields only problems, and never hides another file.
 Paths are relative to the directory they were found in; files of an extra directory carry it as `root`.
 """
 
@@ -12,11 +12,16 @@ import ast
 import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .declarations import FileEntry, Reader
+from .declarations import Reader
+from .entries import FileEntry
+
+# An index of PostgreSQL takes no longer ones, in bytes.
+_LONGEST_PATH = 2000
 
 
 def index_workspace(paths: Iterable[str]) -> dict[str, Any]:
@@ -45,14 +50,38 @@ def python_files(root: str, *, hidden: bool = False) -> Iterator[str]:
 
 def index_file(path: str, shown_path: str) -> dict[str, Any]:
     """The index entry of a file on disk."""
+    name = os.fsencode(shown_path)
     try:
-        with open(path, "rb") as file:
+        name.decode()
+    except UnicodeDecodeError:
+        # Escaped, since two of them must not become one.
+        shown_path = name.decode("utf-8", "backslashreplace")
+        return _unusable(shown_path, "the name of the file is not UTF-8", "Rename the file or its folder.")
+    if len(name) > _LONGEST_PATH:
+        return _unusable(
+            shown_path, "the path of the file is too long", "Give it or its folders shorter names."
+        )
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return _unusable(
+                    shown_path, "this is not a regular file", "Remove it, or give it another name."
+                )
             source = file.read()
     except OSError as problem:
-        found = FileEntry()
-        found.problem("error", 1, 0, f"cannot read the file: {problem.strerror}", "Check its permissions.")
-        return found.entry(shown_path, "")
+        return _unusable(shown_path, f"cannot read the file: {problem.strerror}", "Check its permissions.")
     return index_source(source, shown_path)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens without waiting for whoever would write into a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _unusable(shown_path: str, message: str, hint: str) -> dict[str, Any]:
+    found = FileEntry()
+    found.problem("error", 1, 0, message, hint)
+    return found.entry(shown_path, "")
 
 
 def index_source(source: bytes, shown_path: str) -> dict[str, Any]:
@@ -68,11 +97,27 @@ def index_source(source: bytes, shown_path: str) -> dict[str, Any]:
             f"syntax error: {problem.msg}",
             (problem.text or "").strip() or "Correct the file; its workflows stay as they last were.",
         )
-    except (ValueError, RecursionError, MemoryError) as problem:
+    except Exception as problem:
         found.problem("error", 1, 0, f"cannot parse the file: {problem}", "Save it as plain UTF-8 Python.")
     else:
-        Reader(found, tree).read()
+        _read(found, tree)
     return found.entry(shown_path, hashlib.sha256(source).hexdigest())
+
+
+def _read(found: FileEntry, tree: ast.Module) -> None:
+    try:
+        Reader(found, tree).read()
+    except Exception as problem:
+        # Nothing rather than a part: with an error alone, the file keeps the workflows it had.
+        found.workflows.clear()
+        found.data_providers.clear()
+        found.problem(
+            "error",
+            1,
+            0,
+            f"cannot read the file: {type(problem).__name__}: {problem}",
+            "Write what is decorated in a simpler way; its workflows stay as they last were.",
+        )
 
 
 def _report_shared_ids(files: list[dict[str, Any]]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dis
 import errno
 import resource
 import signal
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 _PAGE = resource.getpagesize()
 _counts_cpu = False
+# Functions that fail with EAGAIN if there may be no more processes; others do for reasons of their own.
+_START_PROCESSES = frozenset(("fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp"))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,7 +76,7 @@ class Limits:
                 return f"a file grew beyond {self._wanted['file_size_bytes']} bytes"
             if error.errno == errno.EMFILE and self._wanted.get("open_files"):
                 return f"more than {self._wanted['open_files']} files are open"
-            if error.errno == errno.EAGAIN and self._wanted.get("processes"):
+            if error.errno == errno.EAGAIN and self._wanted.get("processes") and _was_starting(error):
                 return f"more than {self._wanted['processes']} processes are running"
         if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
             return "the run cannot start another thread"
@@ -84,6 +87,37 @@ def _lower(which: int, soft: int) -> None:
     """Set the soft limit, within the hard one that is in force."""
     hard = resource.getrlimit(which)[1]
     resource.setrlimit(which, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _was_starting(error: BaseException) -> bool:
+    """Whether what failed was to start a process."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    # What a new process reports before it becomes another program is raised there, by the old one.
+    if code.co_name == "_execute_child" and trace.tb_frame.f_globals.get("__name__") == "subprocess":
+        return True
+    return not _START_PROCESSES.isdisjoint(_names_at(code, trace.tb_lasti))
+
+
+def _names_at(code: CodeType, offset: int) -> set[str]:
+    """The names in the expression that was being evaluated: functions written in C have no frame to ask."""
+    instructions = list(dis.get_instructions(code))
+    at = next((i.positions for i in instructions if i.offset == offset), None)
+    if at is None or None in at:
+        return {*code.co_names}
+    begin, end = (at.lineno, at.col_offset), (at.end_lineno, at.end_col_offset)
+    found = set()
+    for instruction in instructions:
+        there = instruction.positions
+        if there is None or None in there or not isinstance(instruction.argval, str):
+            continue
+        if begin <= (there.lineno, there.col_offset) and (there.end_lineno, there.end_col_offset) <= end:
+            found.add(instruction.argval)
+    return found
 
 
 def catch_cpu_signal() -> None:

@@ -6,9 +6,9 @@ import ast
 import re
 from typing import Any
 
+from .literals import UNREADABLE, is_storable, literal, plain
+
 _INNER_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_CONTEXT_TYPES = ("ExecutionContext", "OrganizationContext")
-UNREADABLE: Any = object()
 _TYPES = {
     "str": "string",
     "int": "int",
@@ -27,12 +27,13 @@ def parameter_of(name: str, annotation: ast.expr | None, default: ast.expr | Non
     """A parameter as its place in the signature describes it."""
     kind, optional = _type_of(annotation)
     value = literal(default) if default is not None else None
+    is_shown = value is not UNREADABLE and is_storable(value)
     return {
         "name": name,
         "type": kind,
         "required": default is None and not optional,
         "label": _INNER_CAPITAL.sub(" ", name).replace("_", " ").strip().title(),
-        "default_value": None if value is UNREADABLE else plain(value),
+        "default_value": plain(value) if is_shown else None,
         "description": None,
         "validation": None,
         "data_provider": None,
@@ -48,7 +49,7 @@ def _type_of(annotation: ast.expr | None) -> tuple[str, bool]:
         if isinstance(annotation.value, str):
             try:
                 return _type_of(ast.parse(annotation.value, mode="eval").body)
-            except (SyntaxError, ValueError):
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
                 return "json", False
         return "json", annotation.value is None
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
@@ -77,43 +78,18 @@ def _type_of_union(members: list[ast.expr]) -> tuple[str, bool]:
 
 
 def _alternatives(node: ast.expr) -> list[ast.expr]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return [*_alternatives(node.left), *_alternatives(node.right)]
-    return [node]
-
-
-def is_context(argument: ast.arg) -> bool:
-    """Whether this first parameter is given the execution's context."""
-    if argument.arg == "context":
-        return True
-    annotation = argument.annotation
-    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        return annotation.value.strip().rpartition(".")[2] in _CONTEXT_TYPES
-    return annotation is not None and _last_name(annotation) in _CONTEXT_TYPES
+    """The members of `a | b | c`, of which there may be more than functions can be nested."""
+    found, waiting = [], [node]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            waiting += [node.right, node.left]
+        else:
+            found.append(node)
+    return found
 
 
 def _last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def literal(node: ast.expr) -> Any:
-    """The value of a literal, or `UNREADABLE`."""
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return UNREADABLE
-
-
-def plain(value: Any) -> Any:
-    """A literal as JSON has it: sets and tuples as lists, bytes and complex numbers not at all."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if value - value == 0.0 else None
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, set):
-        return sorted((plain(item) for item in value), key=str)
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else None

@@ -107,7 +107,8 @@ def main() -> None:
     os.dup2(2, 1)
     forks.install()
     preload([*COMMON, *SDK, *filter(None, options.preload.split(","))])
-    paths = list(python_files(workspace, hidden=True))
+    # Opening a pipe would wait for whoever writes into it.
+    paths = [path for path in python_files(workspace, hidden=True) if os.path.isfile(path)]
     imported = scan(paths, workspace)
     if options.packages:
         # A module of the interpreter that is loaded here would hide another version of it in the folder.

@@ -12,14 +12,17 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Invalid`] with one entry per parameter, pointing below `/input_data`.
 pub fn check_parameters(declared: &[Parameter], input: Map<String, Value>) -> Result<Map<String, Value>> {
-    check_below("/input_data", declared, input)
+    check_at(declared, input, |name| below("/input_data", name))
 }
 
-/// The same with pointers below `at`.
-pub(super) fn check_below(
-    at: &str,
+/// The same with the pointers that `at` gives for the names of parameters.
+///
+/// # Errors
+/// [`Error::Invalid`] with one entry per parameter.
+pub fn check_at(
     declared: &[Parameter],
     mut input: Map<String, Value>,
+    at: impl Fn(&str) -> String,
 ) -> Result<Map<String, Value>> {
     let mut faults = Vec::new();
     for parameter in declared {
@@ -29,11 +32,15 @@ pub(super) fn check_below(
             Some(value) => convert(&parameter.kind, value).err(),
         };
         if let Some(detail) = fault {
-            let name = parameter.name.replace('~', "~0").replace('/', "~1");
-            faults.push(FieldError { pointer: format!("{at}/{name}"), detail });
+            faults.push(FieldError { pointer: at(&parameter.name), detail });
         }
     }
     if faults.is_empty() { Ok(input) } else { Err(Error::Invalid(faults)) }
+}
+
+/// The pointer (RFC 6901) of a member of the object at another.
+pub fn below(at: &str, name: &str) -> String {
+    format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 fn convert(kind: &str, value: &mut Value) -> Result<(), String> {

@@ -3,6 +3,8 @@
 //! A row is identified by (path, function), or by the UUID its decorator gives. It survives edits and moves, and comes
 //! back with the same id when a removed file returns. A file that cannot be read keeps the rows it had.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -84,7 +86,11 @@ pub async fn sync(db: &Db, index: &Index) -> Result<Synced> {
     let mut tx = db.begin_system(&SystemScope::because("the workspace belongs to the platform")).await?;
     // One indexing at a time; replicas that see the same change queue up here and then find nothing to do.
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.workspace'))").execute(tx.conn()).await?;
-    let rows: Vec<Row<'_>> = index.files.iter().flat_map(rows_of).collect();
+    let mut known = HashSet::new();
+    // A statement cannot write one row twice, and then none would be written.
+    let is_first =
+        |row: &Row<'_>| known.insert((row.kind, row.path.to_owned(), row.function_name.to_owned()));
+    let rows: Vec<Row<'_>> = index.files.iter().flat_map(rows_of).filter(is_first).collect();
     let rows = serde_json::to_value(&rows).map_err(Error::internal)?;
     place_by_id(&mut tx, &rows).await?;
     follow_moves(&mut tx, &rows, index).await?;

@@ -183,3 +183,18 @@ async fn thousands_of_files_are_brought_up_to_date_without_a_write_for_what_is_u
     conn.close().await.expect("closes");
     fixture.close().await;
 }
+
+#[tokio::test]
+async fn a_function_that_is_found_twice_stops_nobody() {
+    let fixture = Fixture::embedded().await;
+    let db = &fixture.platform.db;
+    let twice = file("a.py", json!([workflow("f", "one"), workflow("f", "two")]), json!([]));
+    let other = file("b.py", json!([workflow("g", "three")]), json!([]));
+    assert_eq!(workflows::sync(db, &index(&[twice, other])).await.expect("syncs").active, 2);
+    let mut tx = db.begin(&OrgScope::for_run(None, actor("admin", true))).await.expect("begins");
+    let names: Vec<String> =
+        workflows::list(&mut tx).await.expect("lists").into_iter().map(|found| found.name).collect();
+    assert_eq!(names, ["one", "three"], "the first counts");
+    drop(tx);
+    fixture.close().await;
+}

@@ -1,0 +1,80 @@
+"""Which exceptions are told as the limit that a run ran into."""
+
+import errno
+import fcntl
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PLATFORM
+
+from bifrost._host.limits import Limits
+
+# In a process that may start none: nobody may exceed a limit of 0 but root, who becomes somebody else.
+STARTS = """
+import json, multiprocessing, multiprocessing.popen_fork, os, pty, resource, subprocess
+from os import fork
+from bifrost._host.limits import Limits
+
+limits = Limits(0)
+limits._wanted = {"processes": 7}
+ways = {
+    "fork": lambda: os.fork(),
+    "bare": lambda: (os.getpid(), fork()),
+    "forkpty": lambda: pty.fork(),
+    "spawn": lambda: os.posix_spawn("/bin/true", ["true"], {}),
+    "program": lambda: subprocess.run(["/bin/true"]),
+    "prepared": lambda: subprocess.run(["/bin/true"], preexec_fn=int, close_fds=False),
+    "multiprocessing": lambda: multiprocessing.get_context("fork").Process(target=int).start(),
+}
+if os.getuid() == 0:
+    os.setresuid(65534, 65534, 65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+told = {}
+for name, way in ways.items():
+    try:
+        way()
+    except OSError as error:
+        told[name] = limits.explain(error)
+print(json.dumps(told))
+"""
+
+
+def explained(action: Callable[[], Any]) -> str | None:
+    limits = Limits(0)
+    limits._wanted = {"processes": 7}
+    with pytest.raises(BlockingIOError) as caught:
+        action()
+    assert caught.value.errno == errno.EAGAIN
+    return limits.explain(caught.value)
+
+
+def test_a_lock_that_is_taken_is_no_limit(tmp_path: Path) -> None:
+    with open(tmp_path / "lock", "w") as first, open(tmp_path / "lock", "w") as second:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        assert explained(lambda: fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None
+
+
+def test_a_socket_without_data_is_no_limit() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        assert explained(lambda: here.recv(1)) is None
+
+
+def test_a_process_that_is_refused_is_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-s", "-P", "-c", STARTS],
+        env={"PYTHONPATH": str(PLATFORM), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    told = json.loads(done.stdout)
+    ways = ("fork", "bare", "forkpty", "spawn", "program", "prepared", "multiprocessing")
+    assert told == dict.fromkeys(ways, "more than 7 processes are running")
