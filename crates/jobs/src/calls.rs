@@ -3,42 +3,42 @@
 //! Python never sees a connection string or a key. An organization other than the run's own is for platform
 //! administrators.
 
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use domain::config::{NewValue, ValueType};
-use domain::events::Update;
+use domain::executions::RawJson;
 use domain::executions::claim::Claimed;
-use domain::executions::list::{self, Filters};
-use domain::executions::logs::Line;
-use domain::executions::submit::{NewExecution, Work};
-use domain::executions::{Execution, Status, read};
 use domain::id::{ExecutionId, OrgId};
-use domain::{Error, OrgScope, OrgTx, Platform, config, secrets, workflows};
+use domain::workspace_files::FilePath;
+use domain::{Error, OrgScope, OrgTx, Platform, config, secrets};
+use futures::FutureExt as _;
 use runner::{Call, Replier};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 use serde_json::{Map, Value, json};
 
+use crate::known::Known;
 use crate::mask::Mask;
 use crate::slots::Slot;
 
+mod executions;
 mod files;
 mod forms;
 mod oauth;
 mod organizations;
 mod roles;
 mod uploads;
+mod workflows;
 
-/// How often a waiting parent looks at the row of its child, should an event be lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How deep runs may wait for runs: each level keeps a process.
-const DEEPEST: i64 = 32;
-const MAX_LISTED: i64 = 1_000;
-const MAX_LINES: i64 = 20_000;
+/// Longest text of a refusal, in bytes: it may quote what was asked, and must always fit into a frame.
+const MAX_REFUSAL: usize = 64 * 1024;
+/// What Python still reads, whose parser stops at the depth of its stack and, in whole numbers, at so many digits.
+const MAX_NESTING: usize = 256;
+const MAX_DIGITS: usize = 4_300;
 
 /// Who asks: one run.
 pub(crate) struct Caller {
@@ -51,8 +51,10 @@ pub(crate) struct Caller {
     workspace: OnceLock<PathBuf>,
     /// Context of the run, for what it starts.
     traceparent: Option<String>,
-    /// That of the process once there is one: a run may still hold what a run before it has read.
-    mask: OnceLock<Arc<Mutex<Mask>>>,
+    /// Those of the process once there is one: a run may still hold what a run before it has read.
+    known: OnceLock<Arc<Mutex<Known>>>,
+    /// What it has changed of the shared files since another tree took the place of the one it is made of.
+    changed_elsewhere: Arc<Mutex<BTreeSet<FilePath>>>,
 }
 
 /// A refusal, as the SDK raises it.
@@ -61,7 +63,9 @@ struct Refusal {
     message: String,
 }
 
-type Answer = Result<Value, Refusal>;
+/// What a call gives. What is stored as JSON keeps its text in a type of its own: a [`Value`] nests only so deep and holds only
+/// numbers of the machine.
+type Answer<T = Value> = Result<T, Refusal>;
 
 impl Caller {
     pub(crate) fn new(
@@ -78,7 +82,8 @@ impl Caller {
             slot,
             workspace: OnceLock::new(),
             traceparent,
-            mask: OnceLock::new(),
+            known: OnceLock::new(),
+            changed_elsewhere: Arc::default(),
         }
     }
 
@@ -87,18 +92,24 @@ impl Caller {
         let _ = self.workspace.set(workspace.to_owned()); // a second try begins in the same
     }
 
-    /// Says what masks the output of the process that the run is in.
-    pub(crate) fn share_mask(&self, mask: Arc<Mutex<Mask>>) {
-        let _ = self.mask.set(mask); // before anything is masked
+    /// Says which secrets are known in the process that the run is in.
+    pub(crate) fn share_known(&self, known: Arc<Mutex<Known>>) {
+        let _ = self.known.set(known); // before anything is masked
     }
 
     /// Works with the secrets that this run, and those before it in the same process, have read so far.
-    pub(crate) fn with_mask<T>(&self, work: impl FnOnce(&mut Mask) -> T) -> T {
-        work(&mut self.mask.get_or_init(Arc::default).lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_known<T>(&self, work: impl FnOnce(&mut Known) -> T) -> T {
+        work(&mut self.known.get_or_init(Arc::default).lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn remember_secret(&self, value: &str) {
-        self.with_mask(|mask| mask.add(value));
+    /// Works with what masks them.
+    pub(crate) fn with_mask<T>(&self, work: impl FnOnce(&mut Mask) -> T) -> T {
+        self.with_known(|known| work(known.mask()))
+    }
+
+    /// Remembers a value that the run was handed, so that it is masked.
+    pub(crate) fn remember_secret(&self, value: &str) {
+        self.with_known(|known| known.add(value));
     }
 
     /// The run's own scope, or another organization's for a platform administrator.
@@ -136,63 +147,121 @@ impl Caller {
     }
 }
 
-/// Answers a call; a run that is gone by then needs no answer.
+/// Answers a call, whatever happens: the run waits for it. One that is gone by then needs no answer.
 pub(crate) async fn answer(caller: &Caller, replier: &Replier, call: Call) {
-    let answered = match dispatch(caller, &call).await {
-        Ok(value) => replier.reply(call.id, &value).await,
-        Err(refusal) => replier.refuse(call.id, refusal.kind, &refusal.message).await,
+    let answered = match Box::pin(unless_it_panics(dispatch(caller, &call))).await {
+        Ok(told) => match replier.reply(call.id, &told).await {
+            Err(runner::Error::Frame(why)) => {
+                let message = format!("the answer is too large: {why}; ask for less at once");
+                refuse(replier, call.id, &Refusal::runtime(message)).await
+            }
+            sent => sent,
+        },
+        Err(refusal) => refuse(replier, call.id, &refusal).await,
     };
     if let Err(error) = answered {
         tracing::debug!(%error, method = call.method, "a run ended before it was answered");
     }
 }
 
-async fn dispatch(caller: &Caller, call: &Call) -> Answer {
+async fn refuse(replier: &Replier, call: u64, refusal: &Refusal) -> Result<(), runner::Error> {
+    let message = &refusal.message[..refusal.message.floor_char_boundary(MAX_REFUSAL)];
+    replier.refuse(call, refusal.kind, message).await
+}
+
+/// The answer to a call, and a refusal where finding it panicked.
+async fn unless_it_panics(work: impl Future<Output = Answer<RawJson>>) -> Answer<RawJson> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a call of a run panicked");
+        Err(Refusal::runtime("internal error of the platform: its log says why".into()))
+    })
+}
+
+async fn dispatch(caller: &Caller, call: &Call) -> Answer<RawJson> {
     let args = call.args.get();
     match call.method.as_str() {
-        "config.get" => config_get(caller, read(args)?).await,
-        "config.set" => config_set(caller, read(args)?).await,
-        "config.list" => config_list(caller, read(args)?).await,
-        "config.delete" => config_delete(caller, read(args)?).await,
-        "secrets.get" => secrets_get(caller, read(args)?).await,
-        "secrets.set" => secrets_set(caller, read(args)?).await,
-        "secrets.list" => secrets_list(caller, read(args)?).await,
-        "secrets.delete" => secrets_delete(caller, read(args)?).await,
-        "workflows.list" => workflows_list(caller).await,
-        "workflows.execute" => workflows_execute(caller, read(args)?).await,
-        "workflows.get" | "executions.get" => executions_get(caller, read(args)?).await,
-        "executions.list" => executions_list(caller, read(args)?).await,
-        "oauth.get" => oauth::get(caller, read(args)?).await,
-        "oauth.refresh_token" => oauth::refresh_token(caller, read(args)?).await,
-        "oauth.set_token" => oauth::set_token(caller, read(args)?).await,
-        "oauth.list_providers" => oauth::list_providers(caller, read(args)?).await,
-        "oauth.delete_token" => oauth::delete_token(caller, read(args)?).await,
-        "files.read" => files::read(caller, read(args)?).await,
-        "files.write" => files::write(caller, read(args)?).await,
-        "files.list" => files::list(caller, read(args)?).await,
-        "files.exists" => files::exists(caller, read(args)?).await,
-        "files.delete" => files::delete(caller, read(args)?).await,
-        "forms.list" => forms::list(caller).await,
-        "forms.get" => forms::get(caller, read(args)?).await,
-        "roles.list" => roles::list(caller).await,
-        "roles.get" => roles::get(caller, read(args)?).await,
-        "roles.create" => roles::create(caller, read(args)?).await,
-        "roles.update" => roles::update(caller, read(args)?).await,
-        "roles.delete" => roles::delete(caller, read(args)?).await,
-        "roles.list_users" => roles::list_users(caller, read(args)?).await,
-        "roles.list_forms" => roles::list_forms(caller, read(args)?).await,
-        "roles.assign_users" => roles::assign_users(caller, read(args)?).await,
-        "roles.assign_forms" => roles::assign_forms(caller, read(args)?).await,
-        "uploads.read" => uploads::read(caller, read(args)?).await,
-        "uploads.exists" => uploads::exists(caller, read(args)?).await,
-        "uploads.list" => uploads::list(caller).await,
-        "organizations.get" => organizations::get(caller, read(args)?).await,
-        "organizations.list" => organizations::list(caller).await,
-        "organizations.create" => organizations::create(caller, read(args)?).await,
-        "organizations.update" => organizations::update(caller, read(args)?).await,
-        "organizations.delete" => organizations::delete(caller, read(args)?).await,
+        "config.get" => told(config_get(caller, read(args)?).await?),
+        "config.set" => told(config_set(caller, read(args)?).await?),
+        "config.list" => told(config_list(caller, read(args)?).await?),
+        "config.delete" => told(config_delete(caller, read(args)?).await?),
+        "secrets.get" => told(secrets_get(caller, read(args)?).await?),
+        "secrets.set" => told(secrets_set(caller, read(args)?).await?),
+        "secrets.list" => told(secrets_list(caller, read(args)?).await?),
+        "secrets.delete" => told(secrets_delete(caller, read(args)?).await?),
+        "workflows.list" => told(workflows::list(caller).await?),
+        "workflows.execute" => told(workflows::execute(caller, read(args)?).await?),
+        "workflows.get" | "executions.get" => told(executions::get(caller, read(args)?).await?),
+        "executions.list" => told(executions::list(caller, read(args)?).await?),
+        "oauth.get" => told(oauth::get(caller, read(args)?).await?),
+        "oauth.refresh_token" => told(oauth::refresh_token(caller, read(args)?).await?),
+        "oauth.set_token" => told(oauth::set_token(caller, read(args)?).await?),
+        "oauth.list_providers" => told(oauth::list_providers(caller, read(args)?).await?),
+        "oauth.delete_token" => told(oauth::delete_token(caller, read(args)?).await?),
+        "files.read" => told(files::read(caller, read(args)?).await?),
+        "files.write" => told(files::write(caller, read(args)?).await?),
+        "files.list" => told(files::list(caller, read(args)?).await?),
+        "files.exists" => told(files::exists(caller, read(args)?).await?),
+        "files.delete" => told(files::delete(caller, read(args)?).await?),
+        "forms.list" => told(forms::list(caller).await?),
+        "forms.get" => told(forms::get(caller, read(args)?).await?),
+        "roles.list" => told(roles::list(caller).await?),
+        "roles.get" => told(roles::get(caller, read(args)?).await?),
+        "roles.create" => told(roles::create(caller, read(args)?).await?),
+        "roles.update" => told(roles::update(caller, read(args)?).await?),
+        "roles.delete" => told(roles::delete(caller, read(args)?).await?),
+        "roles.list_users" => told(roles::list_users(caller, read(args)?).await?),
+        "roles.list_forms" => told(roles::list_forms(caller, read(args)?).await?),
+        "roles.assign_users" => told(roles::assign_users(caller, read(args)?).await?),
+        "roles.assign_forms" => told(roles::assign_forms(caller, read(args)?).await?),
+        "uploads.read" => told(uploads::read(caller, read(args)?).await?),
+        "uploads.exists" => told(uploads::exists(caller, read(args)?).await?),
+        "uploads.list" => told(uploads::list(caller).await?),
+        "organizations.get" => told(organizations::get(caller, read(args)?).await?),
+        "organizations.list" => told(organizations::list(caller).await?),
+        "organizations.create" => told(organizations::create(caller, read(args)?).await?),
+        "organizations.update" => told(organizations::update(caller, read(args)?).await?),
+        "organizations.delete" => told(organizations::delete(caller, read(args)?).await?),
         other => Err(Refusal { kind: "RuntimeError", message: format!("the worker knows no call {other}") }),
     }
+}
+
+/// An answer as the text that is sent.
+fn told(answer: impl Serialize) -> Answer<RawJson> {
+    let text = to_raw_value(&answer).map_err(Error::internal)?;
+    if is_readable(text.get()) {
+        return Ok(text);
+    }
+    Err(Refusal::runtime(format!(
+        "the answer cannot be read by Python: it nests deeper than {MAX_NESTING} levels or holds a number of more than {MAX_DIGITS} digits"
+    )))
+}
+
+/// Whether Python's parser takes it; a run that could not read its answer would wait for it on and on.
+fn is_readable(json: &str) -> bool {
+    let (mut depth, mut digits) = (0_usize, 0_usize);
+    let (mut is_text, mut is_escaped) = (false, false);
+    for byte in json.bytes() {
+        if is_text {
+            match byte {
+                _ if is_escaped => is_escaped = false,
+                b'\\' => is_escaped = true,
+                b'"' => is_text = false,
+                _ => {}
+            }
+            continue;
+        }
+        digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
+        match byte {
+            b'"' => is_text = true,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_NESTING || digits > MAX_DIGITS {
+            return false;
+        }
+    }
+    true
 }
 
 #[derive(Deserialize)]
@@ -222,29 +291,6 @@ struct SetSecret {
     org_id: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Execute {
-    workflow: String,
-    #[serde(default)]
-    params: Option<Map<String, Value>>,
-    #[serde(default = "yes")]
-    wait: bool,
-}
-
-#[derive(Deserialize)]
-struct Get {
-    execution_id: String,
-}
-
-#[derive(Deserialize)]
-struct List {
-    workflow_name: Option<String>,
-    status: Option<String>,
-    start_date: Option<DateTime<Utc>>,
-    end_date: Option<DateTime<Utc>>,
-    limit: Option<i64>,
-}
-
 async fn config_get(caller: &Caller, args: Key) -> Answer {
     let mut tx = caller.begin(args.org_id.as_deref()).await?;
     let found = config::find(&mut tx, &caller.platform.vault, &args.key).await?;
@@ -262,7 +308,7 @@ async fn config_set(caller: &Caller, args: SetConfig) -> Answer {
         caller.remember_secret(&text);
     }
     let mut tx = caller.begin(args.org_id.as_deref()).await?;
-    let new = NewValue { key: &args.key, value_type, text: &text, description: None };
+    let new = NewValue { key: &args.key, value_type, text: &text, description: None, may_keep: false };
     config::put(&mut tx, &caller.platform.vault, new).await?;
     tx.commit().await?;
     Ok(Value::Null)
@@ -313,94 +359,6 @@ async fn secrets_delete(caller: &Caller, args: Key) -> Answer {
     Ok(deleted.into())
 }
 
-async fn workflows_list(caller: &Caller) -> Answer {
-    let mut tx = caller.begin(None).await?;
-    let found = workflows::list(&mut tx).await?;
-    tx.commit().await?;
-    let shown = found.into_iter().map(|workflow| {
-        json!({
-            "name": workflow.name,
-            "description": workflow.description,
-            "parameters": workflow.parameters.0,
-            "executionMode": workflow.execution_mode,
-            "endpointEnabled": workflow.definition.get("endpoint_enabled").cloned().unwrap_or(Value::Bool(false)),
-        })
-    });
-    Ok(shown.collect())
-}
-
-/// A child run as the same caller. While it is waited for, the parent lends its slot.
-async fn workflows_execute(caller: &Caller, args: Execute) -> Answer {
-    let platform = &caller.platform;
-    if args.wait && read::depth(&platform.db, caller.execution_id).await? >= DEEPEST {
-        return Err(Refusal::runtime(format!("runs wait for runs {DEEPEST} deep already")));
-    }
-    let workflow = platform.catalog.get(&platform.db, &caller.scope, &args.workflow).await?;
-    let parameters = workflows::check_parameters(&workflow.parameters, args.params.unwrap_or_default())?;
-    let parameters = to_raw_value(&parameters).map_err(Error::internal)?;
-    let child = NewExecution {
-        parent_id: Some(caller.execution_id),
-        is_awaited: args.wait,
-        traceparent: caller.traceparent.clone(),
-        ..NewExecution::new(Work::Workflow(workflow), parameters)
-    };
-    let mut watch = platform.events.watch(child.id, false);
-    let submitted = platform.submitter.submit(&caller.scope, child).await?;
-    if !args.wait {
-        return Ok(json!({ "execution_id": submitted.id, "status": submitted.status }));
-    }
-    let wait = async {
-        loop {
-            if let Some(update) = watch.terminal(LOOK_AGAIN).await
-                && !update.result_omitted
-            {
-                return Ok(outcome_of(update));
-            }
-            let child = get(caller, submitted.id).await?;
-            if child.status.is_terminal() {
-                return Ok(outcome_of_row(child));
-            }
-        }
-    };
-    let lent = caller.slot.lend(wait).await;
-    lent.unwrap_or_else(|| {
-        let message =
-            format!("too many runs wait for others; {} was started, and is not waited for", submitted.id);
-        Err(Refusal::runtime(message))
-    })
-}
-
-async fn executions_get(caller: &Caller, args: Get) -> Answer {
-    let id = args.execution_id.parse().map_err(|_| Refusal::value("execution_id is not an id"))?;
-    let all_levels = caller.scope.actor().is_platform_admin;
-    let (execution, lines) =
-        read::get_with_lines(&caller.platform.db, &caller.scope, id, MAX_LINES, all_levels).await?;
-    let mut shown = show(execution);
-    shown["logs"] = lines.into_iter().map(show_line).collect();
-    Ok(shown)
-}
-
-async fn executions_list(caller: &Caller, args: List) -> Answer {
-    let status = match args.status {
-        Some(name) => Some(
-            name.parse::<Status>().map_err(|()| Refusal::value(&format!("no status is called {name}")))?,
-        ),
-        None => None,
-    };
-    let actor = caller.scope.actor();
-    let filters = Filters {
-        workflow_name: args.workflow_name,
-        status,
-        since: args.start_date,
-        until: args.end_date,
-        executed_by: (!actor.is_platform_admin).then_some(actor.id),
-    };
-    let mut tx = caller.begin(None).await?;
-    let found = list::list(&mut tx, &filters, args.limit.unwrap_or(50).clamp(1, MAX_LISTED), None).await?;
-    tx.commit().await?;
-    Ok(found.into_iter().map(show).collect())
-}
-
 impl Caller {
     /// The value for the run; a secret is remembered, so that it can be masked.
     fn shown(&self, found: config::Effective) -> Value {
@@ -409,54 +367,6 @@ impl Caller {
         }
         found.value
     }
-}
-
-async fn get(caller: &Caller, id: ExecutionId) -> Result<Execution, Refusal> {
-    Ok(read::get(&caller.platform.db, &caller.scope, id).await?)
-}
-
-fn outcome_of(update: Update) -> Value {
-    json!({
-        "execution_id": update.execution_id,
-        "status": update.status,
-        "result": update.result,
-        "error": update.error_message,
-        "error_type": update.error_type,
-        "duration_ms": update.duration_ms,
-    })
-}
-
-fn outcome_of_row(execution: Execution) -> Value {
-    json!({
-        "execution_id": execution.id,
-        "status": execution.status,
-        "result": execution.result,
-        "error": execution.error_message,
-        "error_type": execution.error_type,
-        "duration_ms": execution.duration_ms,
-    })
-}
-
-fn show(execution: Execution) -> Value {
-    json!({
-        "id": execution.id,
-        "workflow_name": execution.workflow_name,
-        "workflow_version": null,
-        "status": execution.status,
-        "executed_by": execution.executed_by,
-        "executed_by_name": execution.executed_by_name,
-        "parameters": execution.parameters,
-        "result": execution.result,
-        "error_message": execution.error_message,
-        "created_at": execution.created_at,
-        "started_at": execution.started_at,
-        "completed_at": execution.completed_at,
-        "duration_ms": execution.duration_ms,
-    })
-}
-
-fn show_line(line: Line) -> Value {
-    json!({ "level": line.level, "message": line.message, "metadata": line.data, "timestamp": line.logged_at })
 }
 
 fn read<'a, T: Deserialize<'a>>(args: &'a str) -> Result<T, Refusal> {
@@ -511,5 +421,40 @@ impl From<Error> for Refusal {
             other => other.to_string(),
         };
         Self { kind, message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_panics_is_refused() {
+        async fn broken() -> Answer<RawJson> {
+            panic!("as a bug would")
+        }
+
+        let Err(refusal) = unless_it_panics(broken()).await else { panic!("must be refused") };
+
+        assert_eq!(refusal.kind, "RuntimeError");
+        assert!(refusal.message.starts_with("internal error"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn what_python_cannot_read_is_refused_and_nothing_else_is() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let digits = |count: usize| format!("{{\"n\":[-{}]}}", "9".repeat(count));
+        let text = format!("\"\\\"{}\"", "[{".repeat(MAX_NESTING) + &"1".repeat(MAX_DIGITS + 1));
+        for json in [nested(MAX_NESTING), digits(MAX_DIGITS), text, format!("[{0},{0}]", nested(200))] {
+            let raw = RawValue::from_string(json).expect("JSON");
+            assert!(told(&raw).is_ok_and(|told| told.get() == raw.get()), "{raw}");
+        }
+        for json in [nested(MAX_NESTING + 1), digits(MAX_DIGITS + 1)] {
+            let raw = RawValue::from_string(json).expect("JSON");
+            let Err(refusal) = told(&raw) else { panic!("must be refused: {raw}") };
+            assert!(refusal.message.contains("cannot be read"), "{}", refusal.message);
+        }
     }
 }

@@ -1,30 +1,32 @@
 //! One execution, from the claimed row to the recorded outcome: the heart, kept short.
 //!
-//! Whatever happens, exactly one outcome goes to the recorder, unless the fence is lost.
+//! Whatever happens, exactly one outcome goes to the recorder, unless the fence is lost. What an end comes to is in `outcome`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::Platform;
 use domain::events::{Event, Lines, Update};
-use domain::executions::claim::Claimed;
-use domain::executions::finish::Outcome;
-use domain::executions::{Kind, Status, logs};
-use domain::sabotage::{self, Fault};
+use domain::executions::claim::{self, Claimed};
+use domain::executions::{Kind, Status, logs, sealed};
 use domain::telemetry::traces::{Part, Span};
+use domain::{Platform, in_time};
 use runner::{Ended, Failure, Frame, Isolation, Limits, Log, ResultFrame, Run, Start, Template, WorkflowRef};
+use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tracing::Instrument as _;
 
 use crate::calls::{self, Caller};
 use crate::enclosure::MAX_PROCESSES;
+use crate::known::Handed;
 use crate::record::{Finished, Recorder};
 use crate::slots::Slot;
 use crate::stop::Stop;
 use crate::templates::Templates;
 use crate::trace::AttemptTrace;
-use crate::transcript::Transcript;
+use crate::transcript::{MARKER, Transcript};
+
+mod outcome;
 
 /// From the request to end until the kill.
 const GRACE: Duration = Duration::from_secs(3);
@@ -37,6 +39,8 @@ const FLUSH_LINES: usize = 1_000;
 const FLUSH_PERIOD: Duration = Duration::from_millis(100);
 /// Pause before what was given back is taken again.
 const GIVEN_BACK: Duration = Duration::from_secs(1);
+/// What a person reads of a run whose secret cannot be had.
+const DOES_NOT_OPEN: &str = "what the run was handed by the one that started it does not open: SECRETS_MASTER_KEY must still hold the key it was sealed with";
 const MAX_RESULT: u64 = 16 * 1024 * 1024;
 const MAX_OPEN_FILES: u64 = 1_024;
 /// The kernel counts processes per user: [`MAX_PROCESSES`] where a run has its own, and this where it shares one with all.
@@ -61,7 +65,7 @@ enum End {
     Stopped(Reason),
     /// It could not be started.
     NotStarted(Failure),
-    /// This machine does not have the packages it needs: another may, or this one later.
+    /// This machine does not have now what it needs, such as packages: another may, or this one later.
     GivenBack,
     /// Its fence is lost: nothing of it counts.
     Fenced,
@@ -115,6 +119,8 @@ struct Attempt<'a> {
     caller: Arc<Caller>,
     transcript: Transcript,
     pending: Vec<logs::Line>,
+    /// What it gets in the place of the parameters that are shown.
+    handed: Option<Handed>,
     /// Trace context of the run.
     traceparent: Option<String>,
 }
@@ -129,15 +135,19 @@ impl<'a> Attempt<'a> {
             caller: Arc::new(caller),
             transcript: Transcript::new(claimed),
             pending: Vec::new(),
+            handed: None,
         }
     }
 
     async fn drive(&mut self, stop: &Stop) -> End {
-        let template = tokio::select! {
-            template = self.engine.templates.with_packages(self.claimed.environment_version) => template,
+        let prepared = tokio::select! {
+            prepared = self.prepare() => prepared,
             why = stopped(stop) => return why.map_or(End::Fenced, End::Stopped),
         };
-        let Some(template) = template else { return End::GivenBack };
+        let template = match prepared {
+            Ok(template) => template,
+            Err(end) => return end,
+        };
         self.caller.runs_in(template.workspace());
         let process = self.step("process");
         let started = tokio::select! {
@@ -147,11 +157,49 @@ impl<'a> Attempt<'a> {
         match started {
             Ok(mut run) => {
                 drop(process);
-                self.caller.share_mask(run.0.kept());
+                self.caller.share_known(run.0.kept());
+                for secret in self.handed.iter().flat_map(|handed| &handed.secrets) {
+                    self.caller.remember_secret(secret);
+                }
                 let _call = self.step("call");
                 self.follow(run, stop).await
             }
             Err(failure) => End::NotStarted(failure),
+        }
+    }
+
+    /// Gets what a process is started with: the packages, what was sealed for the run, what earlier attempts have logged.
+    async fn prepare(&mut self) -> Result<Arc<Template>, End> {
+        let packages = self.engine.templates.with_packages(self.claimed.environment_version);
+        let template = packages.await.ok_or(End::GivenBack)?;
+        self.handed = self.open().await?;
+        if self.claimed.last_sequence > 0 {
+            let stored = logs::stored(&self.engine.platform.db, self.claimed.id, MARKER);
+            let stored = in_time(claim::PATIENCE, stored).await.map_err(|error| {
+                tracing::warn!(%error, "cannot ask what earlier attempts have logged, giving it back");
+                End::GivenBack
+            })?;
+            self.transcript.follow(stored);
+        }
+        Ok(template)
+    }
+
+    /// What the run that started this one has handed to it beside what is shown.
+    async fn open(&self) -> Result<Option<Handed>, End> {
+        let platform = &self.engine.platform;
+        let broken = || End::NotStarted(failure("WorkerCrash", DOES_NOT_OPEN));
+        let opened = sealed::open(&platform.db, &platform.vault, self.claimed);
+        match in_time(claim::PATIENCE, opened).await {
+            Ok(None) => Ok(None),
+            Ok(Some(plain)) => Handed::read(&plain).map(Some).map_err(|_| broken()),
+            Err(error) if error.is_unavailable() => {
+                tracing::warn!(%error, "cannot open what a run was handed, giving it back");
+                Err(End::GivenBack)
+            }
+            Err(error) => {
+                tracing::error!(%error, "what a run was handed does not open");
+                Err(broken())
+            }
         }
     }
 
@@ -205,6 +253,10 @@ impl<'a> Attempt<'a> {
             is_active: claimed.organization_is_active.unwrap_or(false),
         });
         let workflow = claimed.path.as_deref().zip(claimed.function_name.as_deref());
+        let parameters: &RawValue = match &self.handed {
+            Some(handed) => &handed.parameters,
+            None => &claimed.parameters,
+        };
         let start = Start {
             execution_id: &id,
             attempt: claimed.attempt,
@@ -219,7 +271,7 @@ impl<'a> Attempt<'a> {
                 Kind::Workflow => runner::Kind::Workflow,
                 Kind::DataProvider => runner::Kind::DataProvider,
             },
-            parameters: &claimed.parameters,
+            parameters,
             startup: claimed.startup.as_ref().map(|startup| &*startup.0),
             context: runner::Context {
                 user_id: &user_id,
@@ -354,105 +406,6 @@ impl<'a> Attempt<'a> {
             lines: std::mem::take(&mut self.pending),
         })
     }
-
-    fn outcome(&mut self, end: End, took: Duration) -> Outcome {
-        let mut outcome = Outcome {
-            id: self.claimed.id,
-            attempt: self.claimed.attempt,
-            status: Status::Failed,
-            retry_in: Duration::ZERO,
-            is_given_back: false,
-            result: None,
-            result_type: None,
-            error_message: None,
-            error_type: None,
-            is_user_error: false,
-            variables: None,
-            duration_ms: i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
-            peak_memory_bytes: None,
-            cpu_total_seconds: None,
-            lines: self.batch(),
-        };
-        match end {
-            End::Result(frame) => self.returned(&mut outcome, *frame),
-            End::Died(ended) => {
-                let (kind, message) = why_it_died(&ended, self.engine.platform.settings.run_memory_mb);
-                outcome.peak_memory_bytes = Some(ended.usage.peak_memory_bytes);
-                outcome.cpu_total_seconds = Some(ended.usage.cpu_seconds);
-                self.failed(&mut outcome, failure(kind, &message));
-            }
-            End::NotStarted(failure) => self.failed(&mut outcome, failure),
-            End::Stopped(Reason::TimedOut) => {
-                let message = format!("did not end within {} s", self.claimed.timeout_seconds);
-                self.failed(&mut outcome, failure("TimeoutError", &message));
-                if outcome.status == Status::Failed {
-                    outcome.status = Status::Timeout;
-                }
-            }
-            End::Stopped(Reason::Cancelled) => outcome.status = Status::Cancelled,
-            End::Stopped(Reason::ShutDown) => {
-                self.failed(
-                    &mut outcome,
-                    failure("WorkerLost", "the worker was stopped before the run had ended"),
-                );
-            }
-            End::GivenBack => {
-                outcome.status = Status::Pending;
-                outcome.retry_in = GIVEN_BACK;
-                outcome.is_given_back = true;
-            }
-            End::Fenced => unreachable!("a fenced attempt has no outcome"),
-        }
-        outcome
-    }
-
-    fn returned(&self, outcome: &mut Outcome, frame: ResultFrame) {
-        if let Some(usage) = frame.usage {
-            outcome.peak_memory_bytes = Some(usage.peak_memory_bytes);
-            outcome.cpu_total_seconds = Some(usage.cpu_seconds);
-        }
-        outcome.variables =
-            frame.variables.map(|variables| self.caller.with_mask(|mask| mask.json(variables)));
-        outcome.status = match frame.outcome {
-            runner::Outcome::Failed if frame.error.is_none() && sabotage::is(Fault::UnknownStatus) => {
-                Status::Success
-            }
-            runner::Outcome::Success => Status::Success,
-            runner::Outcome::CompletedWithErrors => Status::CompletedWithErrors,
-            runner::Outcome::Failed => {
-                let unknown = || failure("WorkerCrash", "the run ended with an unknown outcome");
-                return self.failed(outcome, frame.error.unwrap_or_else(unknown));
-            }
-        };
-        outcome.result_type = frame.result_type;
-        outcome.result = frame.result.map(|result| self.caller.with_mask(|mask| mask.json(result)));
-    }
-
-    /// A failure, or another attempt if the policy grants one.
-    fn failed(&self, outcome: &mut Outcome, failure: Failure) {
-        if let Some(pause) = self.retry(&failure) {
-            outcome.status = Status::Pending;
-            outcome.retry_in = pause;
-        }
-        outcome.error_message = Some(self.caller.with_mask(|mask| mask.text(&failure.message).into_owned()));
-        outcome.error_type = Some(failure.kind);
-        outcome.is_user_error = failure.user_error;
-    }
-
-    fn retry(&self, failure: &Failure) -> Option<Duration> {
-        let policy = self.claimed.retry_policy.as_ref()?;
-        if self.claimed.attempt >= self.claimed.max_attempts || failure.user_error {
-            return None;
-        }
-        let named = |name: &String| *name == failure.kind || failure.mro.contains(name);
-        let listed = match &policy.retry_on {
-            Some(names) => failure.kind == "WorkerLost" || names.iter().any(named),
-            None => failure.kind != "TimeoutError",
-        };
-        // ± 20 %, so that what failed together does not come back together.
-        let jitter = 0.8 + 0.4 * f64::from(self.claimed.id.0.as_bytes()[14]) / 255.0;
-        listed.then(|| policy.pause_after(self.claimed.attempt).mul_f64(jitter))
-    }
 }
 
 /// Waits until the run is to be stopped; `None`: its fence is lost.
@@ -461,33 +414,6 @@ async fn stopped(stop: &Stop) -> Option<Reason> {
         () = stop.fenced.cancelled() => None,
         () = stop.cancelled.cancelled() => Some(Reason::Cancelled),
         () = stop.shut_down.cancelled() => Some(Reason::ShutDown),
-    }
-}
-
-fn why_it_died(ended: &Ended, memory_mb: u64) -> (&'static str, String) {
-    const SIGKILL: i32 = 9;
-    const SIGXCPU: i32 = 24;
-    const SIGXFSZ: i32 = 25;
-    if ended.broke_protocol {
-        return ("WorkerCrash", "the run wrote to its connection to the worker".into());
-    }
-    if ended.out_of_memory {
-        let message = format!(
-            "the run and what it had started held more memory together than they may: {memory_mb} MiB (RUN_MEMORY_MB)"
-        );
-        return ("ResourceLimit", message);
-    }
-    match (ended.code, ended.signal) {
-        (Some(code), _) => {
-            ("NoResult", format!("the process ended with exit code {code} before the workflow returned"))
-        }
-        (_, Some(SIGXCPU)) => ("ResourceLimit", "the run used more CPU time than it may".into()),
-        (_, Some(SIGXFSZ)) => ("ResourceLimit", "the run wrote a larger file than it may".into()),
-        (_, Some(SIGKILL)) => {
-            ("WorkerCrash", "the process was killed (signal 9), most likely for want of memory".into())
-        }
-        (_, Some(signal)) => ("WorkerCrash", format!("the process was ended by signal {signal}")),
-        (None, None) => ("WorkerCrash", "the process ended without a result".into()),
     }
 }
 
@@ -514,5 +440,6 @@ fn running(claimed: &Claimed) -> Update {
         error_type: None,
         is_user_error: false,
         last_sequence: None,
+        transient: claimed.transient,
     }
 }

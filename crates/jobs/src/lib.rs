@@ -20,6 +20,7 @@ mod cron;
 mod enclosure;
 mod execute;
 mod git;
+mod known;
 mod mask;
 mod packages;
 mod patience;

@@ -46,7 +46,10 @@ impl Mask {
     /// Adds a value that was handed to the run.
     pub(crate) fn add(&mut self, value: &str) {
         let lines = value.lines().filter(|line| line.len() >= SHORTEST_LINE && line.len() < value.len());
-        let values = std::iter::once(value).filter(|value| value.len() >= SHORTEST).chain(lines);
+        // Also without the blanks around it: who reads a secret from a file or a form strips it first.
+        let stripped = Some(value.trim()).filter(|stripped| stripped.len() < value.len());
+        let whole = std::iter::once(value).chain(stripped).filter(|value| value.len() >= SHORTEST);
+        let values = whole.chain(lines);
         let mut forms: Vec<String> = values.flat_map(forms_of).collect();
         // Text in JSON within JSON is escaped twice, and once more where that is part of a result.
         for _ in 0..ESCAPES {
@@ -298,6 +301,30 @@ mod tests {
         let mut mask = Mask::default();
         mask.add("-----BEGIN KEY-----\nMIIEvQIBADANBgkq\n-----END KEY-----\n");
         assert_eq!(mask.text("1: MIIEvQIBADANBgkq"), "1: ***");
+    }
+
+    #[test]
+    fn a_secret_is_masked_without_the_blanks_around_it_as_well() {
+        for (secret, stripped) in
+            [("hunter2\n", "hunter2"), (" long-token ", "long-token"), ("\r\n\tp w\u{a0}", "p w")]
+        {
+            let mut mask = Mask::default();
+            mask.add(secret);
+            let is_long_enough = stripped.len() >= SHORTEST;
+            for written in [
+                stripped.to_owned(),
+                format!("user:{stripped}"),
+                percent_encoded(stripped, "-._~"),
+                STANDARD.encode(stripped),
+                URL_SAFE_NO_PAD.encode(stripped),
+                serde_json::json!({ "secret": stripped }).to_string(),
+            ] {
+                let masked = mask.text(&written).into_owned();
+                assert_eq!(masked.contains(MASK), is_long_enough, "{written:?} became {masked:?}");
+                assert!(!is_long_enough || !masked.contains(stripped), "{written:?} became {masked:?}");
+            }
+            assert_eq!(mask.text(&format!("<{secret}>")), "<***>", "as it is");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The transcript of one run: numbers its lines, masks secrets, keeps within the limits.
+//! The transcript of one run: numbers its lines, masks secrets, keeps within the limits, which hold for all attempts together.
 
 use chrono::{DateTime, Utc};
 use domain::executions::claim::Claimed;
@@ -11,7 +11,9 @@ use crate::mask::Mask;
 /// Lines of one execution, at most.
 const MAX_LINES: i64 = 20_000;
 /// Bytes of messages and data of one execution, at most.
-const MAX_BYTES: usize = 10 * 1024 * 1024;
+const MAX_BYTES: i64 = 10 * 1024 * 1024;
+/// The last line of an execution that has more to say.
+pub(crate) const MARKER: &str = "log limit reached, later lines are not kept";
 /// Levels that readers without platform rights do not see.
 const HIDDEN: [&str; 2] = ["DEBUG", "TRACEBACK"];
 const LEVELS: [&str; 6] = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "TRACEBACK"];
@@ -22,7 +24,7 @@ pub(crate) struct Transcript {
     attempt: i32,
     sequence: i64,
     user_sequence: i64,
-    bytes: usize,
+    bytes: i64,
     full: bool,
 }
 
@@ -33,8 +35,14 @@ impl Transcript {
             sequence: claimed.last_sequence,
             user_sequence: claimed.last_user_sequence,
             bytes: 0,
-            full: false,
+            full: claimed.last_sequence >= MAX_LINES,
         }
+    }
+
+    /// Counts what earlier attempts have stored.
+    pub(crate) fn follow(&mut self, earlier: logs::Stored) {
+        self.bytes += earlier.bytes;
+        self.full |= earlier.is_full;
     }
 
     /// The line with its numbers; `None` once the limit is reached, after one line that says so.
@@ -45,15 +53,11 @@ impl Transcript {
         // Output without line ends arrives in pieces, and a secret may lie across two of them.
         let message = mask.piece(&log.message, log.goes_on, log.continues).into_owned();
         let data = log.data.map(|data| Json(mask.json(data)));
-        self.bytes += message.len() + data.as_ref().map_or(0, |data| data.get().len());
+        let bytes = message.len() + data.as_ref().map_or(0, |data| data.get().len());
+        self.bytes = self.bytes.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
         if self.sequence + 1 >= MAX_LINES || self.bytes > MAX_BYTES {
             self.full = true;
-            return Some(self.number(
-                "WARNING".into(),
-                "log limit reached, later lines are not kept".into(),
-                None,
-                Utc::now(),
-            ));
+            return Some(self.number("WARNING".into(), MARKER.into(), None, Utc::now()));
         }
         let level = if LEVELS.contains(&log.level.as_str()) { log.level } else { "INFO".into() };
         let at = DateTime::from_timestamp_micros(log.at).unwrap_or_else(Utc::now);
@@ -84,5 +88,48 @@ impl Transcript {
             data,
             logged_at,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(attempt: i32, last_sequence: i64, earlier: logs::Stored) -> Transcript {
+        let full = last_sequence >= MAX_LINES;
+        let mut transcript =
+            Transcript { attempt, sequence: last_sequence, user_sequence: last_sequence, bytes: 0, full };
+        transcript.follow(earlier);
+        transcript
+    }
+
+    /// Messages of the lines that are kept when so many of this length are said.
+    fn say(transcript: &mut Transcript, lines: usize, length: usize) -> Vec<String> {
+        let mut mask = Mask::default();
+        let log = || Log {
+            level: "INFO".into(),
+            message: "x".repeat(length),
+            data: None,
+            at: 0,
+            continues: false,
+            goes_on: false,
+        };
+        (0..lines).filter_map(|_| transcript.line(log(), &mut mask)).map(|line| line.message).collect()
+    }
+
+    #[test]
+    fn limits_go_on_where_earlier_attempts_have_stopped() {
+        let stored = |bytes, is_full| logs::Stored { bytes, is_full };
+        // Of the number of lines.
+        let kept = say(&mut attempt(2, MAX_LINES - 3, stored(0, false)), 5, 1);
+        assert_eq!(kept, ["x", "x", MARKER]);
+        assert!(say(&mut attempt(3, MAX_LINES, stored(0, true)), 5, 1).is_empty());
+        // Of bytes.
+        let kept = say(&mut attempt(2, 10, stored(MAX_BYTES - 2_500, false)), 5, 1_000);
+        assert_eq!((kept.len(), kept[2].as_str()), (3, MARKER));
+        assert!(
+            say(&mut attempt(3, 13, stored(MAX_BYTES - 500, true)), 5, 1).is_empty(),
+            "one marker is enough"
+        );
     }
 }

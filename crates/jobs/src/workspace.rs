@@ -2,7 +2,10 @@
 //!
 //! A change, also of the packages, starts the next template while the old one finishes its runs.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,7 +149,7 @@ impl Indexer {
             return Ok(());
         }
         let index = index(&self.platform.settings, &root).await?;
-        let generation = generation(&index, &root);
+        let generation = generation(&index, &root)?;
         if self.template_is_gone()
             || !self.has_packages(&environment)
             || self.templates.borrow().as_ref().is_none_or(|t| t.generation() != generation)
@@ -271,18 +274,29 @@ async fn index(settings: &Settings, root: &Path) -> anyhow::Result<Index> {
 
 /// Names the state of the workspace: its Python files and their content, and the tree they are in. Runs of a template see
 /// the tree that it was started in, and no other (ADR 43).
-fn generation(index: &Index, root: &Path) -> String {
-    let mut files: Vec<_> = index.files.iter().map(|file| (&file.path, &file.sha256)).collect();
-    files.sort();
+fn generation(index: &Index, root: &Path) -> std::io::Result<String> {
+    let mut files: BTreeMap<_, _> =
+        index.files.iter().map(|file| (PathBuf::from(&file.path), file.sha256.clone())).collect();
+    // What holds no workflows, for its name begins with `_`, is imported by those that do.
+    walk(root, is_python, |path, _| {
+        let inside = path.strip_prefix(root).unwrap_or(&path).to_owned();
+        if let Entry::Vacant(helper) = files.entry(inside) {
+            // What cannot be read cannot be imported.
+            helper.insert(
+                std::fs::read(&path).map(|content| hex::encode(Sha256::digest(content))).unwrap_or_default(),
+            );
+        }
+        Ok(())
+    })?;
     let mut digest = Sha256::new();
     digest.update(root.as_os_str().as_encoded_bytes());
     for (path, content) in files {
         digest.update([0]);
-        digest.update(path);
+        digest.update(path.as_os_str().as_encoded_bytes());
         digest.update([0]);
         digest.update(content);
     }
-    hex::encode(&digest.finalize()[..16])
+    Ok(hex::encode(&digest.finalize()[..16]))
 }
 
 fn is_python(name: &str) -> bool {
@@ -292,9 +306,31 @@ fn is_python(name: &str) -> bool {
 /// Path, size and time of every file of these names: cheap to take, and different after any change.
 fn fingerprint(root: &Path, wanted: fn(&str) -> bool) -> std::io::Result<String> {
     let mut digest = Sha256::new();
+    walk(root, wanted, |path, metadata| {
+        digest.update(path.as_os_str().as_encoded_bytes());
+        digest.update(metadata.len().to_le_bytes());
+        let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        digest.update(modified.as_nanos().to_le_bytes());
+        Ok(())
+    })?;
+    Ok(hex::encode(digest.finalize()))
+}
+
+/// Shows every file of these names, in a stable order.
+fn walk(
+    root: &Path,
+    wanted: fn(&str) -> bool,
+    mut show: impl FnMut(PathBuf, Metadata) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        let mut entries: Vec<_> = std::fs::read_dir(&folder)?.flatten().collect();
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if folder == root => return Err(error),
+            // It vanished meanwhile, or nothing in it can be imported either.
+            Err(_) => continue,
+        };
+        let mut entries: Vec<_> = entries.flatten().collect();
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
             let name = entry.file_name();
@@ -303,14 +339,11 @@ fn fingerprint(root: &Path, wanted: fn(&str) -> bool) -> std::io::Result<String>
             if metadata.is_dir() && !hidden {
                 folders.push(entry.path());
             } else if name.to_str().is_some_and(wanted) {
-                digest.update(entry.path().as_os_str().as_encoded_bytes());
-                digest.update(metadata.len().to_le_bytes());
-                let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                digest.update(modified.as_nanos().to_le_bytes());
+                show(entry.path(), metadata)?;
             }
         }
     }
-    Ok(hex::encode(digest.finalize()))
+    Ok(())
 }
 
 fn watch_files(workspace: &Path, root: &Path, told: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {

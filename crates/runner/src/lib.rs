@@ -15,8 +15,8 @@ mod template;
 pub use folders::remove_left_over;
 pub use isolation::{Enclosure, Piece, RunAs, Together, probe};
 pub use protocol::{
-    Call, Context, Failure, Frame, Kind, Limits, Log, Organization, Outcome, ResultFrame, Start, Usage,
-    WorkflowRef,
+    Call, Context, Failure, Frame, Kind, Limits, Log, MAX_FRAME, Organization, Outcome, ResultFrame, Start,
+    Usage, WorkflowRef,
 };
 pub use run::{Ended, Replier, Run};
 pub use template::{Config, Isolation, Ready, Template};

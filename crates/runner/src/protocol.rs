@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use crate::Error;
 
 /// Longest frame; a longer one is a broken or hostile peer. A result of 16 MiB fits, with its variables.
-pub(crate) const MAX_FRAME: usize = 20 * 1024 * 1024;
+pub const MAX_FRAME: usize = 20 * 1024 * 1024;
 const HEADER: usize = 4;
 
 /// What a run begins with.

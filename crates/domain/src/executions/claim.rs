@@ -44,7 +44,11 @@ pub struct Claimed {
     pub script_name: Option<String>,
     /// The form that was submitted.
     pub form_id: Option<Uuid>,
+    /// Kept out of lists, histories and metrics.
+    pub transient: bool,
     pub parameters: Json<RawJson>,
+    /// What it runs with instead, for [`super::sealed::open`].
+    pub sealed_parameters: Option<Vec<u8>>,
     pub startup: Option<Json<RawJson>>,
     pub executed_by: UserId,
     pub executed_by_name: String,
@@ -107,7 +111,8 @@ macro_rules! claim {
                    o.name AS "organization_name?", o.is_active AS "organization_is_active?",
                    e.workflow_id AS "workflow_id?: WorkflowId", e.workflow_name AS "workflow_name!",
                    w.path AS "path?", w.function_name AS "function_name?", w.isolation AS "isolation?",
-                   e.code, e.script_name, e.form_id, e.parameters AS "parameters!: Json<RawJson>", e.startup AS "startup?: Json<RawJson>",
+                   e.code, e.script_name, e.form_id, e.transient AS "transient!", e.parameters AS "parameters!: Json<RawJson>", e.sealed_parameters,
+                   e.startup AS "startup?: Json<RawJson>",
                    e.executed_by AS "executed_by!: UserId", e.executed_by_name AS "executed_by_name!",
                    e.executed_by_email AS "executed_by_email!", e.is_platform_admin AS "is_platform_admin!",
                    e.is_function_key AS "is_function_key!",

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::RawJson;
 use crate::id::{ExecutionId, OrgId};
-use crate::{OrgTx, Result, SystemTx};
+use crate::{Db, OrgTx, Result, SystemScope, SystemTx};
 
 /// A line as stored and streamed.
 #[derive(Debug, Clone)]
@@ -125,6 +125,36 @@ impl Columns {
 /// PostgreSQL's text holds no NUL.
 pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// What is stored of an execution's lines, as far as limits count it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Bytes of messages and data.
+    pub bytes: i64,
+    /// Whether one of them says that later ones are not kept.
+    pub is_full: bool,
+}
+
+/// What is stored of an execution's lines; `marker` is the message of the line that says that later ones are not kept.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn stored(db: &Db, execution: ExecutionId, marker: &str) -> Result<Stored> {
+    const SCOPE: SystemScope =
+        SystemScope::because("a worker counts what earlier attempts of a run have logged, whoever's it is");
+    let mut conn = db.system(&SCOPE).await?;
+    Ok(sqlx::query_as!(
+        Stored,
+        r#"SELECT COALESCE(sum(octet_length(message) + COALESCE(octet_length(data::text), 0)), 0)::bigint AS "bytes!",
+               COALESCE(bool_or(level = 'WARNING' AND message = $2), FALSE) AS "is_full!"
+           FROM execution_logs
+           WHERE execution_id = $1"#,
+        execution as _,
+        marker,
+    )
+    .fetch_one(&mut *conn)
+    .await?)
 }
 
 /// The last line of the attempts before this one, in the reader's own counting; 0 if there is none.

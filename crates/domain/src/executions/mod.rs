@@ -47,6 +47,7 @@ pub mod logs;
 mod queue;
 pub mod read;
 pub mod reap;
+pub mod sealed;
 pub mod stuck;
 pub mod submit;
 pub mod sweep;

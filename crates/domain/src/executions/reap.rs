@@ -40,6 +40,8 @@ pub struct Reaped {
     pub started_at: Option<DateTime<Utc>>,
     /// End.
     pub completed_at: Option<DateTime<Utc>>,
+    /// Kept out of lists, histories and metrics.
+    pub transient: bool,
 }
 
 /// Ends or re-queues what nobody runs any more. Safe on every replica at once: rows are taken with
@@ -90,7 +92,8 @@ pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
            WHERE e.id = lost.id
            RETURNING e.id AS "id: ExecutionId", e.kind AS "kind: Kind", e.organization_id AS "organization_id: OrgId", e.workflow_name,
                e.executed_by AS "executed_by: UserId", e.executed_by_name, e.attempt, e.status AS "status: Status",
-               e.priority, lost.pause AS "pause_seconds!", e.error_type, e.error_message, e.started_at, e.completed_at"#,
+               e.priority, lost.pause AS "pause_seconds!", e.error_type, e.error_message, e.started_at, e.completed_at,
+               e.transient"#,
         BATCH,
     )
     .fetch_all(&mut *conn)

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::value::RawValue;
 use sqlx::PgConnection;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{RawJson, Status, limits};
+use super::{RawJson, Status};
 use crate::events::{Event, Events};
 use crate::gather::Gather;
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
@@ -26,6 +25,10 @@ use crate::telemetry::traces::{Part, Span};
 use crate::wakeup::{Wakeup, Wakeups};
 use crate::workflows::{RetryPolicy, Workflow};
 use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx, in_time};
+
+mod columns;
+
+use columns::Columns;
 
 const BATCH: usize = 256;
 /// How long the lane waits for PostgreSQL: it must not stand still for all because one connection is dead.
@@ -44,6 +47,8 @@ pub struct NewExecution {
     pub work: Work,
     /// Checked input, a JSON object.
     pub parameters: RawJson,
+    /// What it runs with instead ([`super::sealed::seal`]); then `parameters` only show it.
+    pub sealed_parameters: Option<Vec<u8>>,
     /// The form it came from.
     pub form_id: Option<Uuid>,
     /// What the form's launch workflow returned.
@@ -226,95 +231,6 @@ impl Entry {
     }
 }
 
-/// Columns of a batch, as arrays.
-#[derive(Default)]
-struct Columns {
-    ids: Vec<Uuid>,
-    organizations: Vec<Option<Uuid>>,
-    workflows: Vec<Option<Uuid>>,
-    names: Vec<String>,
-    codes: Vec<Option<String>>,
-    script_names: Vec<Option<String>>,
-    parameters: Vec<String>,
-    startups: Vec<Option<String>>,
-    forms: Vec<Option<Uuid>>,
-    parents: Vec<Option<Uuid>>,
-    transients: Vec<bool>,
-    function_keys: Vec<bool>,
-    users: Vec<Uuid>,
-    user_names: Vec<String>,
-    emails: Vec<String>,
-    admins: Vec<bool>,
-    priorities: Vec<i16>,
-    timeouts: Vec<i32>,
-    max_attempts: Vec<i32>,
-    retry_policies: Vec<Option<String>>,
-    traceparents: Vec<Option<String>>,
-    routes: Vec<Option<String>>,
-    keys: Vec<Option<String>>,
-    fingerprints: Vec<Option<Vec<u8>>>,
-    request_ids: Vec<Option<String>>,
-    audit_ids: Vec<Uuid>,
-    concurrency_keys: Vec<Option<String>>,
-    run_ats: Vec<Option<DateTime<Utc>>>,
-    awaited: Vec<bool>,
-    reruns: Vec<Option<Uuid>>,
-}
-
-impl Columns {
-    fn push(&mut self, scope: &OrgScope, owner: Option<OrgId>, new: &NewExecution) {
-        let actor = scope.actor();
-        let json = |raw: &RawValue| raw.get().to_owned();
-        self.ids.push(new.id.0);
-        self.organizations.push(owner.map(|org| org.0));
-        match &new.work {
-            Work::Workflow(workflow) => {
-                self.workflows.push(Some(workflow.id.0));
-                self.names.push(workflow.name.clone());
-                self.codes.push(None);
-                self.script_names.push(None);
-                self.timeouts.push(workflow.timeout_seconds);
-                self.max_attempts.push(workflow.max_attempts);
-                let policy =
-                    (workflow.max_attempts > 1).then(|| workflow.definition.get("retry_policy")).flatten();
-                self.retry_policies.push(policy.map(ToString::to_string));
-                self.concurrency_keys.push(limits::key_of(workflow, &new.parameters));
-            }
-            Work::Inline { code, script_name } => {
-                self.workflows.push(None);
-                self.names.push(script_name.clone());
-                self.codes.push(Some(code.clone()));
-                self.script_names.push(Some(script_name.clone()));
-                self.timeouts.push(1800);
-                self.max_attempts.push(1);
-                self.retry_policies.push(None);
-                self.concurrency_keys.push(None);
-            }
-        }
-        self.parameters.push(json(&new.parameters));
-        self.startups.push(new.startup.as_deref().map(json));
-        self.forms.push(new.form_id);
-        self.parents.push(new.parent_id.map(|id| id.0));
-        self.transients.push(new.transient);
-        self.function_keys.push(new.is_function_key);
-        self.users.push(actor.id.0);
-        self.user_names.push(actor.name.clone());
-        self.emails.push(actor.email.clone());
-        self.admins.push(actor.is_platform_admin);
-        self.priorities.push(new.priority);
-        self.traceparents.push(new.traceparent.clone());
-        let idempotency = new.idempotency.as_ref();
-        self.routes.push(idempotency.map(|i| i.route.to_string()));
-        self.keys.push(idempotency.map(|i| i.key.clone()));
-        self.fingerprints.push(idempotency.map(|i| i.fingerprint.clone()));
-        self.request_ids.push(scope.request_id().map(str::to_owned));
-        self.audit_ids.push(Uuid::now_v7());
-        self.run_ats.push(new.run_at);
-        self.awaited.push(new.is_awaited);
-        self.reruns.push(new.rerun_of.map(|id| id.0));
-    }
-}
-
 async fn write(db: &Db, batch: &[Entry]) -> Result<Vec<Result<Submitted>>> {
     let mut columns = Columns::default();
     batch.iter().for_each(|entry| columns.push(&entry.scope, entry.owner, &entry.new));
@@ -358,11 +274,12 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
                         $9::uuid[], $10::uuid[], $11::bool[], $12::uuid[], $13::text[], $14::text[], $15::bool[],
                         $16::smallint[], $17::int[], $18::int[], $19::text[], $20::text[], $21::text[], $22::text[],
                         $23::bytea[], $24::text[], $25::uuid[], $26::bool[], $27::text[], $28::timestamptz[], $29::bool[],
-                        $30::uuid[])
+                        $30::uuid[], $31::bytea[])
                     AS t (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
                         form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
                         priority, timeout_seconds, max_attempts, retry_policy, traceparent, route, key,
-                        fingerprint, request_id, audit_id, is_function_key, concurrency_key, run_at, is_awaited, rerun_of)
+                        fingerprint, request_id, audit_id, is_function_key, concurrency_key, run_at, is_awaited, rerun_of,
+                        sealed_parameters)
            ), keyed AS (
                INSERT INTO idempotency_keys (organization_id, user_id, route, key, fingerprint, execution_id)
                SELECT organization_id, executed_by, route, key, fingerprint, id FROM input WHERE key IS NOT NULL
@@ -380,11 +297,11 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
            INSERT INTO executions (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, startup,
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
                priority, timeout_seconds, max_attempts, retry_policy, traceparent, is_function_key, concurrency_key,
-               is_awaited, rerun_of, due_at, queue_rank)
+               is_awaited, rerun_of, sealed_parameters, due_at, queue_rank)
            SELECT id, organization_id, workflow_id, workflow_name, code, script_name, parameters::json, startup::json,
                form_id, parent_id, transient, executed_by, executed_by_name, executed_by_email, is_platform_admin,
                priority, timeout_seconds, max_attempts, retry_policy::json, traceparent, is_function_key, concurrency_key,
-               is_awaited, rerun_of, GREATEST(run_at, now()), GREATEST(run_at, now()) - make_interval(mins => priority)
+               is_awaited, rerun_of, sealed_parameters, GREATEST(run_at, now()), GREATEST(run_at, now()) - make_interval(mins => priority)
            -- Appending is a call: it happens only if its row is asked for.
            FROM accepted CROSS JOIN audited
            RETURNING id"#,
@@ -418,6 +335,7 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
         &c.run_ats as &[Option<DateTime<Utc>>],
         &c.awaited,
         &c.reruns as &[Option<Uuid>],
+        &c.sealed_parameters as &[Option<Vec<u8>>],
     )
     .fetch_all(conn)
     .await?;
@@ -469,6 +387,7 @@ impl NewExecution {
             id: ExecutionId::generate(),
             work,
             parameters,
+            sealed_parameters: None,
             form_id: None,
             startup: None,
             parent_id: None,

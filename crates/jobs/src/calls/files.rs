@@ -1,11 +1,14 @@
 //! `files.*` in the workspace: read and written here, for no run can open what belongs to single organizations.
 //!
 //! A run of an organization reads its organization's overlay in front of the shared files, and writes only there. One of
-//! no organization uses the shared files, where code and forms are for platform administrators.
+//! no organization uses the shared files, where code and forms are for platform administrators. It reads them in the tree that it is
+//! made of, so that all it reads is of one state; only what it has itself changed since another tree took that one's place, it reads
+//! where it wrote it.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +16,7 @@ use domain::Error;
 use domain::editor::MAX_FILE;
 use domain::forms::files::is_form_file;
 use domain::id::OrgId;
-use domain::workspace_files::{FilePath, Files, make_overlay};
+use domain::workspace_files::{Entry, FilePath, Files, make_overlay};
 use domain::workspace_trees::{self, OVERLAYS};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -50,7 +53,7 @@ pub(super) struct Folder {
 /// A piece of a file, how long the whole is, and a name for its state: pieces of two states make no file.
 pub(super) async fn read(caller: &Caller, args: Read) -> Answer {
     on_disk(caller, &args.path, move |places, path| {
-        let (piece, size, state) = places.first(|files| {
+        let (piece, size, state) = places.first(path, |files| {
             let (mut file, metadata) = files.open_file(path)?;
             file.seek(SeekFrom::Start(args.offset)).map_err(Error::internal)?;
             let mut piece = Vec::new();
@@ -75,6 +78,7 @@ pub(super) async fn write(caller: &Caller, args: Write) -> Answer {
     check_may_change(caller, &FilePath::parse(&args.path)?)?;
     on_disk(caller, &args.path, move |places, path| {
         places.writable()?.write(path, &bytes)?;
+        places.remember_change(path);
         Ok(Value::Null)
     })
     .await
@@ -88,6 +92,8 @@ pub(super) async fn delete(caller: &Caller, args: One) -> Answer {
             return Err(Error::Impossible(format!("{path} is a folder")));
         }
         files.remove(path)?;
+        drop(files);
+        places.remember_change(path);
         Ok(Value::Null)
     })
     .await
@@ -95,7 +101,7 @@ pub(super) async fn delete(caller: &Caller, args: One) -> Answer {
 
 /// Whether there is a file or a folder.
 pub(super) async fn exists(caller: &Caller, args: One) -> Answer {
-    on_disk(caller, &args.path, |places, path| match places.first(|files| files.entry(path)) {
+    on_disk(caller, &args.path, |places, path| match places.first(path, |files| files.entry(path)) {
         Ok(_) => Ok(true.into()),
         Err(Error::NotFound(_)) => Ok(false.into()),
         Err(error) => Err(error),
@@ -108,16 +114,32 @@ pub(super) async fn list(caller: &Caller, args: Folder) -> Answer {
     on_disk(caller, &args.directory, |places, folder| {
         let mut names = BTreeSet::new();
         let mut found = folder.is_root();
+        let shown = |entry: &Entry| {
+            (!entry.path.name().starts_with('.'))
+                .then(|| format!("{}{}", entry.path.name(), if entry.is_folder { "/" } else { "" }))
+        };
         for root in places.existing() {
             match Files::open(root)?.list(folder) {
                 Err(Error::NotFound(_)) => {}
                 Err(error) => return Err(error),
                 Ok(entries) => {
                     found = true;
-                    names.extend(entries.iter().filter(|entry| !entry.path.name().starts_with('.')).map(
-                        |entry| format!("{}{}", entry.path.name(), if entry.is_folder { "/" } else { "" }),
-                    ));
+                    names.extend(entries.iter().filter_map(shown));
                 }
+            }
+        }
+        for changed in places.changed_in(folder).iter().filter(|changed| *changed != folder) {
+            let entry = child_of(folder, changed);
+            match Files::open_workspace(&places.workspace)?.entry(&entry) {
+                Ok(entry) => {
+                    found = true;
+                    names.extend(shown(&entry));
+                }
+                // It was a file, and this run has removed it.
+                Err(Error::NotFound(_)) => {
+                    names.remove(entry.name());
+                }
+                Err(error) => return Err(error),
             }
         }
         if found { Ok(names.into_iter().collect()) } else { Err(Error::NotFound("folder")) }
@@ -132,6 +154,8 @@ struct Places {
     /// `None`: the workspace itself.
     overlay: Option<PathBuf>,
     workspace: PathBuf,
+    /// What the run has changed in another tree than the one it reads.
+    changed: Arc<Mutex<BTreeSet<FilePath>>>,
 }
 
 impl Places {
@@ -141,7 +165,7 @@ impl Places {
         let own: Option<OrgId> = caller.scope.owner()?;
         let overlay = own.map(|org| workspace.join(OVERLAYS).join(org.to_string()));
         let roots = overlay.iter().cloned().chain([shared]).collect();
-        Ok(Self { roots, overlay, workspace })
+        Ok(Self { roots, overlay, workspace, changed: caller.changed_elsewhere.clone() })
     }
 
     fn existing(&self) -> impl Iterator<Item = &PathBuf> {
@@ -149,14 +173,35 @@ impl Places {
     }
 
     /// What the first place that has it gives.
-    fn first<T>(&self, ask: impl Fn(&Files) -> Result<T, Error>) -> Result<T, Error> {
-        for root in self.existing() {
-            match ask(&Files::open(root)?) {
-                Err(Error::NotFound(_)) => {}
-                other => return other,
+    fn first<T>(&self, path: &FilePath, ask: impl Fn(&Files) -> Result<T, Error>) -> Result<T, Error> {
+        let changed = self.changed_in(path);
+        if !changed.contains(path) {
+            for root in self.existing() {
+                match ask(&Files::open(root)?) {
+                    Err(Error::NotFound(_)) => {}
+                    other => return other,
+                }
             }
         }
-        Err(Error::NotFound("file"))
+        // It, or something in it.
+        if changed.is_empty() {
+            return Err(Error::NotFound("file"));
+        }
+        ask(&Files::open_workspace(&self.workspace)?)
+    }
+
+    /// What is at this path or below, and was changed by the run in another tree than the one it reads.
+    fn changed_in(&self, path: &FilePath) -> BTreeSet<FilePath> {
+        let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.iter().filter(|changed| changed.is_in(path)).cloned().collect()
+    }
+
+    /// Remembers what was just changed, if that was in another tree than the one the run reads. Asked for afterwards: a tree takes
+    /// over what was changed in the one before it.
+    fn remember_change(&self, path: &FilePath) {
+        if self.overlay.is_none() && !self.roots.contains(&workspace_trees::current(&self.workspace)) {
+            self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        }
     }
 
     /// The place to write to. The overlay comes with its first file; nobody but us may enter the folder of overlays.
@@ -175,6 +220,15 @@ impl Places {
             None => Files::open_workspace(&self.workspace),
         }
     }
+}
+
+/// The entry of `folder` that leads to `path`, which is below it.
+fn child_of(folder: &FilePath, path: &FilePath) -> FilePath {
+    let mut child = path.clone();
+    while child.parent() != *folder {
+        child = child.parent();
+    }
+    child
 }
 
 /// Code and forms of the shared workspace are for platform administrators. A path as it was read, not as it was given: `x.py/.`

@@ -108,3 +108,37 @@ async fn failed_attempts_are_retried_as_the_policy_says() {
     assert_eq!((wrong.status, wrong.attempt), (Status::Failed, 1), "not listed in retry_on");
     engine.close().await;
 }
+
+#[tokio::test]
+async fn limits_of_the_log_hold_for_all_attempts_together() {
+    const LIMIT: &str = "log limit reached, later lines are not kept";
+    let source = "from bifrost import workflow\n\n@workflow(retry_policy={'max_attempts': 4, 'backoff': 0})\ndef says_many():\n    for n in range(9_000):\n        print(n)\n    raise ConnectionError('down')\n\n@workflow(retry_policy={'max_attempts': 4, 'backoff': 0})\ndef says_much():\n    for n in range(40):\n        print('x' * 100_000)\n    raise ConnectionError('down')\n";
+    let engine = Engine::on_files(&[("talks.py", source)]).await;
+    for workflow in ["says_many", "says_much"] {
+        let run = engine.run(&Engine::admin(), workflow, json!({})).await;
+        assert_eq!((run.status, run.attempt), (Status::Failed, 4), "{workflow}");
+        let lines = engine.lines(run.id).await;
+        let bytes: usize = lines.iter().map(|line| line.message.len()).sum();
+        let markers = lines.iter().filter(|line| line.message == LIMIT).count();
+        println!("{workflow}: {} lines, {bytes} bytes, {markers} marker over 4 attempts", lines.len());
+        assert!(lines.len() <= 20_000 && bytes <= (10 << 20) + LIMIT.len(), "{workflow}");
+        assert_eq!(markers, 1, "{workflow}");
+        let last = lines.last().expect("has lines");
+        assert_eq!((last.message.as_str(), last.attempt), (LIMIT, 3), "{workflow}");
+    }
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_run_cannot_claim_to_have_used_more_than_there_is() {
+    let source = "from bifrost import workflow\n\n@workflow()\ndef boasts():\n    import os, struct, time\n    said = b'{\"t\":\"result\",\"outcome\":\"success\",\"result\":1,\"usage\":{\"cpu_seconds\":1e300,\"peak_memory_bytes\":9223372036854775807}}'\n    os.write(200, struct.pack('>I', len(said)) + said)\n    time.sleep(30)\n";
+    let engine = Engine::on_files(&[("boasts.py", source)]).await;
+
+    let run = engine.run(&Engine::admin(), "boasts", json!({})).await;
+
+    assert_eq!((run.status, &result(&run)), (Status::Success, &json!(1)), "{:?}", run.error_message);
+    let (memory, cpu) =
+        (run.peak_memory_bytes.expect("is measured"), run.cpu_total_seconds.expect("is measured"));
+    assert!(memory <= 1 << 40 && cpu < 1e6, "{memory} bytes, {cpu} s");
+    engine.close().await;
+}

@@ -9,6 +9,7 @@ use domain::executions::Status;
 use domain::git::connect::{self, Wanted};
 use domain::git::merge;
 use domain::notifications;
+use domain::workspace_trees;
 use serde_json::{Value, json};
 use testkit::{Origin, eventually};
 
@@ -19,6 +20,30 @@ const READER: &str = "import os\nimport time\nfrom bifrost import files, workflo
     with open(os.path.join(os.path.dirname(__file__), 'three.txt')) as file:\n        third = file.read()\n    \
     import late\n\n    return {'numbers': [first, second, third], 'helper': helper.HALF, 'late': late.HALF}\n";
 const PULLS: u32 = 20;
+
+const WRITER: &str = r#"
+import asyncio
+import logging
+from bifrost import config, files, workflow
+
+@workflow()
+async def writes_over_an_exchange():
+    logging.getLogger(__name__).info("began")
+    while not await config.get("exchanged"):
+        await asyncio.sleep(0.01)
+    before = files.read("one.txt")
+    files.write("one.txt", "mine")
+    files.write("new/note.txt", "mine")
+    files.delete("two.txt")
+    root = list(files.list())
+    return {"before": before, "changed": [files.read("one.txt"), files.read("new/note.txt")], "other": files.read("three.txt"),
+            "listed": list(files.list("new")), "root": [name in root for name in ("new/", "one.txt", "two.txt")],
+            "there": [bool(files.exists(path)) for path in ("new", "new/note.txt", "new/none.txt", "two.txt")]}
+
+@workflow()
+async def tells():
+    await config.set("exchanged", True)
+"#;
 
 fn wanted(origin: &Origin) -> Wanted {
     Wanted { repo_url: origin.address(), branch: "main".into() }
@@ -147,5 +172,34 @@ async fn a_job_connects_the_workspace_and_tells_who_asked() {
     };
     eventually("the index of the new files", ask).await;
     assert_eq!(result(&engine.run(&scope, "answer", json!({})).await), Value::from(42));
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_reads_what_it_has_written_since_its_tree_was_exchanged_and_all_else_as_it_was() {
+    let first = [("writer.py", WRITER), ("one.txt", "0"), ("two.txt", "0"), ("three.txt", "0")];
+    let origin = Origin::with(&first);
+    let engine = Engine::with_settings(&first, |settings| settings.git_local_remotes = true).await;
+    let scope = Engine::admin();
+    connect::connect(&engine.platform, &scope, &wanted(&origin), None, |_| {}).await.expect("connects");
+    let run = engine.submit(&scope, "writes_over_an_exchange", json!({})).await;
+    engine.logged(run, "began").await;
+    origin.write(&[("one.txt", "1"), ("three.txt", "1")]);
+    origin.commit("second");
+    merge::pull(&engine.platform, &scope).await.expect("pulls");
+
+    engine.run(&scope, "tells", json!({})).await;
+    let run = engine.ended(run).await;
+
+    assert_eq!(run.status, Status::Success, "{:?}", run.error_message);
+    let expected = json!({
+        "before": "0", "changed": ["mine", "mine"], "other": "0", "listed": ["note.txt"], "root": [true, true, false],
+        "there": [true, true, false, false],
+    });
+    assert_eq!(result(&run), expected);
+    let now = workspace_trees::current(&engine.workspace);
+    let read = |path: &str| std::fs::read_to_string(now.join(path)).ok();
+    assert_eq!((read("one.txt").as_deref(), read("three.txt").as_deref()), (Some("mine"), Some("1")));
+    assert_eq!((read("new/note.txt").as_deref(), read("two.txt")), (Some("mine"), None));
     engine.close().await;
 }

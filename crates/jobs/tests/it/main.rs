@@ -1,7 +1,9 @@
 //! Tests of the engine with real Python processes, PostgreSQL, RabbitMQ and Redis.
 
+mod answers;
 mod calls;
 mod cgroups;
+mod children;
 mod cuts;
 mod endings;
 mod events;
