@@ -20,13 +20,13 @@ pub(crate) enum Frame {
 }
 
 /// The state of an execution.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct UpdateFrame {
     r#type: &'static str,
     #[serde(rename = "executionId")]
     execution_id: ExecutionId,
     status: Status,
-    /// Rises with every change of state.
+    /// Rises with every change of state; a frame that tells another place in the queue has that of the one before.
     pub(super) version: i64,
     /// Marks the state at joining; what happens follows.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -37,6 +37,10 @@ pub(crate) struct UpdateFrame {
     executed_by_name: String,
     started_at: Option<DateTime<Utc>>,
     completed_at: Option<DateTime<Utc>>,
+    /// From 1, while it waits: for followers of the execution alone.
+    #[serde(rename = "queuePosition", skip_serializing_if = "Option::is_none")]
+    queue_position: Option<i64>,
+    /// Runs are admitted by slots, so none ever waits for memory: no `memory_pressure`, and no figures of memory.
     #[serde(rename = "waitReason", skip_serializing_if = "Option::is_none")]
     wait_reason: Option<&'static str>,
     #[serde(flatten)]
@@ -44,7 +48,7 @@ pub(crate) struct UpdateFrame {
 }
 
 /// What an update says at the end only.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct End {
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<RawJson>,
@@ -99,6 +103,7 @@ impl UpdateFrame {
             executed_by_name: execution.executed_by_name.clone(),
             started_at: execution.started_at,
             completed_at: execution.completed_at,
+            queue_position: None,
             wait_reason: (execution.status == Status::Pending).then_some("queued"),
             end,
         }
@@ -107,6 +112,16 @@ impl UpdateFrame {
     /// The same, as the state at joining.
     pub(super) fn into_snapshot(self) -> Self {
         Self { snapshot: true, ..self }
+    }
+
+    /// Whether it tells of an execution that waits.
+    pub(super) fn is_pending(&self) -> bool {
+        self.status == Status::Pending
+    }
+
+    /// The same a moment later, at this place in the queue.
+    pub(super) fn at_position(&self, position: i64) -> Self {
+        Self { timestamp: Utc::now(), queue_position: Some(position), ..self.clone() }
     }
 
     /// What an event says.
@@ -131,6 +146,7 @@ impl UpdateFrame {
             executed_by_name: update.executed_by_name.clone(),
             started_at: update.started_at,
             completed_at: update.completed_at,
+            queue_position: None,
             wait_reason: (update.status == Status::Pending).then_some("queued"),
             end,
         }

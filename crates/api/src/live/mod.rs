@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use domain::events::{Event, Watch};
-use domain::executions::{Execution, list, logs};
+use domain::executions::{Execution, explain, list, logs};
 use domain::id::ExecutionId;
 use domain::{Error, OrgScope, Result};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::visibility::Reader;
@@ -27,6 +28,12 @@ use lines::Lines;
 
 /// How often the rows are looked at when nothing seems to be missing: a lost event costs this much.
 const RECONCILE: Duration = Duration::from_secs(2);
+/// The least between two looks at the place in the queue.
+const PLACE: Duration = Duration::from_secs(1);
+/// Looks for it at one time in this process.
+static LOOKS_AT_ONCE: Semaphore = Semaphore::const_new(4);
+/// How long one may take, for which everything else of its follower waits.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 /// How soon they are looked at when a line is held back.
 const GAP: Duration = Duration::from_millis(100);
 /// Lines read at once.
@@ -42,8 +49,21 @@ pub(crate) struct Follow {
     lines: Lines,
     /// Version of the last update told.
     version: i64,
+    /// While it waits.
+    waiting: Option<Waiting>,
     ready: VecDeque<Frame>,
     phase: Phase,
+}
+
+/// What a follower knows of an execution that waits.
+#[derive(Debug)]
+struct Waiting {
+    /// The update that told of it: told again with every other place in the queue.
+    update: Box<UpdateFrame>,
+    /// The place that was told.
+    position: Option<i64>,
+    /// When the place is looked at again.
+    look_at: Instant,
 }
 
 /// What the rows say.
@@ -72,14 +92,19 @@ impl Follow {
         let scope = scope.clone().widened();
         // Before the row is read: what happens in between is then among the events.
         let watch = app.platform.events.watch(id, true);
-        let mut tx = app.platform.db.begin(&scope).await?;
-        let execution = list::get(&mut tx, id).await?;
-        tx.commit().await?;
+        let execution = deadline::in_time(Box::pin(async {
+            let mut tx = app.platform.db.begin(&scope).await?;
+            let execution = list::get(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(execution)
+        }))
+        .await?;
         let reader = Reader::of(&scope);
-        let snapshot = UpdateFrame::of_row(&execution, reader).into_snapshot();
+        let update = UpdateFrame::of_row(&execution, reader);
         Ok(Self {
-            version: snapshot.version,
-            ready: VecDeque::from([Frame::Update(Box::new(snapshot))]),
+            version: update.version,
+            waiting: Waiting::since(&update),
+            ready: VecDeque::from([Frame::Update(Box::new(update.into_snapshot()))]),
             lines: Lines::after(reader, after),
             phase: Phase::CatchingUp,
             app,
@@ -98,10 +123,16 @@ impl Follow {
             match self.phase {
                 Phase::Ended => return None,
                 Phase::CatchingUp => self.catch_up().await,
-                Phase::Live(until) => tokio::select! {
-                    event = self.watch.next() => self.take(&event),
-                    () = tokio::time::sleep_until(until) => self.phase = Phase::CatchingUp,
-                },
+                Phase::Live(until) => {
+                    let look_at = self.waiting.as_ref().map_or(until, |waiting| waiting.look_at);
+                    tokio::select! {
+                        event = self.watch.next() => self.take(&event),
+                        () = tokio::time::sleep_until(until) => self.phase = Phase::CatchingUp,
+                        () = tokio::time::sleep_until(look_at), if self.waiting.is_some() => {
+                            self.look_at_position().await;
+                        }
+                    }
+                }
             }
         }
     }
@@ -188,10 +219,41 @@ impl Follow {
         }
     }
 
+    /// Tells the place in the queue if it is another than was told.
+    async fn look_at_position(&mut self) {
+        // Where much is followed the place is told less often: requests need the connections more.
+        let position = match LOOKS_AT_ONCE.try_acquire() {
+            Ok(_look) => {
+                let look =
+                    tokio::time::timeout(LOOK_PATIENCE, explain::position(&self.app.platform.db, self.id));
+                Box::pin(look).await.unwrap_or_else(|late| {
+                    Err(Error::Unavailable { service: "PostgreSQL", source: late.into() })
+                })
+            }
+            Err(_) => Ok(self.waiting.as_ref().and_then(|waiting| waiting.position)),
+        };
+        let Some(waiting) = &mut self.waiting else { return };
+        // From its end on: a slow answer must not make the next look follow at once.
+        waiting.look_at = Instant::now() + PLACE;
+        match position {
+            // What stands in no queue any more was claimed, and that is told elsewhere; or it is held back until it stands there again.
+            Ok(None) => waiting.position = None,
+            Ok(Some(position)) if waiting.position == Some(position) => {}
+            Ok(Some(position)) => {
+                waiting.position = Some(position);
+                self.ready.push_back(Frame::Update(Box::new(waiting.update.at_position(position))));
+            }
+            Err(error) => {
+                tracing::debug!(execution.id = %self.id, %error, "cannot tell the place in the queue, trying again");
+            }
+        }
+    }
+
     /// Tells a change of state, unless a later one was told.
     fn tell(&mut self, update: UpdateFrame) {
         if update.version > self.version {
             self.version = update.version;
+            self.waiting = Waiting::since(&update);
             self.ready.push_back(Frame::Update(Box::new(update)));
         }
     }
@@ -200,5 +262,16 @@ impl Follow {
         let id = self.id;
         self.ready
             .extend(self.lines.drain().map(|(sequence, line)| Frame::Log(LogFrame::new(id, sequence, line))));
+    }
+}
+
+impl Waiting {
+    /// What is known from this update on, if it tells of an execution that waits.
+    fn since(update: &UpdateFrame) -> Option<Self> {
+        update.is_pending().then(|| Self {
+            update: Box::new(update.clone()),
+            position: None,
+            look_at: Instant::now(),
+        })
     }
 }

@@ -95,9 +95,10 @@ impl Channel {
     }
 
     /// Whether a change of state is told to this listener of a history: users hear of their own runs only, unless a role
-    /// opens those of the organization.
+    /// opens those of the organization, and nobody of transient ones.
     pub(super) fn tells(self, update: &Update, principal: &Principal) -> bool {
         self == Self::History(update.org_id)
+            && !update.transient
             && (principal.is_superuser
                 || update.executed_by == principal.user_id
                 || principal.permissions.holds(Permission::ExecutionsRead))

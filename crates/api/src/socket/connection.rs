@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
-use domain::Result;
 use domain::events::{Event, News, Notice, Progress};
 use domain::id::ExecutionId;
 use domain::notifications::Notification;
+use domain::{Error, Result};
 use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -50,7 +50,10 @@ struct Request {
 }
 
 /// Grants what may be granted of the channels asked for; the rest is left out.
-pub(super) async fn join_channels(app: &AppState, listener: &Listener, names: &[String]) -> Joined {
+///
+/// # Errors
+/// What keeps an execution from being looked at: whoever is not told so would take it for a refusal and never ask again.
+pub(super) async fn join_channels(app: &AppState, listener: &Listener, names: &[String]) -> Result<Joined> {
     let own = Channel::User(listener.principal.user_id);
     let mut channels = HashSet::from([own]);
     let mut granted = vec![own.to_string()];
@@ -63,16 +66,17 @@ pub(super) async fn join_channels(app: &AppState, listener: &Listener, names: &[
         if let Channel::Execution(id) = channel {
             match Follow::open(app.clone(), &listener.scope, id, 0).await {
                 Ok(follow) => follows.push((id, follow)),
-                Err(_) => {
+                Err(Error::NotFound(_) | Error::Forbidden(_)) => {
                     channels.remove(&channel);
                     continue;
                 }
+                Err(error) => return Err(error),
             }
         }
         granted.push(channel.to_string());
     }
     let hello = json!({"type": "connected", "channels": granted, "userId": listener.principal.user_id});
-    Joined { hello, channels, follows }
+    Ok(Joined { hello, channels, follows })
 }
 
 /// Grants one execution, or refuses the whole connection.

@@ -52,7 +52,7 @@ pub(crate) async fn connect(
     let listener = admit(&app, &headers).await;
     let channels = requested_channels(&uri);
     accept(app, upgrade, listener, move |app, listener| async move {
-        Ok(connection::join_channels(&app, &listener, &channels).await)
+        connection::join_channels(&app, &listener, &channels).await.map_err(refusal)
     })
 }
 

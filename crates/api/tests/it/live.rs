@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::executions::claim::Claimed;
-use domain::executions::{finish::Outcome, logs, reap};
+use domain::executions::{Status, explain, finish::Outcome, logs, reap};
+use domain::id::ExecutionId;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use testkit::{Client, Socket};
 
-use crate::support::{Replica, Worker, World, batch, lines, shown_to_users, success};
+use crate::support::{Replica, Worker, World, batch, failure, lines, shown_to_users, success};
 
 const LINES: i64 = 2_000;
 
@@ -218,5 +220,120 @@ async fn a_script_follows_by_server_sent_events_and_resumes() {
     let last = reply.body.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().expect("data");
     let last: Value = serde_json::from_str(last).expect("JSON");
     assert_eq!((&last["type"], &last["status"]), (&json!("execution_update"), &json!("Success")));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_follower_of_what_waits_hears_its_place_in_the_queue_as_it_changes() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let (ada, eve) = (world.person("ada@acme.example").await, world.person("eve@rival.example").await);
+    let mut ahead = Vec::new();
+    for _ in 0..4 {
+        ahead.push(world.submit(&ada, Some(acme)).await);
+        world.submit(&eve, Some(rival)).await;
+    }
+    // In another lane of the same organization.
+    world.sql("UPDATE executions SET concurrency_key = 'k' WHERE id = (SELECT min(id::text)::uuid FROM executions)").await;
+    let id = world.submit(&ada, Some(acme)).await;
+    world.submit(&ada, Some(acme)).await;
+    let mut socket = Socket::connect(&ada.client, &format!("/ws/execution/{id}")).await;
+
+    let mut told = socket.until(|frame| frame["queuePosition"].is_i64()).await;
+    let first = told.pop().expect("the last");
+    assert_eq!(
+        (&first["queuePosition"], &first["status"]),
+        (&json!(5), &json!("Pending")),
+        "another's do not count"
+    );
+    assert_eq!((&first["waitReason"], &first["snapshot"]), (&json!("queued"), &Value::Null));
+    assert_eq!(first["version"], told.last().expect("the snapshot")["version"], "no change of state");
+    for other in &ahead {
+        let path = format!("/api/executions/{other}/cancel");
+        ada.client.post(&path, &Value::Null).await.expect_status(StatusCode::OK);
+    }
+    let mut places = vec![first];
+    places.extend(socket.until(|frame| frame["queuePosition"] == 1).await);
+    let positions: Vec<i64> = places.iter().filter_map(|frame| frame["queuePosition"].as_i64()).collect();
+    assert_eq!(positions.len(), places.len(), "nothing else is told: {places:#?}");
+    assert!(positions.is_sorted_by(|a, b| a > b), "only as it changes: {positions:?}");
+    let times: Vec<DateTime<Utc>> = places
+        .iter()
+        .map(|frame| serde_json::from_value(frame["timestamp"].clone()).expect("a time"))
+        .collect();
+    // The clocks of the wait and of the frame are two.
+    let is_apart = |a: &DateTime<Utc>, b: &DateTime<Utc>| *b - *a > TimeDelta::milliseconds(900);
+    assert!(times.is_sorted_by(is_apart), "at most once a second: {times:?}");
+
+    let worker = world.worker();
+    let claimed = loop {
+        let claimed = worker.claim().await;
+        if claimed.id == id {
+            break claimed;
+        }
+    };
+    worker.announce_start(&claimed);
+    let running = socket.until(|frame| frame["status"] == "Running").await.pop().expect("the last");
+    assert_eq!((&running["queuePosition"], &running["waitReason"]), (&Value::Null, &Value::Null));
+    worker.finish(&claimed, &success(&claimed, "{}")).await;
+    let rest = read_to_the_end(socket).await;
+    assert!(rest.iter().all(|frame| frame["queuePosition"].is_null()), "{rest:#?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_may_not_start_yet_has_no_place_in_the_queue_and_takes_none() {
+    let world = World::start().await.with_workflows().await;
+    let admin = &world.admin.client;
+    let collect = async || {
+        let started = admin.post("/api/workflows/execute", &json!({"workflow_id": "collect"})).await;
+        started.expect_status(StatusCode::OK).text("execution_id").parse::<ExecutionId>().expect("an id")
+    };
+    let position = async |id: ExecutionId| explain::position(&world.platform().db, id).await.expect("counts");
+    let first = collect().await;
+    let second = world.submit(&world.admin, None).await;
+    assert_eq!((position(first).await, position(second).await), (Some(1), Some(2)));
+
+    world.sql("UPDATE workflows SET paused_at = now() WHERE name = 'collect'").await;
+    assert_eq!((position(first).await, position(second).await), (None, Some(1)));
+    world.sql("UPDATE workflows SET paused_at = NULL").await;
+    world
+        .sql("UPDATE executions SET due_at = now() + interval '1 hour' WHERE workflow_name = 'collect'")
+        .await;
+    assert_eq!((position(first).await, position(second).await), (None, Some(1)));
+    assert_eq!(world.worker().claim().await.id, second);
+    assert_eq!(position(second).await, None, "it runs");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_retry_that_is_cancelled_ends_without_the_error_of_the_attempt_before() {
+    let world = World::start().await;
+    let acme = world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    let worker = world.worker();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(world.submit(&ada, Some(acme)).await);
+        let claimed = worker.claim().await;
+        let failed = failure(&claimed, "no such site", true);
+        let pause = Duration::from_secs(60);
+        worker.record(&Outcome { status: Status::Pending, retry_in: pause, ..failed }).await;
+    }
+    let path = format!("/api/executions/{}/cancel", ids[0]);
+    ada.client.post(&path, &Value::Null).await.expect_status(StatusCode::OK);
+    let rest = ada.client.post("/api/executions/bulk/cancel", &json!({"all": true})).await;
+    assert_eq!(rest.expect_status(StatusCode::OK).json()["cancelled"], 1);
+
+    for id in ids {
+        let socket = Socket::connect(&world.admin.client, &format!("/ws/execution/{id}")).await;
+        let end = read_to_the_end(socket).await.pop().expect("the last");
+        assert_eq!(
+            (&end["status"], &end["error"], &end["error_type"]),
+            (&json!("Cancelled"), &json!("cancelled before it started"), &Value::Null)
+        );
+    }
+    let left = "SELECT count(*) FROM executions WHERE error_type IS NOT NULL OR is_user_error";
+    assert_eq!(world.count(left).await, 0);
     world.close().await;
 }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use domain::settings::Settings;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use testkit::{Client, Socket, eventually};
+use testkit::{Client, Line, Socket, TestEnv, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use uuid::Uuid;
@@ -85,6 +86,35 @@ async fn only_channels_that_are_allowed_are_granted() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_looked_at_now_is_not_refused() {
+    let test = TestEnv::create().await;
+    let settings = test.settings_in_process();
+    let (line, url) = Line::beside(settings.database_url.as_ref().expect("is set")).await;
+    let world = World::on(test, Settings { database_url: Some(url), ..settings }).await;
+    let admin = &world.admin.client;
+    let id = world.submit(&world.admin, None).await;
+    let channel = format!("execution:{id}");
+    let by_channel = format!("/ws/connect?channels={channel}");
+    for path in [&by_channel, &format!("/ws/execution/{id}")] {
+        // The session is remembered for a while, so the execution is what cannot be asked for.
+        eventually("the session to be known", async || {
+            (admin.get("/auth/me").await.status == StatusCode::OK).then_some(())
+        })
+        .await;
+        line.sever(true);
+        let mut socket = Socket::connect(admin, path).await;
+        assert_eq!(socket.close_code().await, Some(1013), "{path}");
+        line.sever(false);
+    }
+    let granted = eventually("the channel to be granted", async || {
+        Socket::connect(admin, &by_channel).await.next().await
+    })
+    .await;
+    assert!(granted["channels"].as_array().expect("a list").contains(&json!(channel)));
+    world.close().await;
+}
+
+#[tokio::test]
 async fn frames_of_a_client_never_end_the_socket() {
     let world = World::start().await;
     let (mut socket, _) = connect(&world.admin.client, "/ws/connect").await;
@@ -150,6 +180,39 @@ async fn a_history_tells_users_of_their_own_runs_only() {
     let to_admin = of_admin.until(is_last).await;
     assert_eq!(told(&to_admin), [ran[0].as_str(), &ran[2]]);
     assert_eq!(to_admin[0]["error"], "KeyError: 'x'");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_transient_run_is_told_to_its_followers_and_on_no_history() {
+    let world = World::start().await;
+    let admin = &world.admin.client;
+    let run = async |transient: bool| {
+        let body = json!({"code": "x = 1", "transient": transient});
+        let started = admin.post("/api/workflows/execute", &body).await;
+        started.expect_status(StatusCode::OK).text("execution_id")
+    };
+    let (mut history, _) = connect(admin, "/ws/connect?channels=history:GLOBAL").await;
+    let hidden = run(true).await;
+    let (mut follower, _) = connect(admin, &format!("/ws/execution/{hidden}")).await;
+    let worker = world.worker();
+    let claimed = worker.claim().await;
+    worker.announce_start(&claimed);
+    worker.finish(&claimed, &success(&claimed, "{}")).await;
+    let is_end = |frame: &Value| frame["status"] == "Success" && frame["snapshot"] != true;
+    let told = follower.until(is_end).await;
+    assert!(told.iter().all(|frame| frame["executionId"] == hidden.as_str()));
+    // One that somebody stops.
+    let stopped = run(true).await;
+    let path = format!("/api/executions/{stopped}/cancel");
+    admin.post(&path, &Value::Null).await.expect_status(StatusCode::OK);
+
+    let shown = run(false).await;
+    let claimed = worker.claim().await;
+    worker.announce_start(&claimed);
+    worker.finish(&claimed, &success(&claimed, "{}")).await;
+    let told = history.until(is_end).await;
+    assert!(told.iter().all(|frame| frame["executionId"] == shown.as_str()), "{told:#?}");
     world.close().await;
 }
 

@@ -356,6 +356,7 @@ fn update(claimed: &Claimed, status: Status) -> Update {
         error_type: None,
         is_user_error: false,
         last_sequence: None,
+        transient: claimed.transient,
     }
 }
 

@@ -139,6 +139,9 @@ pub struct Update {
     pub is_user_error: bool,
     /// Sequence of the last line logged, at the end.
     pub last_sequence: Option<i64>,
+    /// Kept out of histories. Processes of the version before do not say so.
+    #[serde(default)]
+    pub transient: bool,
 }
 
 /// Lines just logged.
@@ -231,5 +234,39 @@ impl Notice {
             Self::Created(notification) | Self::Updated(notification) => notification.for_admins,
             Self::Dismissed { for_admins, .. } => *for_admins,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_of_the_version_before_is_read() {
+        let update = Update {
+            execution_id: ExecutionId::generate(),
+            org_id: None,
+            workflow_name: "w".into(),
+            executed_by: UserId::SYSTEM,
+            executed_by_name: "System".into(),
+            status: Status::Running,
+            attempt: 1,
+            started_at: None,
+            completed_at: None,
+            duration_ms: None,
+            result: None,
+            result_type: None,
+            result_omitted: false,
+            error_message: None,
+            error_type: None,
+            is_user_error: false,
+            last_sequence: None,
+            transient: true,
+        };
+        let now = serde_json::to_string(&update).expect("an event is JSON");
+        let before = now.replace(r#","transient":true"#, "");
+        assert_ne!(now, before);
+        let read = |text: &str| serde_json::from_str::<Update>(text).expect("is read").transient;
+        assert_eq!((read(&now), read(&before)), (true, false));
     }
 }

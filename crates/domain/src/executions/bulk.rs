@@ -68,6 +68,8 @@ pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result
          SET status = CASE e.status WHEN 'Pending' THEN 'Cancelled' ELSE 'Cancelling' END,
              completed_at = CASE e.status WHEN 'Pending' THEN now() END,
              error_message = CASE e.status WHEN 'Pending' THEN 'cancelled before it started' END,
+             -- What an attempt before failed with is not what it ends with.
+             error_type = NULL, is_user_error = FALSE,
              cancel_requested_at = now()
          FROM picked
          WHERE e.id = picked.id
@@ -85,7 +87,7 @@ pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result
     )
     .fetch_all(tx.conn())
     .await?;
-    let resources = cancelled.iter().map(|execution| execution.id.to_string()).collect();
+    let resources = cancelled.iter().map(|execution| (execution.organization_id, execution.id.to_string()));
     audit::record_all(tx, Action::ExecutionCancelled, resources).await?;
     Ok(cancelled)
 }
@@ -155,7 +157,7 @@ pub async fn retry(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result<
     )
     .fetch_all(tx.conn())
     .await?;
-    let resources = retried.iter().map(|one| one.rerun_of.to_string()).collect();
+    let resources = retried.iter().map(|one| (one.organization_id, one.rerun_of.to_string()));
     audit::record_all(tx, Action::ExecutionRetried, resources).await?;
     Ok(retried)
 }
@@ -186,12 +188,12 @@ pub struct Repeatable {
 /// What it takes to run an execution of the scope again. Whether the reader may see it is for [`super::list::get`] to say.
 ///
 /// # Errors
-/// [`crate::Error::NotFound`].
+/// [`crate::Error::NotFound`]; [`crate::Error::Impossible`] when another run has handed it a secret, which its row shows masked.
 pub async fn repeatable(tx: &mut OrgTx, id: ExecutionId) -> Result<Repeatable> {
     let row = sqlx::query!(
         r#"SELECT organization_id AS "organization_id: OrgId", workflow_id AS "workflow_id: WorkflowId", code, script_name,
                parameters AS "parameters: sqlx::types::Json<RawJson>", startup AS "startup: sqlx::types::Json<RawJson>",
-               form_id, transient, priority
+               form_id, transient, priority, sealed_parameters IS NOT NULL AS "is_sealed!"
            FROM executions
            WHERE id = $1 AND kind = 'workflow'"#,
         id as _,
@@ -199,6 +201,11 @@ pub async fn repeatable(tx: &mut OrgTx, id: ExecutionId) -> Result<Repeatable> {
     .fetch_optional(tx.conn())
     .await?
     .ok_or(crate::Error::NotFound("execution"))?;
+    if row.is_sealed {
+        return Err(crate::Error::Impossible(
+            "the run that started this one handed it a secret: run that one again instead".into(),
+        ));
+    }
     Ok(Repeatable {
         organization_id: row.organization_id,
         workflow_id: row.workflow_id,

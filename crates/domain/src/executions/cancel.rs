@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::Status;
 use crate::audit::{self, Action};
-use crate::id::ExecutionId;
+use crate::id::{ExecutionId, OrgId};
 use crate::{Error, OrgTx, Result};
 
 /// What a cancel did.
@@ -30,15 +30,17 @@ pub async fn cancel(tx: &mut OrgTx, id: ExecutionId) -> Result<Cancelled> {
            SET status = CASE status WHEN 'Pending' THEN 'Cancelled' ELSE 'Cancelling' END,
                completed_at = CASE status WHEN 'Pending' THEN now() END,
                error_message = CASE status WHEN 'Pending' THEN 'cancelled before it started' END,
+               -- What an attempt before failed with is not what it ends with.
+               error_type = NULL, is_user_error = FALSE,
                cancel_requested_at = now()
            WHERE id = $1 AND kind = 'workflow' AND status IN ('Pending', 'Running')
-           RETURNING status AS "status: Status", attempt, completed_at"#,
+           RETURNING status AS "status: Status", attempt, completed_at, organization_id AS "organization_id: OrgId""#,
         id as _,
     )
     .fetch_optional(tx.conn())
     .await?;
     if let Some(row) = changed {
-        audit::record(tx, Action::ExecutionCancelled, id, &()).await?;
+        audit::record_for(tx, row.organization_id, Action::ExecutionCancelled, id, &()).await?;
         return Ok(Cancelled {
             status: row.status,
             attempt: row.attempt,

@@ -1,7 +1,8 @@
 //! Why an execution does not run yet, or any more: all reasons there are at the moment, the decisive ones first.
 //!
 //! It asks the same questions as the claim, of the same rows. What it tells of other organizations is only that a limit
-//! they share is reached.
+//! they share is reached. Those who follow a run are told its place in the queue instead: a plain count, cheap enough to be made
+//! again each second.
 
 use chrono::{DateTime, Utc};
 
@@ -80,6 +81,75 @@ pub async fn explain(db: &Db, scope: &OrgScope, id: ExecutionId) -> Result<Expla
         _ => vec![Reason::Ended],
     };
     Ok(Explanation { execution, reasons })
+}
+
+/// The place of an execution among the waiting ones of its organization, from 1; beyond 1,000 it is 1,001. `None` when it stands in
+/// no queue: it does not wait, its time has not come, or its workflow is paused.
+///
+/// Whoever asks has been checked against the row. Limits are left aside, unlike in [`explain`]: what they hold back counts as well.
+/// It looks into as many lanes as the claim does, and counts no further than that, so its cost has a bound.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn position(db: &Db, id: ExecutionId) -> Result<Option<i64>> {
+    let mut conn = db.system(&SCOPE).await?;
+    Ok(sqlx::query_scalar!(
+        r#"WITH RECURSIVE own AS (
+               SELECT e.id, e.organization_id, e.lane, e.queue_rank
+               FROM executions e
+               LEFT JOIN workflows w ON w.id = e.workflow_id
+               -- COALESCE, to go by the key (ADR 57).
+               WHERE e.id = $1 AND COALESCE(e.status, '') = 'Pending' AND e.due_at <= now() AND w.paused_at IS NULL
+           ), lanes AS (
+               -- Those of its organization lie beside each other (ADR 12).
+               SELECT one.lane, one.organization_id, one.workflow_id, 1 AS number
+               FROM own
+               CROSS JOIN LATERAL (
+                   SELECT e.lane, e.organization_id, e.workflow_id
+                   FROM executions e
+                   WHERE e.status = 'Pending' AND e.lane >= (own.lane >> 44 << 44)
+                   ORDER BY e.lane
+                   LIMIT 1
+               ) AS one
+               UNION ALL
+               SELECT one.lane, one.organization_id, one.workflow_id, l.number + 1
+               FROM lanes l
+               CROSS JOIN own
+               CROSS JOIN LATERAL (
+                   SELECT e.lane, e.organization_id, e.workflow_id
+                   FROM executions e
+                   WHERE e.status = 'Pending' AND e.lane > l.lane AND e.lane <= (own.lane | ((1::bigint << 44) - 1))
+                   ORDER BY e.lane
+                   LIMIT 1
+               ) AS one
+               WHERE l.number < $2
+           )
+           SELECT 1 + (
+               SELECT count(*)
+               FROM (
+                   SELECT
+                   FROM lanes l
+                   CROSS JOIN LATERAL (
+                       SELECT
+                       FROM executions e
+                       WHERE e.status = 'Pending' AND e.lane = l.lane
+                         AND (e.queue_rank, e.id) < (own.queue_rank, own.id) AND e.due_at <= now()
+                       ORDER BY e.queue_rank, e.id
+                       LIMIT $3
+                   ) AS one
+                   -- The digests of two organizations may be equal.
+                   WHERE l.organization_id IS NOT DISTINCT FROM own.organization_id
+                     AND NOT EXISTS (SELECT FROM workflows w WHERE w.id = l.workflow_id AND w.paused_at IS NOT NULL)
+                   LIMIT $3
+               ) AS ahead
+           ) AS "position!"
+           FROM own"#,
+        id as _,
+        queue::LANES,
+        MOST_AHEAD,
+    )
+    .fetch_optional(&mut *conn)
+    .await?)
 }
 
 async fn waits_for(db: &Db, execution: &Execution) -> Result<Vec<Reason>> {

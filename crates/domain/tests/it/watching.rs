@@ -29,6 +29,7 @@ fn update(execution_id: ExecutionId, status: Status) -> Event {
         error_type: None,
         is_user_error: false,
         last_sequence: Some(1),
+        transient: false,
     })
 }
 
