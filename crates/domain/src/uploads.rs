@@ -1,7 +1,8 @@
 //! Files that users upload for forms: announced, sent to a signed URL, read by runs of the form (ADR 32).
 //!
-//! A row per file; the bytes are in the store, a directory or a bucket. The invariant: bytes are accepted once per row,
-//! never more than announced, and read only in the organization and by the form that the row names.
+//! A row per file; the bytes are in the store, a directory or a bucket, and how they get there is in `receive.rs`. The
+//! invariant: bytes are accepted once per row, never more than announced, and read only in the organization and by the form
+//! that the row names.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,32 +11,29 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{Stream, StreamExt};
 use hmac::{Hmac, KeyInit, Mac};
 use object_store::aws::AmazonS3Builder;
-use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt};
 use secrecy::ExposeSecret;
 use sha2::Sha256;
-use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::audit::{self, Action};
 use crate::forms::Form;
-use crate::id::{FormId, OrgId, UserId};
+use crate::id::{FormId, OrgId};
 use crate::settings::Settings;
-use crate::{Actor, Db, Error, OrgScope, OrgTx, Result, SystemScope};
+use crate::{Error, OrgTx, Result};
 
 mod check;
+mod receive;
 
 use check::{checked, safe_name};
+pub use receive::{Received, receive};
 
 /// How long a URL may be used.
 pub const LIFETIME: Duration = Duration::from_secs(600);
-/// Longest pause between two pieces of a body.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that one read gives.
 pub const CHUNK: u64 = 4 * 1024 * 1024;
 const MAX_LISTED: i64 = 10_000;
@@ -93,17 +91,6 @@ pub struct Upload {
     pub received_bytes: Option<i64>,
     /// When its URL ends.
     pub expires_at: DateTime<Utc>,
-}
-
-/// What became of a body.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Received {
-    /// It is stored.
-    Stored(u64),
-    /// It is longer than announced.
-    TooLarge,
-    /// It ended early, or came too slowly.
-    Interrupted,
 }
 
 impl Uploads {
@@ -232,104 +219,6 @@ pub async fn insert(tx: &mut OrgTx, uploads: &Uploads, form: &Form, new: NewUplo
     Ok(upload)
 }
 
-/// Takes the bytes of an announced file. A body that is too long or breaks off leaves nothing, and its URL may be used
-/// again until it ends.
-///
-/// # Errors
-/// [`Error::Forbidden`] when the URL has ended or was used; [`Error::Unavailable`] when the store is away.
-pub async fn receive<E>(
-    db: &Db,
-    uploads: &Uploads,
-    id: Uuid,
-    body: impl Stream<Item = Result<Bytes, E>> + Send + Unpin,
-) -> Result<Received> {
-    let system = SystemScope::because("a signed URL names one file, and stands for no user");
-    let mut conn = db.system(&system).await?;
-    let row = sqlx::query!(
-        r#"UPDATE uploads
-           SET receiving_since = now()
-           WHERE id = $1 AND received_at IS NULL AND expires_at > now()
-             AND receiving_since IS NULL
-           RETURNING id, organization_id AS "organization_id: OrgId", form_id AS "form_id: FormId", path, name, content_type,
-               announced_bytes, received_bytes, expires_at, created_by AS "created_by: UserId", created_by_name, created_by_email"#,
-        id,
-    )
-    .fetch_optional(&mut *conn)
-    .await?
-    .ok_or_else(refused)?;
-    drop(conn);
-    let actor = Actor {
-        id: row.created_by,
-        name: row.created_by_name,
-        email: row.created_by_email,
-        is_platform_admin: false,
-    };
-    let scope = OrgScope::for_run(row.organization_id, actor);
-    let upload = Upload {
-        id: row.id,
-        organization_id: row.organization_id,
-        form_id: row.form_id,
-        path: row.path,
-        name: row.name,
-        content_type: row.content_type,
-        announced_bytes: row.announced_bytes,
-        received_bytes: row.received_bytes,
-        expires_at: row.expires_at,
-    };
-    let most = u64::try_from(upload.announced_bytes).unwrap_or_default();
-    let received = store(uploads, &upload, most, body).await;
-    let mut tx = db.begin(&scope).await?;
-    let bytes = match &received {
-        Ok(Received::Stored(bytes)) => Some(i64::try_from(*bytes).unwrap_or(i64::MAX)),
-        _ => None,
-    };
-    sqlx::query!(
-        "UPDATE uploads
-         SET receiving_since = NULL, received_bytes = $2, received_at = CASE WHEN $2::bigint IS NOT NULL THEN now() END
-         WHERE id = $1",
-        id,
-        bytes,
-    )
-    .execute(tx.conn())
-    .await?;
-    if bytes.is_some() {
-        audit::record(&mut tx, Action::UploadReceived, id, &serde_json::json!({"bytes": bytes})).await?;
-    }
-    tx.commit().await?;
-    received
-}
-
-async fn store<E>(
-    uploads: &Uploads,
-    upload: &Upload,
-    most: u64,
-    mut body: impl Stream<Item = Result<Bytes, E>> + Send + Unpin,
-) -> Result<Received> {
-    let mut writer = BufWriter::new(uploads.store()?, key(upload)).with_max_concurrency(2);
-    let mut bytes = 0;
-    // A body takes no longer than its URL is good for, or its row could be gone before it.
-    let began = std::time::Instant::now();
-    let interrupted = loop {
-        let patience = PATIENCE.min(LIFETIME.saturating_sub(began.elapsed()));
-        match tokio::time::timeout(patience, body.next()).await {
-            Ok(Some(Ok(piece))) => {
-                bytes += piece.len() as u64;
-                if bytes > most {
-                    break Received::TooLarge;
-                }
-                writer.put(piece).await.map_err(away)?;
-            }
-            Ok(None) => {
-                writer.shutdown().await.map_err(away)?;
-                return Ok(Received::Stored(bytes));
-            }
-            Ok(Some(Err(_))) | Err(_) => break Received::Interrupted,
-        }
-    };
-    writer.abort().await.map_err(away)?;
-    Ok(interrupted)
-}
-
 /// A received file of a form, in the scope's organization. `path` may begin with `uploads/`.
 ///
 /// # Errors
@@ -388,7 +277,8 @@ fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
 
 /// One answer for everything that is wrong with a URL.
 fn refused() -> Error {
-    Error::Forbidden("this upload URL has expired or was used already".into())
+    let text = "this upload URL has expired, was used already or is in use; if sending failed, try again in a minute";
+    Error::Forbidden(text.into())
 }
 
 fn away(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

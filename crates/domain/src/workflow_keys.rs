@@ -76,8 +76,9 @@ pub struct Opening {
     pub id: WorkflowKeyId,
     /// The organization its calls act in; `None`: GLOBAL.
     pub organization_id: Option<OrgId>,
-    /// Whether it opens one workflow, and not every endpoint of its scope.
-    pub is_of_one_workflow: bool,
+    /// The one workflow it opens; `None`: every endpoint of its scope that takes global keys. A name may mean another one by
+    /// now, so whoever finds a workflow by name compares.
+    pub workflow_id: Option<WorkflowId>,
     /// Whether the workflow's own key shuts it to this global key.
     pub is_shut_out: bool,
 }
@@ -232,10 +233,10 @@ pub async fn open(db: &Db, presented: &str, workflow: &str) -> Result<Option<Ope
                WHERE k.id = found.id AND (k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 second')
            )
            SELECT found.id AS "id: WorkflowKeyId", found.organization_id AS "organization_id: OrgId",
-               found.workflow_id IS NOT NULL AS "is_of_one_workflow!",
+               found.workflow_id AS "workflow_id: WorkflowId",
                found.workflow_id IS NULL AND EXISTS (
                    SELECT FROM workflow_keys own
-                   JOIN workflows w ON w.id = own.workflow_id
+                   JOIN workflows w ON w.id = own.workflow_id AND w.is_active
                    WHERE own.organization_id IS NOT DISTINCT FROM found.organization_id AND own.disable_global_key
                      AND own.revoked_at IS NULL AND (own.expires_at IS NULL OR own.expires_at > now())
                      AND (w.name = $2 OR w.id = $3)) AS "is_shut_out!"

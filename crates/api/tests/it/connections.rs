@@ -10,6 +10,9 @@ use testkit::{Client, Reply, TokenServer, eventually};
 
 use crate::support::{Replica, World};
 
+mod changing;
+mod failing;
+
 const PAGE: &str = "https://app.example/oauth/callback";
 
 struct Stage {
@@ -23,8 +26,13 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Self {
+        Self::admitting("").await
+    }
+
+    /// Where another address may be called, too.
+    async fn admitting(another: &str) -> Self {
         let (server, address) = TokenServer::start().await;
-        let admitted = address.clone();
+        let admitted = format!("{address},{another}");
         let world = World::with(|settings| settings.outbound_admit = admitted).await;
         let acme = world.org("acme").await;
         let admin = world.admin.client.in_organization(acme);

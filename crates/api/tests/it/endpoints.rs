@@ -171,6 +171,37 @@ async fn an_ambiguous_name_is_called_by_id() {
 }
 
 #[tokio::test]
+async fn the_key_of_a_removed_workflow_does_not_open_the_next_one_of_its_name() {
+    let world = World::start().await;
+    let endpoint =
+        |name: &str, function: &str| json!({"name": name, "function": function, "execution_mode": "async"});
+    world.with_endpoints(&[endpoint("sync", "one")]).await;
+    let admin = &world.admin.client;
+    let id = admin.get("/api/workflows").await.json()[0]["id"].as_str().expect("an id").to_owned();
+    // By id, since what a name means is remembered for a second.
+    let body = json!({"workflow_name": id, "disable_global_key": true});
+    let old = World::workflow_key(admin, &body).await;
+    let global = World::workflow_key(admin, &json!({})).await;
+
+    // It is gone, and another file has one of its name.
+    world.with_endpoints(&[endpoint("first", "first"), endpoint("sync", "two")]).await;
+    let refused = world.nobody().send(call(&world, Method::POST, "sync", &old)).await;
+    assert_eq!(refused.expect_status(StatusCode::UNAUTHORIZED).detail(), "Invalid or expired API key");
+    let others = world.nobody().send(call(&world, Method::POST, "first", &old)).await;
+    others.expect_status(StatusCode::UNAUTHORIZED);
+    assert_eq!(world.count(EXECUTIONS).await, 0);
+    // Nor does it shut out who may call the new one.
+    world.nobody().send(call(&world, Method::POST, "sync", &global)).await.expect_status(StatusCode::OK);
+    let own = World::workflow_key(admin, &json!({"workflow_name": "sync"})).await;
+    world.nobody().send(call(&world, Method::POST, "sync", &own)).await.expect_status(StatusCode::OK);
+
+    // When the file comes back, so does what its key opens.
+    world.with_endpoints(&[endpoint("sync", "one")]).await;
+    world.nobody().send(call(&world, Method::POST, &id, &old)).await.expect_status(StatusCode::OK);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn only_the_methods_of_a_workflow_are_answered() {
     let world = World::start().await;
     let methods = [Method::GET, Method::POST, Method::PUT, Method::DELETE];

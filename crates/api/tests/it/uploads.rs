@@ -11,7 +11,8 @@ use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Client, Reply, eventually};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::World;
 
@@ -133,6 +134,22 @@ async fn send(client: &Client, path: &str, body: impl Into<reqwest::Body>) -> Re
     client.send(client.request(Method::PUT, path).body(body)).await
 }
 
+/// Sends a part of a body of this size, and waits until it is being received.
+async fn begin(world: &World, url: &str, size: usize, part: &[u8]) -> TcpStream {
+    let host = world.nobody().base().trim_start_matches("http://").to_owned();
+    let mut socket = TcpStream::connect(&host).await.expect("connects");
+    let head =
+        format!("PUT {url} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {size}\r\nconnection: close\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.expect("writes");
+    socket.write_all(part).await.expect("writes");
+    eventually("the file is being received", || async {
+        (world.count("SELECT count(*) FROM uploads WHERE receiving_since IS NOT NULL").await == 1)
+            .then_some(())
+    })
+    .await;
+    socket
+}
+
 /// Every file of the store, with its content.
 fn stored(world: &World) -> Vec<(String, Vec<u8>)> {
     fn read(folder: &std::path::Path, into: &mut Vec<(String, Vec<u8>)>) {
@@ -213,16 +230,7 @@ async fn an_upload_that_breaks_off_leaves_nothing_and_may_be_sent_again() {
     let size = 12_000_000_usize;
     let announced = ada.client.post(&path, &file("large.bin", "application/octet-stream", 12_000_000)).await;
     let url = target(&announced.expect_status(StatusCode::OK));
-    let host = world.nobody().base().trim_start_matches("http://").to_owned();
-    let mut socket = tokio::net::TcpStream::connect(&host).await.expect("connects");
-    let head = format!("PUT {url} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {size}\r\n\r\n");
-    socket.write_all(head.as_bytes()).await.expect("writes");
-    socket.write_all(&vec![b'x'; size - 1]).await.expect("writes");
-    eventually("the file is being received", || async {
-        (world.count("SELECT count(*) FROM uploads WHERE receiving_since IS NOT NULL").await == 1)
-            .then_some(())
-    })
-    .await;
+    let socket = begin(&world, &url, size, &vec![b'x'; size - 1]).await;
     send(world.nobody(), &url, "meanwhile").await.expect_status(StatusCode::FORBIDDEN);
     drop(socket);
     eventually("the broken upload is let go", || async {
@@ -235,6 +243,72 @@ async fn an_upload_that_breaks_off_leaves_nothing_and_may_be_sent_again() {
     let reply = send(world.nobody(), &url, whole.clone()).await.expect_status(StatusCode::OK);
     assert_eq!(reply.json()["size"], json!(size));
     assert!(stored(&world)[0].1 == whole);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_upload_whose_receiver_is_gone_may_be_sent_again() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    let path = form(&world, json!([])).await;
+    let announced = ada.client.post(&path, &file("a.txt", "text/plain", 5)).await;
+    let url = target(&announced.expect_status(StatusCode::OK));
+    // As a process leaves the row that was killed, or that could not reach PostgreSQL at the end.
+    world.sql("UPDATE uploads SET receiving_since = now() - interval '10 seconds'").await;
+    send(world.nobody(), &url, "early").await.expect_status(StatusCode::FORBIDDEN);
+    world.sql("UPDATE uploads SET receiving_since = now() - interval '31 seconds'").await;
+    let racers = (0..8).map(|_| send(world.nobody(), &url, "again"));
+    let statuses: Vec<u16> = join_all(racers).await.iter().map(|reply| reply.status.as_u16()).collect();
+    let won = statuses.iter().filter(|status| **status == 200).count();
+    println!("an abandoned upload URL: of {} racers {won} stored", statuses.len());
+    assert_eq!(won, 1, "{statuses:?}");
+    assert_eq!(stored(&world).into_iter().map(|(_, content)| content).collect::<Vec<_>>(), [b"again"]);
+    send(world.nobody(), &url, "later").await.expect_status(StatusCode::FORBIDDEN);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn whoever_has_lost_an_upload_to_another_stores_nothing() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    let path = form(&world, json!([])).await;
+    let announced = ada.client.post(&path, &file("a.txt", "text/plain", 6)).await;
+    let url = target(&announced.expect_status(StatusCode::OK));
+    let mut late = begin(&world, &url, 6, b"late").await;
+    // Nobody has heard of the first receiver for a while, and it does not know.
+    world.sql("UPDATE uploads SET receiving_since = now() - interval '1 minute'").await;
+    send(world.nobody(), &url, "second").await.expect_status(StatusCode::OK);
+    // It may have noticed and hung up already.
+    let _ = late.write_all(b"r.").await;
+    let mut answer = String::new();
+    late.read_to_string(&mut answer).await.expect("answers");
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert_eq!(stored(&world).into_iter().map(|(_, content)| content).collect::<Vec<_>>(), [b"second"]);
+    let received = "SELECT count(*) FROM audit_log WHERE action = 'upload.received'";
+    assert_eq!(world.count(received).await, 1);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_takes_long_keeps_its_url() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    let path = form(&world, json!([])).await;
+    let announced = ada.client.post(&path, &file("a.txt", "text/plain", 6)).await;
+    let url = target(&announced.expect_status(StatusCode::OK));
+    let mut slow = begin(&world, &url, 6, b"slow").await;
+    let heard = "SELECT receiving_since::text FROM uploads";
+    let before = world.text(heard).await;
+    eventually("a sign of life", || async { (world.text(heard).await != before).then_some(()) }).await;
+    send(world.nobody(), &url, "theirs").await.expect_status(StatusCode::FORBIDDEN);
+    slow.write_all(b"ly").await.expect("writes");
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.expect("answers");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(stored(&world).into_iter().map(|(_, content)| content).collect::<Vec<_>>(), [b"slowly"]);
     world.close().await;
 }
 

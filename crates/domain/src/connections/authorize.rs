@@ -18,7 +18,8 @@ use crate::audit::{self, Action};
 use crate::id::{OrgId, UserId};
 use crate::{Error, OrgScope, OrgTx, Platform, Result, opaque};
 
-const LIFETIME: Duration = Duration::from_secs(600);
+/// How long a consent may take.
+pub(super) const LIFETIME: Duration = Duration::from_secs(600);
 
 /// Where to send the browser.
 pub struct Authorization {
@@ -115,8 +116,8 @@ pub async fn cancel(tx: &mut OrgTx, name: &str) -> Result<Connection> {
 /// Ends an authorization with the code that the provider gave.
 ///
 /// # Errors
-/// [`Error::Impossible`] when the state is unknown, used, expired, cancelled, of another user or another connection, or
-/// when `redirect_uri` is not the one it began with.
+/// [`Error::Impossible`] when the state is unknown, used, expired, cancelled, of another user or another connection, when
+/// `redirect_uri` is not the one it began with, or when the connection was changed meanwhile.
 pub async fn complete(
     platform: &Platform,
     scope: &OrgScope,
@@ -157,10 +158,10 @@ pub async fn complete(
     let answer = exchange::code(&platform.outbound, &credentials, code, &kept.redirect_uri, &verifier).await;
 
     let mut tx = platform.db.begin(&scope).await?;
-    let connection = get_by_id(&mut tx, kept.connection).await?;
     let refused = match answer {
         Ok(tokens) => {
-            store(&mut tx, &platform.vault, &connection, &tokens, Source::Given).await?;
+            // As it was when the provider was asked: tokens of a server that it has left since are not stored.
+            store(&mut tx, &platform.vault, &credentials.connection, &tokens, Source::Given).await?;
             None
         }
         Err(refusal) => {
@@ -168,7 +169,7 @@ pub async fn complete(
                 "UPDATE oauth_connections
                  SET status = 'failed', status_message = $2, updated_at = now()
                  WHERE id = $1",
-                connection.id,
+                kept.connection,
                 refusal.message,
             )
             .execute(tx.conn())
@@ -177,7 +178,7 @@ pub async fn complete(
         }
     };
     let action = if refused.is_none() { Action::ConnectionConnected } else { Action::ConnectionFailed };
-    let connection = get_by_id(&mut tx, connection.id).await?;
+    let connection = get_by_id(&mut tx, kept.connection).await?;
     audit::record(&mut tx, action, resource(name), &json!({ "message": refused })).await?;
     tx.commit().await?;
     Ok(Completed { can_refresh: connection.can_refresh(), connection, refused })

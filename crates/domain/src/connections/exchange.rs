@@ -1,13 +1,14 @@
 //! What is said to a provider to get a token: codes, refresh tokens, client credentials.
 //!
 //! Form-encoded requests through the guarded client, ten seconds each. Three tries when nobody answers or the server
-//! fails; what a provider refuses is refused.
+//! fails; what a provider refuses is refused. The invariant: a server that fails or is busy has refused nothing, whatever
+//! it says.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use oauth2::basic::{BasicClient, BasicErrorResponse, BasicTokenResponse};
 use oauth2::{
     AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet,
@@ -50,6 +51,17 @@ pub(super) struct Refusal {
     pub(super) message: String,
     /// Whether the provider said no, so that asking again is of no use.
     pub(super) is_final: bool,
+}
+
+/// Why a request brought nothing to go by.
+#[derive(Debug, thiserror::Error)]
+enum Setback {
+    /// There is no answer.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The server fails or is busy, and what it says.
+    #[error("the provider answered {0}")]
+    Later(StatusCode, Vec<u8>),
 }
 
 type Client = BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
@@ -130,18 +142,27 @@ fn scopes(connection: &Connection) -> Vec<Scope> {
     connection.scopes.split_whitespace().map(|scope| Scope::new(scope.to_owned())).collect()
 }
 
-type Answer = Result<BasicTokenResponse, RequestTokenError<Failure, BasicErrorResponse>>;
+type Answer = Result<BasicTokenResponse, RequestTokenError<Setback, BasicErrorResponse>>;
 
 fn tokens(answer: Answer, credentials: &Credentials, secrets: &[&SecretString]) -> Result<Tokens, Refusal> {
-    let said_no = |response: &BasicErrorResponse| Refusal {
-        message: said(response, credentials, secrets),
-        is_final: true,
+    let said_no = |response: &BasicErrorResponse| {
+        let code: &str = response.error().as_ref();
+        // What RFC 6749 calls a server that fails or is busy, whatever status comes with it.
+        let is_passing = matches!(code, "server_error" | "temporarily_unavailable");
+        Refusal { message: said(response, credentials, secrets), is_final: !is_passing }
     };
     let answer = answer.map_err(|error| match error {
         RequestTokenError::ServerResponse(response) => said_no(&response),
-        RequestTokenError::Request(failure) => {
+        RequestTokenError::Request(Setback::Failed(failure)) => {
             Refusal { message: failure.to_string(), is_final: matches!(failure, Failure::Refused(_)) }
         }
+        RequestTokenError::Request(Setback::Later(status, body)) => Refusal {
+            message: match serde_json::from_slice(&body) {
+                Ok(response) => said(&response, credentials, secrets),
+                Err(_) => format!("the provider answered {status}"),
+            },
+            is_final: false,
+        },
         // Some say no with a 200.
         RequestTokenError::Parse(_, body) => match serde_json::from_slice(&body) {
             Ok(response) => said_no(&response),
@@ -192,8 +213,8 @@ fn misconfigured(what: &str) -> Refusal {
 struct Persistent<'a>(&'a Outbound);
 
 impl<'c> AsyncHttpClient<'c> for Persistent<'_> {
-    type Error = Failure;
-    type Future = BoxFuture<'c, Result<Response<Vec<u8>>, Failure>>;
+    type Error = Setback;
+    type Future = BoxFuture<'c, Result<Response<Vec<u8>>, Setback>>;
 
     fn call(&'c self, request: Request<Vec<u8>>) -> Self::Future {
         Box::pin(async move {
@@ -206,7 +227,13 @@ impl<'c> AsyncHttpClient<'c> for Persistent<'_> {
                     Err(Failure::Refused(_) | Failure::TooLarge) => false,
                 };
                 if !is_worth_it || tried == TRIES {
-                    return answer;
+                    let answer = answer?;
+                    let status = answer.status();
+                    let is_passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+                    return match is_passing {
+                        true => Err(Setback::Later(status, answer.into_body())),
+                        false => Ok(answer),
+                    };
                 }
                 tokio::time::sleep(PAUSE * tried).await;
                 tried += 1;

@@ -1,10 +1,11 @@
 //! OAuth connections: the accounts at other services that workflows act with (ADR 33).
 //!
-//! Here are the rows. Connecting one is in `authorize.rs`, keeping its token fresh in `refresh.rs`, what is said to
-//! the provider in `exchange.rs`. The invariant: client secret and tokens are stored sealed, under the connection's own
-//! organization whoever causes it, and leave through [`Credentials`] alone, which is audited.
+//! Here are the rows. Changing one is in `change.rs`, connecting it in `authorize.rs`, keeping its token fresh in
+//! `refresh.rs`, what is said to the provider in `exchange.rs`. The invariant: client secret and tokens are stored sealed,
+//! under the connection's own organization whoever causes it, and leave through [`Credentials`] alone, which is audited.
 
 mod authorize;
+mod change;
 mod exchange;
 mod refresh;
 mod upkeep;
@@ -22,6 +23,7 @@ use crate::vault::{DataKey, Place, Vault};
 use crate::{Error, OrgTx, Result, data_keys};
 
 pub use authorize::{Authorization, Completed, begin, cancel, complete};
+pub use change::{Changes, update};
 pub use exchange::Tokens;
 pub use refresh::{Refreshed, Refresher};
 pub use upkeep::{Report, RunOfRefresh, last_run, refresh_due, refresh_scope};
@@ -108,23 +110,6 @@ pub struct NewConnection {
     pub scopes: String,
     /// Where the provider sends people back to.
     pub redirect_uri: Option<String>,
-}
-
-/// What changes; `None` leaves what is there.
-#[derive(Debug, Default)]
-pub struct Changes {
-    /// `""` clears it.
-    pub display_name: Option<String>,
-    /// Client id.
-    pub client_id: Option<String>,
-    /// Client secret.
-    pub client_secret: Option<SecretString>,
-    /// Page where somebody consents.
-    pub authorization_url: Option<String>,
-    /// Where tokens come from.
-    pub token_url: Option<String>,
-    /// What to ask for.
-    pub scopes: Option<String>,
 }
 
 /// What a workflow works with.
@@ -338,46 +323,6 @@ pub async fn insert(tx: &mut OrgTx, vault: &Vault, new: NewConnection) -> Result
     Ok(made)
 }
 
-/// Changes a connection of the scope.
-///
-/// # Errors
-/// [`Error::NotFound`].
-pub async fn update(tx: &mut OrgTx, vault: &Vault, name: &str, changes: Changes) -> Result<Connection> {
-    let connection = get(tx, name).await?;
-    let owner = connection.organization_id;
-    let secret = match &changes.client_secret {
-        None => None,
-        Some(plain) => {
-            let key = data_keys::get_or_create(tx.conn(), vault, owner).await?;
-            Some(seal(&key, owner, name, Sealed::ClientSecret, plain)?)
-        }
-    };
-    sqlx::query!(
-        "UPDATE oauth_connections
-         SET display_name = CASE WHEN $2::text IS NULL THEN display_name ELSE NULLIF($2, '') END,
-             client_id = COALESCE($3, client_id), client_secret = COALESCE($4, client_secret),
-             authorization_url = CASE WHEN $5::text IS NULL THEN authorization_url ELSE NULLIF($5, '') END,
-             token_url = COALESCE($6, token_url), scopes = COALESCE($7, scopes), refusals = 0, updated_at = now()
-         WHERE id = $1",
-        connection.id,
-        changes.display_name,
-        changes.client_id,
-        secret,
-        changes.authorization_url,
-        changes.token_url,
-        changes.scopes.as_deref().map(spaced),
-    )
-    .execute(tx.conn())
-    .await?;
-    let details = json!({
-        "client_id": changes.client_id, "token_url": changes.token_url, "scopes": changes.scopes,
-        "client_secret": changes.client_secret.is_some().then_some("changed"),
-    });
-    let changed = get_by_id(tx, connection.id).await?;
-    audit::record(tx, Action::ConnectionUpdated, resource(name), &details).await?;
-    Ok(changed)
-}
-
 /// Removes a connection of the scope, and its tokens.
 ///
 /// # Errors
@@ -407,18 +352,24 @@ pub async fn delete_token(tx: &mut OrgTx, name: &str) -> Result<bool> {
     if !connection.has_token() && connection.refresh_token.is_none() {
         return Ok(false);
     }
+    forget(tx, connection.id).await?;
+    audit::record(tx, Action::ConnectionTokenDeleted, resource(name), &()).await?;
+    Ok(true)
+}
+
+/// Removes the tokens of a connection. A refresh under way brings no others.
+async fn forget(tx: &mut OrgTx, id: Uuid) -> Result<()> {
     sqlx::query!(
         "UPDATE oauth_connections
          SET access_token = NULL, refresh_token = NULL, expires_at = NULL, granted_scopes = NULL,
              generation = generation + 1, status = 'not_connected', status_message = NULL, lease = NULL,
              lease_expires_at = NULL, updated_at = now()
          WHERE id = $1",
-        connection.id,
+        id,
     )
     .execute(tx.conn())
     .await?;
-    audit::record(tx, Action::ConnectionTokenDeleted, resource(name), &()).await?;
-    Ok(true)
+    Ok(())
 }
 
 /// Everything of a connection, opened. Audited.
@@ -441,7 +392,11 @@ enum Source {
     Refreshed,
 }
 
-/// Stores new tokens; a missing refresh token keeps the old one when it is a refresh.
+/// Stores new tokens of the server that `connection` names; a missing refresh token keeps the old one when it is a refresh.
+/// One without anybody leaves an authorization that goes on meanwhile as it is.
+///
+/// # Errors
+/// [`Error::Invalid`] for a token over 64 KiB; [`Error::Impossible`] when tokens come from elsewhere since.
 async fn store(
     tx: &mut OrgTx,
     vault: &Vault,
@@ -460,14 +415,20 @@ async fn store(
     let refresh =
         refresh.map(|plain| seal(&key, owner, &connection.name, Sealed::RefreshToken, plain)).transpose()?;
     let is_refresh = source == Source::Refreshed;
-    sqlx::query!(
+    // An authorization began no later than the last change, so that one of a row that stood still for longer has ended.
+    let stored = sqlx::query!(
         "UPDATE oauth_connections
          SET access_token = $2, refresh_token = CASE WHEN $4 THEN COALESCE($3, refresh_token) ELSE $3 END,
-             token_type = $5, granted_scopes = $6, expires_at = $7, status = 'completed', status_message = NULL,
+             token_type = $5, granted_scopes = $6, expires_at = $7, status_message = NULL,
+             status = CASE WHEN $4 AND pending_state IS NOT NULL AND updated_at > now() - make_interval(secs => $9)
+                 THEN 'waiting_callback' ELSE 'completed' END,
+             pending_state = CASE WHEN $4 AND updated_at > now() - make_interval(secs => $9) THEN pending_state END,
              generation = generation + 1, attempts = attempts + 1, refusals = 0, lease = NULL,
-             lease_expires_at = NULL, pending_state = NULL,
-             last_refresh_at = CASE WHEN $4 THEN now() ELSE last_refresh_at END, updated_at = now()
-         WHERE id = $1",
+             lease_expires_at = NULL, last_refresh_at = CASE WHEN $4 THEN now() ELSE last_refresh_at END,
+             -- Which says when the authorization began that goes on.
+             updated_at = CASE WHEN $4 AND pending_state IS NOT NULL AND updated_at > now() - make_interval(secs => $9)
+                 THEN updated_at ELSE now() END
+         WHERE id = $1 AND token_url = $8",
         connection.id,
         access,
         refresh,
@@ -475,9 +436,16 @@ async fn store(
         tokens.token_type,
         tokens.scopes,
         tokens.expires_at,
+        connection.token_url,
+        authorize::LIFETIME.as_secs_f64(),
     )
     .execute(tx.conn())
-    .await?;
+    .await?
+    .rows_affected();
+    if stored == 0 {
+        let text = "the connection was changed or removed meanwhile; connect it again";
+        return Err(Error::Impossible(text.into()));
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod model;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::middleware::from_fn;
 use domain::connections::{self, Connection};
 use domain::{Error, OrgScope};
 use utoipa_axum::router::OpenApiRouter;
@@ -20,9 +21,9 @@ use model::{
     UpdateOAuthConnectionRequest,
 };
 
-use crate::AppState;
 use crate::extract::{Admin, Json, Path};
 use crate::problem::{Problem, Problems};
+use crate::{AppState, deadline};
 
 const LONGEST_ADDRESS: usize = 2_048;
 
@@ -31,6 +32,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(list_connections, create_connection))
         .routes(routes!(get_connection, update_connection, delete_connection))
         .merge(connect::router())
+        .layer(from_fn(deadline::asks_others))
 }
 
 /// The connections of exactly the current scope, by name.
@@ -99,8 +101,10 @@ async fn get_connection(
 
 /// Changes a connection of the current scope.
 ///
-/// Absent and null members stay as they are. Tokens stay too; refresh the connection to see whether the change works.
-/// Platform administrators only.
+/// Absent and null members stay as they are. Tokens stay too; refresh the connection to see whether the change works. Only
+/// when `token_url` moves to another server (scheme, host or port), tokens are removed and a `client_secret` that is set must
+/// be given again: neither may be sent elsewhere. One with `client_credentials` fetches its token there at once. Platform
+/// administrators only.
 #[utoipa::path(
     put, path = "/api/oauth/connections/{connection_name}", tag = "OAuth Connections", security(("bearer" = [])),
     params(("connection_name" = String, Path, description = "Its name.", example = "microsoft-graph")),
@@ -113,11 +117,17 @@ async fn update_connection(
     Path(name): Path<String>,
     Json(given): Json<UpdateOAuthConnectionRequest>,
 ) -> Result<Json<OAuthConnectionDetail>, Problem> {
-    let mut tx = app.platform.db.begin(&scope.narrowed()).await?;
+    let scope = scope.narrowed();
+    let mut tx = app.platform.db.begin(&scope).await?;
     let before = connections::get(&mut tx, &name).await?;
     let changes = checked_changes(&app.platform.outbound, &before, given)?;
-    let connection = connections::update(&mut tx, &app.platform.vault, &name, changes).await?;
+    let mut connection = connections::update(&mut tx, &app.platform.vault, &name, changes).await?;
     tx.commit().await?;
+    let has_lost_token = before.has_token() && !connection.has_token();
+    if has_lost_token && connection.flow == OAuthFlowType::ClientCredentials.as_str() {
+        app.platform.refresher.refresh(&scope, &connection).await?;
+        connection = find(&app, &scope, &name).await?;
+    }
     Ok(Json(connection.into()))
 }
 

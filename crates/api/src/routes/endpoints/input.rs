@@ -1,7 +1,7 @@
 //! The input of a call: query parameters, converted by declared type, and the members of a JSON object over them.
 
-use domain::workflows::{Parameter, check_parameters};
-use domain::{Error, Result};
+use domain::Result;
+use domain::workflows::{Parameter, below, check_at};
 use serde_json::{Map, Value};
 
 use crate::extract::{check_json, check_text};
@@ -26,7 +26,11 @@ pub(super) fn read(
     }
     let in_body: Vec<String> = members.keys().cloned().collect();
     input.extend(members);
-    check_parameters(declared, input).map_err(|error| point_at_source(error, &in_body).into())
+    let source = |name: &str| match in_body.iter().any(|member| member == name) {
+        true => below("", name),
+        false => format!("?{name}"),
+    };
+    Ok(check_at(declared, input, source)?)
 }
 
 /// A repeated parameter is a list where a list is declared; elsewhere the last one counts.
@@ -38,16 +42,6 @@ fn put(input: &mut Map<String, Value>, name: String, text: String, is_list: bool
             input.insert(name, text.into());
         }
     }
-}
-
-fn point_at_source(error: Error, in_body: &[String]) -> Error {
-    let Error::Invalid(mut faults) = error else { return error };
-    for fault in &mut faults {
-        let name = fault.pointer.trim_start_matches("/input_data/").to_owned();
-        let plain = name.replace("~1", "/").replace("~0", "~");
-        fault.pointer = if in_body.contains(&plain) { format!("/{name}") } else { format!("?{plain}") };
-    }
-    Error::Invalid(faults)
 }
 
 #[cfg(test)]

@@ -227,8 +227,12 @@ async fn admit(call: &Call) -> Result<Admitted, Problem> {
         deadline::in_time(open).await?.filter(|opening| !opening.is_shut_out).ok_or_else(bad_key)?;
     let scope = OrgScope::for_system(opening.organization_id, CALLER, request_id);
     let workflow = find(call, &scope).await?;
+    // The key may be that of a workflow which bore this name before.
+    if opening.workflow_id.is_some_and(|own| own != workflow.id) {
+        return Err(bad_key());
+    }
     let endpoint = workflow.endpoint().ok_or(Error::NotFound("workflow"))?;
-    if endpoint.disable_global_key && !opening.is_of_one_workflow {
+    if endpoint.disable_global_key && opening.workflow_id.is_none() {
         return Err(bad_key());
     }
     Ok(Admitted { scope, workflow, endpoint, key: Some(opening.id) })
