@@ -63,7 +63,8 @@ pub(super) async fn run(args: Args) -> Result<u8, Failure> {
         for (name, folder) in files(&settings, &state, args.workspace)? {
             let archive = unfinished.join(name);
             let source = folder.clone();
-            on_thread(move || folders::pack(&source, &archive))
+            let pack = if name == manifest::WORKSPACE { folders::pack_workspace } else { folders::pack };
+            on_thread(move || pack(&source, &archive))
                 .await
                 .map_err(|error| Failure::new(format!("{} was not written: {error}", folder.display())))?;
             let piece = measured(&unfinished, name).await?;

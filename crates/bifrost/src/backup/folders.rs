@@ -8,22 +8,59 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
+use super::trees::{self, Link};
+
+type Builder = tar::Builder<GzEncoder<File>>;
+
 /// Writes everything in `folder` into `archive`. Files may come and go meanwhile; one that gets shorter while it is
 /// read fails the whole.
 pub(super) fn pack(folder: &Path, archive: &Path) -> io::Result<()> {
+    let mut builder = begin(archive)?;
+    append(&mut builder, folder, Path::new(""), &|_: &Path| false)?;
+    finish(builder)
+}
+
+/// The same for a workspace: the tree in use is the one that was when it began, and trees that are being built are
+/// left out.
+pub(super) fn pack_workspace(workspace: &Path, archive: &Path) -> io::Result<()> {
+    // Before the trees are listed: a pull that exchanges the tree meanwhile would name one that is not in the list.
+    let link = Link::read(workspace)?;
+    pack_with(workspace, archive, link.as_ref())
+}
+
+/// [`pack_workspace`] with the link as it was read before.
+pub(super) fn pack_with(workspace: &Path, archive: &Path, link: Option<&Link>) -> io::Result<()> {
+    let mut builder = begin(archive)?;
+    append(&mut builder, workspace, Path::new(""), &trees::is_passed_over)?;
+    if let Some(link) = link {
+        link.append(&mut builder)?;
+    }
+    finish(builder)
+}
+
+fn begin(archive: &Path) -> io::Result<Builder> {
     let encoder = GzEncoder::new(File::create_new(archive)?, Compression::fast());
     let mut builder = tar::Builder::new(encoder);
     builder.follow_symlinks(false);
-    append(&mut builder, folder, Path::new(""))?;
+    Ok(builder)
+}
+
+fn finish(builder: Builder) -> io::Result<()> {
     builder.into_inner()?.finish()?.sync_all()
 }
 
-fn append(builder: &mut tar::Builder<GzEncoder<File>>, root: &Path, below: &Path) -> io::Result<()> {
+/// Says of a name below the root whether it is passed over.
+type PassOver<'a> = &'a dyn Fn(&Path) -> bool;
+
+fn append(builder: &mut Builder, root: &Path, below: &Path, pass_over: PassOver<'_>) -> io::Result<()> {
     let mut entries = std::fs::read_dir(root.join(below))?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
-        let (path, name) = (entry.path(), below.join(entry.file_name()));
-        match append_one(builder, root, &path, &name) {
+        let name = below.join(entry.file_name());
+        if pass_over(&name) {
+            continue;
+        }
+        match append_one(builder, root, &name, pass_over) {
             // It went away since the folder was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other?,
@@ -32,20 +69,16 @@ fn append(builder: &mut tar::Builder<GzEncoder<File>>, root: &Path, below: &Path
     Ok(())
 }
 
-fn append_one(
-    builder: &mut tar::Builder<GzEncoder<File>>,
-    root: &Path,
-    path: &Path,
-    name: &Path,
-) -> io::Result<()> {
+fn append_one(builder: &mut Builder, root: &Path, name: &Path, pass_over: PassOver<'_>) -> io::Result<()> {
+    let path = root.join(name);
     let kind = path.symlink_metadata()?.file_type();
     if kind.is_dir() {
         builder.append_dir(name, path)?;
-        append(builder, root, name)
+        append(builder, root, name, pass_over)
     } else if kind.is_symlink() {
         builder.append_path_with_name(path, name)
     } else if kind.is_file() {
-        let file = File::open(path)?;
+        let file = File::open(&path)?;
         let metadata = file.metadata()?;
         let mut header = tar::Header::new_gnu();
         header.set_metadata(&metadata);

@@ -18,6 +18,7 @@ mod folders;
 mod manifest;
 mod restore;
 mod tools;
+mod trees;
 mod verify;
 
 #[derive(clap::Subcommand)]

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::State;
 use super::create::on_thread;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, Piece};
 use super::tools::{self, Tools};
+use super::trees;
 use crate::failure::{Failure, chain};
 use crate::output::{self, size};
 use crate::{env, migrate};
@@ -38,8 +39,14 @@ pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     let (faults, manifest) = {
         let backup = args.backup.clone();
         let checked = on_thread(move || {
-            let faults: Vec<Option<String>> =
-                manifest.check(&backup).into_iter().map(|(_, fault)| fault).collect();
+            let look_inside = |piece: &Piece| {
+                (piece.name == manifest::WORKSPACE).then(|| trees::fault(&backup.join(&piece.name))).flatten()
+            };
+            let faults: Vec<Option<String>> = manifest
+                .check(&backup)
+                .into_iter()
+                .map(|(piece, fault)| fault.or_else(|| look_inside(piece)))
+                .collect();
             Ok((faults, manifest))
         });
         checked.await.map_err(|error| Failure::new(format!("the backup cannot be read: {error}")))?

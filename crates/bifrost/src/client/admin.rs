@@ -36,8 +36,11 @@ pub(crate) async fn run(command: Command) -> Result<u8, Failure> {
         return Err(Failure::new(format!("{url} has its first administrator already"))
             .next(format!("bifrost login --url {url} --email EMAIL")));
     }
+    let file = Path::new(credentials::FILE);
+    // Before there is a password that could get lost.
+    let _lock = credentials::lock(file).await?;
     let created = create(&url, None, args.email.as_deref()).await?;
-    created.store(Path::new(credentials::FILE))?;
+    created.store(file)?;
     output::say(&shown_once(&created));
     Ok(0)
 }

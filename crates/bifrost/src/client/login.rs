@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
     if generated.is_none() {
         api.credentials.password = None; // a password that a person chose is not ours to keep
     }
-    api.keep()?;
+    api.keep().await?;
     output::say(&format!("Signed in to {url} as {email}; the session is kept in {}", credentials::FILE));
     Ok(0)
 }

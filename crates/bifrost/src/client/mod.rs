@@ -1,7 +1,8 @@
 //! The client side: talks HTTP to an api as anybody could, with the session that `bifrost login` keeps.
 //!
-//! The invariant: stored credentials go only to the address they were stored for.
+//! The invariants: stored credentials go only to the address they were stored for, and no refresh token is used twice.
 
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -88,6 +89,15 @@ pub(crate) enum SignIn {
     },
 }
 
+/// Where new tokens came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewed {
+    /// The api gave them.
+    Now,
+    /// Another command had stored them, some time ago.
+    Before,
+}
+
 impl Api {
     /// The api of `target`, with the stored session for it.
     pub(crate) fn open(target: &Target) -> Result<Self, Failure> {
@@ -124,9 +134,11 @@ impl Api {
     }
 
     /// Writes the credentials file, now and whenever tokens change.
-    pub(crate) fn keep(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn keep(&mut self) -> Result<(), Failure> {
+        let file = Path::new(credentials::FILE);
+        let _lock = credentials::lock(file).await?;
         self.keep = true;
-        self.credentials.store(credentials::FILE.as_ref())
+        self.credentials.store(file)
     }
 
     /// Signs in with the password.
@@ -185,18 +197,41 @@ impl Api {
             let request = api.request(method.clone(), path);
             if let Some(body) = body { request.json(body) } else { request }
         };
-        if self.access_token().is_some() {
-            let answer = build(self).send().await.map_err(|error| unreachable(self.url(), &error))?;
-            if answer.status() != StatusCode::UNAUTHORIZED {
-                return parse(answer).await;
+        // Twice, for tokens that another command stored may have expired since.
+        for _ in 0..2 {
+            if self.access_token().is_some() {
+                let answer = build(self).send().await.map_err(|error| unreachable(self.url(), &error))?;
+                if answer.status() != StatusCode::UNAUTHORIZED {
+                    return parse(answer).await;
+                }
+            }
+            if self.renew().await? == Renewed::Now {
+                break;
             }
         }
-        self.renew().await?;
         read(self.url(), build(self)).await
     }
 
-    /// A new access token: from the refresh token, else from the password.
-    async fn renew(&mut self) -> Result<(), Failure> {
+    /// Another access token than the one that was refused: the stored one, if another command has renewed the session,
+    /// else a new one. Commands that share the file take turns, because a refresh token is good once, and the api ends the
+    /// session of whoever presents a spent one.
+    async fn renew(&mut self) -> Result<Renewed, Failure> {
+        if !self.keep {
+            return self.ask_for_tokens().await.map(|()| Renewed::Now);
+        }
+        let file = Path::new(credentials::FILE);
+        let _lock = credentials::lock(file).await?;
+        let stored = Credentials::load(file)?.filter(|stored| stored.is_of(&self.credentials));
+        let Some(stored) = stored else { return Err(self.no_longer_signed_in()) };
+        let refused = std::mem::replace(&mut self.credentials, stored);
+        if self.access_token().is_some() && !self.credentials.has_tokens_of(&refused) {
+            return Ok(Renewed::Before);
+        }
+        self.ask_for_tokens().await.map(|()| Renewed::Now)
+    }
+
+    /// A new access token from the api: for the refresh token, else for the password.
+    async fn ask_for_tokens(&mut self) -> Result<(), Failure> {
         if let Some(refresh_token) = self.credentials.refresh_token.clone() {
             let request = self
                 .http
@@ -212,6 +247,13 @@ impl Api {
             SignIn::Done => Ok(()),
             SignIn::Asked { .. } => Err(not_signed_in(self.url())),
         }
+    }
+
+    fn no_longer_signed_in(&self) -> Failure {
+        let (email, url) = (self.email(), self.url());
+        let file = credentials::FILE;
+        Failure::new(format!("{file} is no longer that of {email} at {url}, and the session must be renewed"))
+            .next(format!("bifrost login --url {url} --email {email}"))
     }
 
     fn take(&mut self, tokens: Tokens) -> Result<(), Failure> {

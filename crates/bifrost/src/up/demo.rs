@@ -31,7 +31,7 @@ pub(crate) async fn run(
     let credentials = administrator(url, state, developer, progress).await?;
     let mut api = Api::with(credentials)?;
     let SignIn::Done = api.sign_in().await? else { return Err(unknown_administrator(url)) };
-    api.keep()?;
+    api.keep().await?;
     progress.say(format!("Signed in as {}", api.email()));
     wait_for_workflow(&mut api).await?;
 

@@ -1,12 +1,16 @@
 //! `bifrost backup`: made under load, checked, brought back; and what is refused.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use secrecy::ExposeSecret;
-use serde_json::json;
-use testkit::{Client, Launch, Process, TestDb};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use testkit::{Client, Launch, Process, TestDb, TestEnv};
 
 use crate::support::{
     EMAIL, Installation, PASSWORD, WORKFLOWS, open_folder, submit, wait_for_end, wait_for_workflow,
@@ -180,6 +184,50 @@ async fn a_damaged_backup_is_named_and_nothing_is_restored_over_something() {
     assert!(none.finish().await.expect_code(2).stderr.contains("is no backup"));
     db.close().await;
     installation.close().await;
+}
+
+#[tokio::test]
+async fn a_backup_that_lacks_the_tree_in_use_is_named_and_none_is_made_without_it() {
+    const TREE: &str = "01990000-0000-7000-8000-000000000001";
+    let env = TestEnv::with_files(&[]).await;
+    env.write(&format!(".trees/{TREE}/files/workflows.py"), WORKFLOWS);
+    let link = env.workspace().join(".trees/current");
+    symlink(TREE, &link).expect("the folder is the test's");
+    let backup = env.folder().join("backup");
+    let path = backup.to_str().expect("is text");
+    let bifrost =
+        async |arguments: &[&str]| Launch::bifrost(env.folder(), arguments).in_env(&env).finish().await;
+    bifrost(&["backup", "create", path]).await.expect_code(0);
+    bifrost(&["backup", "verify", path]).await.expect_code(0);
+
+    replace_workspace(&backup, &link);
+    let verified = bifrost(&["backup", "verify", path]).await.expect_code(1);
+    assert!(verified.stdout.contains(TREE) && verified.stdout.contains("not in it"), "{}", verified.stdout);
+
+    std::fs::remove_dir_all(env.workspace().join(".trees").join(TREE)).expect("the folder is the test's");
+    let other = env.folder().join("other");
+    let refused = bifrost(&["backup", "create", other.to_str().expect("is text")]).await.expect_code(1);
+    assert!(refused.stderr.contains("names a tree that is not there"), "{}", refused.stderr);
+    assert!(!other.exists());
+    env.close().await;
+}
+
+/// Makes the link to the tree in use all that a backup has of the workspace, with the checksum of that.
+fn replace_workspace(backup: &Path, link: &Path) {
+    let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    builder.follow_symlinks(false);
+    builder.append_path_with_name(link, ".trees/current").expect("is there");
+    let archive = builder.into_inner().and_then(GzEncoder::finish).expect("is memory");
+    std::fs::write(backup.join("workspace.tar.gz"), &archive).expect("the folder is the test's");
+
+    let file = backup.join("manifest.json");
+    let mut manifest: Value =
+        serde_json::from_slice(&std::fs::read(&file).expect("is there")).expect("is JSON");
+    let pieces = manifest["pieces"].as_array_mut().expect("a list");
+    let piece = pieces.iter_mut().find(|piece| piece["name"] == "workspace.tar.gz").expect("it has one");
+    piece["bytes"] = json!(archive.len());
+    piece["sha256"] = json!(hex::encode(Sha256::digest(&archive)));
+    std::fs::write(&file, manifest.to_string()).expect("the folder is the test's");
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! The command line as a client: what it prints where, and the exit codes that scripts rely on.
 
-use serde_json::json;
+use std::path::Path;
+
+use serde_json::{Value, json};
 use testkit::Ended;
+use tokio::net::{TcpListener, TcpStream};
 use totp_rs::{Builder, Secret};
 
 use crate::support::{
@@ -97,6 +100,108 @@ async fn a_second_factor_is_asked_for_and_given() {
     log_in(&["--code", &recovery]).await.expect_code(0);
     let ran = site.bifrost(&["run", "says_so"]).finish().await.expect_code(0);
     assert_eq!(ran.stdout, "plain text\n");
+    site.close().await;
+}
+
+/// A way to the api on which a request can be held back.
+struct Door {
+    listener: TcpListener,
+    api: String,
+}
+
+impl Door {
+    /// Waits for the next connection, which stays where it is.
+    async fn hold(&self) -> TcpStream {
+        self.listener.accept().await.expect("the listener is ours").0
+    }
+
+    /// Lets a connection through.
+    fn pass(&self, mut client: TcpStream) {
+        let api = self.api.clone();
+        tokio::spawn(async move {
+            if let Ok(mut server) = TcpStream::connect(api).await {
+                // It ends when either side does.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            }
+        });
+    }
+
+    /// Lets everybody through until this is done.
+    async fn open_until<T>(&self, done: impl Future<Output = T>) -> T {
+        let passing = async {
+            while let Ok((client, _)) = self.listener.accept().await {
+                self.pass(client);
+            }
+        };
+        tokio::select! {
+            done = done => done,
+            () = passing => panic!("the listener is ours"),
+        }
+    }
+}
+
+/// Changes a member of the stored credentials.
+fn set(credentials: &Path, member: &str, value: &str) {
+    let mut stored: Value = serde_json::from_str(&stored(credentials)).expect("is JSON");
+    stored[member] = json!(value);
+    std::fs::write(credentials, stored.to_string()).expect("the folder is ours");
+}
+
+fn stored(credentials: &Path) -> String {
+    std::fs::read_to_string(credentials).expect("they were written")
+}
+
+#[tokio::test]
+async fn commands_that_share_a_session_renew_it_without_ending_it_for_each_other() {
+    let site = Installation::start().await;
+    site.log_in().await;
+    let credentials = site.env.folder().join(".bifrost/credentials.json");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let door = Door { listener, api: site.api.url().trim_start_matches("http://").to_owned() };
+    let address = door.listener.local_addr().expect("it is bound");
+    set(&credentials, "url", &format!("http://{address}"));
+    let list = || site.bifrost(&["executions", "list"]);
+
+    // One that has read its tokens before another one replaced them takes the new ones.
+    set(&credentials, "access_token", "expired");
+    let late = list().start();
+    let held = door.hold().await;
+    door.open_until(list().finish()).await.expect_code(0);
+    let renewed = stored(&credentials);
+    assert!(!renewed.contains("expired"), "the session was not renewed");
+    door.pass(held);
+    door.open_until(late.finish()).await.expect_code(0);
+    assert_eq!(stored(&credentials), renewed, "the session was renewed once more");
+
+    // Two that find it out at once take turns.
+    set(&credentials, "access_token", "expired");
+    let both = [list().start(), list().start()];
+    let held = [door.hold().await, door.hold().await];
+    held.into_iter().for_each(|connection| door.pass(connection));
+    for command in both {
+        door.open_until(command.finish()).await.expect_code(0);
+    }
+
+    // New ones may have expired since. No password is kept, so it is the same session that goes on.
+    set(&credentials, "access_token", "expired");
+    let late = list().start();
+    let held = door.hold().await;
+    set(&credentials, "access_token", "expired later");
+    door.pass(held);
+    door.open_until(late.finish()).await.expect_code(0);
+    assert!(!stored(&credentials).contains("expired"), "the session was not renewed");
+    assert_eq!([mode_of(&credentials), mode_of(&credentials.with_extension("lock"))], [0o600, 0o600]);
+
+    // What somebody else has stored meanwhile is theirs.
+    set(&credentials, "access_token", "expired");
+    let late = list().start();
+    let held = door.hold().await;
+    set(&credentials, "email", "grace@example.com");
+    let theirs = stored(&credentials);
+    door.pass(held);
+    let refused = door.open_until(late.finish()).await.expect_code(1);
+    says(&refused, &["no longer that of ada@example.com", "next:  bifrost login"]);
+    assert_eq!(stored(&credentials), theirs);
     site.close().await;
 }
 
