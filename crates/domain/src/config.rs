@@ -60,6 +60,9 @@ pub struct NewValue<'a> {
     pub text: &'a str,
     /// What it is for; `None` leaves what is there.
     pub description: Option<&'a str>,
+    /// Whether an empty or masked value of a secret keeps the one that is stored, as forms send what they may not show. Elsewhere it is
+    /// refused.
+    pub may_keep: bool,
 }
 
 /// A value as a run reads it.
@@ -134,7 +137,8 @@ pub async fn list(tx: &mut OrgTx, vault: &Vault) -> Result<Vec<(String, Effectiv
         };
         values.push((row.key, value));
     }
-    audit::record_all(tx, Action::SecretRead, read).await?;
+    let owner = tx.scope().org();
+    audit::record_all(tx, Action::SecretRead, read.into_iter().map(|resource| (owner, resource))).await?;
     Ok(values)
 }
 
@@ -180,7 +184,7 @@ pub async fn effective(tx: &mut OrgTx, key: Option<&str>) -> Result<Vec<Stored>>
     .await?)
 }
 
-/// Sets a key in the scope's own rows. An empty or masked value of a secret keeps the one that is stored.
+/// Sets a key in the scope's own rows.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad key, or a value that is none of its type or too long.
@@ -294,6 +298,7 @@ impl NewValue<'_> {
             return Err(Error::invalid("/value", "may have at most 64 KiB"));
         }
         let fault = match self.value_type {
+            ValueType::Secret if self.keeps() && !self.may_keep => "is required",
             ValueType::Int if self.text.trim().parse::<i64>().is_err() => "must be a whole number",
             ValueType::Bool if flag(self.text).is_none() => "must be true, false, yes, no, 1 or 0",
             ValueType::Json if serde_json::from_str::<Value>(self.text).is_err() => "must be JSON",

@@ -86,7 +86,8 @@ pub async fn write(
     expected: Option<String>,
 ) -> Result<Result<Stored, Clash>> {
     let details = json!({"bytes": bytes.len()});
-    let tx = begin(platform, scope, Action::FileWritten, &path, &details).await?;
+    let change = begin(platform, scope).await?;
+    let resource = path.clone();
     let written = on_disk(&platform.settings.workspace_path, move |files| {
         if let Some(expected) = expected {
             match files.read(&path, MAX_FILE) {
@@ -101,7 +102,7 @@ pub async fn write(
     })
     .await?;
     if written.is_ok() {
-        tx.commit().await?;
+        commit(change, Action::FileWritten, &resource, &details).await?;
     }
     Ok(written)
 }
@@ -111,7 +112,8 @@ pub async fn write(
 /// # Errors
 /// [`Error::Conflict`] when something is there; [`Error::Impossible`] when it leads outside.
 pub async fn create_folder(platform: &Platform, scope: &OrgScope, path: FilePath) -> Result<Listed> {
-    let tx = begin(platform, scope, Action::FolderCreated, &path, &()).await?;
+    let change = begin(platform, scope).await?;
+    let resource = path.clone();
     let entry = on_disk(&platform.settings.workspace_path, move |files| {
         if !files.create_folder(&path)? {
             return Err(Error::Conflict(format!("{path} exists already")));
@@ -119,7 +121,7 @@ pub async fn create_folder(platform: &Platform, scope: &OrgScope, path: FilePath
         files.entry(&path)
     })
     .await?;
-    tx.commit().await?;
+    commit(change, Action::FolderCreated, &resource, &()).await?;
     Ok(Listed { entry, is_workflow: false, is_data_provider: false })
 }
 
@@ -128,7 +130,7 @@ pub async fn create_folder(platform: &Platform, scope: &OrgScope, path: FilePath
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] when a form has its file there, which would only come back.
 pub async fn delete(platform: &Platform, scope: &OrgScope, path: FilePath) -> Result<()> {
-    let mut tx = begin(platform, scope, Action::FileDeleted, &path, &()).await?;
+    let mut tx = begin(platform, scope).await?;
     let of_form = sqlx::query_scalar!(
         r#"SELECT file_path AS "path!" FROM forms
            WHERE file_path = $1 OR starts_with(file_path, $1 || '/')
@@ -142,8 +144,9 @@ pub async fn delete(platform: &Platform, scope: &OrgScope, path: FilePath) -> Re
             "{file} is the file of a form, which would be written again; delete the form instead"
         )));
     }
-    on_disk(&platform.settings.workspace_path, move |files| files.remove(&path)).await?;
-    tx.commit().await
+    let removed = path.clone();
+    on_disk(&platform.settings.workspace_path, move |files| files.remove(&removed)).await?;
+    commit(tx, Action::FileDeleted, &path, &()).await
 }
 
 /// Gives a file or folder another path. Workflows, data providers and forms in it stay the same.
@@ -151,19 +154,12 @@ pub async fn delete(platform: &Platform, scope: &OrgScope, path: FilePath) -> Re
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] when something is there; [`Error::Impossible`] when it leads outside.
 pub async fn rename(platform: &Platform, scope: &OrgScope, old: FilePath, new: FilePath) -> Result<Listed> {
-    let details = json!({"to": new.as_str()});
-    let mut tx = begin(platform, scope, Action::FileRenamed, &old, &details).await?;
+    let mut tx = begin(platform, scope).await?;
     // Whoever indexes the files waits until the rows have moved too.
     sqlx::query!(
         "SELECT pg_advisory_xact_lock(hashtext('bifrost.form_files')), pg_advisory_xact_lock(hashtext('bifrost.workspace'))"
     )
     .execute(tx.conn())
-    .await?;
-    let (from, to) = (old.clone(), new.clone());
-    let entry = on_disk(&platform.settings.workspace_path, move |files| {
-        files.rename(&from, &to)?;
-        files.entry(&to)
-    })
     .await?;
     // What was at the new path before is gone, and only remembered: it makes room.
     sqlx::query!(
@@ -192,22 +188,29 @@ pub async fn rename(platform: &Platform, scope: &OrgScope, old: FilePath, new: F
     )
     .execute(tx.conn())
     .await?;
-    tx.commit().await?;
+    // The rows first: what is refused there leaves the files as they are.
+    let (from, to) = (old.clone(), new.clone());
+    let entry = on_disk(&platform.settings.workspace_path, move |files| {
+        files.rename(&from, &to)?;
+        files.entry(&to)
+    })
+    .await?;
+    commit(tx, Action::FileRenamed, &old, &json!({"to": new.as_str()})).await?;
     describe(&platform.db, vec![entry]).await?.pop().ok_or(Error::NotFound("file or folder"))
 }
 
-/// Begins a change: alone over all replicas, and recorded.
-async fn begin(
-    platform: &Platform,
-    scope: &OrgScope,
-    action: Action,
-    path: &FilePath,
-    details: &impl Serialize,
-) -> Result<OrgTx> {
+/// Begins a change: alone over all replicas.
+async fn begin(platform: &Platform, scope: &OrgScope) -> Result<OrgTx> {
     let mut tx = platform.db.begin(&scope.clone().widened()).await?;
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.editor'))").execute(tx.conn()).await?;
-    audit::record(&mut tx, action, format!("file/{path}"), details).await?;
     Ok(tx)
+}
+
+/// Records a change and ends it. Only here: the disk is waited for while the tree in use is exchanged, and whoever exchanges it
+/// records that too.
+async fn commit(mut tx: OrgTx, action: Action, path: &FilePath, details: &impl Serialize) -> Result<()> {
+    audit::record(&mut tx, action, format!("file/{path}"), details).await?;
+    tx.commit().await
 }
 
 async fn describe(db: &Db, entries: Vec<Entry>) -> Result<Vec<Listed>> {

@@ -15,6 +15,18 @@ pub fn canonical(value: Value) -> String {
     sorted(value).to_string()
 }
 
+/// Whether a text or a name in it holds NUL, which PostgreSQL cannot.
+pub fn contains_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(contains_nul),
+        Value::Object(members) => {
+            members.iter().any(|(name, value)| name.contains('\0') || contains_nul(value))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {

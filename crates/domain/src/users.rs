@@ -177,7 +177,8 @@ async fn join(
     production: bool,
 ) -> Result<User> {
     let known = sqlx::query!(
-        r#"SELECT id AS "id: UserId", is_registered AND (is_verified OR NOT $2) AS "is_taken!"
+        // Who has signed in is somebody, also where an address that was changed since is not proven yet.
+        r#"SELECT id AS "id: UserId", is_registered AND (is_verified OR last_login IS NOT NULL OR NOT $2) AS "is_taken!"
            FROM users
            WHERE email = $1
            FOR UPDATE"#,

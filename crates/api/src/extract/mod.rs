@@ -8,6 +8,7 @@ mod json;
 mod path;
 mod query;
 mod text;
+pub(crate) mod time;
 
 pub(crate) use caller::{Admin, Sdk, SdkOrSigned, Signed, bearer_of, scope_of};
 pub(crate) use client::Client;

@@ -1,5 +1,6 @@
 //! Text that PostgreSQL can hold: any, except for NUL.
 
+use domain::json::contains_nul;
 use serde_json::Value;
 
 use crate::problem::Problem;
@@ -24,17 +25,6 @@ pub(crate) fn check_json<'a>(
 ) -> Result<(), Problem> {
     let has_nul = members.into_iter().any(|(name, value)| name.contains('\0') || contains_nul(value));
     if has_nul { Err(Problem::invalid(pointer, RULE)) } else { Ok(()) }
-}
-
-fn contains_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(contains_nul),
-        Value::Object(members) => {
-            members.iter().any(|(name, value)| name.contains('\0') || contains_nul(value))
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
 }
 
 #[cfg(test)]

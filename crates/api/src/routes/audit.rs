@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::AppState;
-use crate::extract::{Json, Query, Signed, whole_number};
+use crate::extract::{Json, Query, Signed, time, whole_number};
 use crate::problem::{Problem, Problems};
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
@@ -113,8 +113,8 @@ async fn list_audit(
         actor: query.actor.map(|actor| actor.trim().to_lowercase()),
         action: query.action,
         resource: query.resource,
-        since: time("start_date", query.start_date.as_deref())?,
-        until: time("end_date", query.end_date.as_deref())?,
+        since: time::time("?start_date", query.start_date.as_deref(), time::FIRST_OF_DAY)?,
+        until: time::time("?end_date", query.end_date.as_deref(), time::LAST_OF_DAY)?,
     };
     let list = (&filters, signed.scope.reach());
     let after = query.continuation_token.as_deref().map(|token| Cursor::parse(token, &list)).transpose()?;
@@ -129,11 +129,4 @@ async fn list_audit(
     let last = entries.last().filter(|_| has_more);
     let continuation_token = last.map(|last| last.cursor(&signed.scope).token(&list));
     Ok(Json(AuditListResponse { entries: entries.into_iter().map(Into::into).collect(), continuation_token }))
-}
-
-fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem> {
-    let parse = |text: &str| {
-        text.parse().map_err(|_| Problem::invalid(format!("?{name}"), "must be an RFC 3339 time"))
-    };
-    text.map(parse).transpose()
 }

@@ -144,6 +144,7 @@ async fn set_config(
         value_type: input.r#type.into(),
         text: &input.value,
         description: input.description.as_deref(),
+        may_keep: true,
     };
     let mut tx = app.platform.db.begin(&signed.scope.narrowed()).await?;
     let stored = config::put(&mut tx, &app.platform.vault, new).await?;

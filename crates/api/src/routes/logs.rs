@@ -1,7 +1,7 @@
 //! What happened: system events and the audit log as one list, for platform administrators.
 
 use axum::extract::State;
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use chrono::{DateTime, Utc};
 use domain::Error;
 use domain::page::Cursor;
 use domain::system_events::list::{self, Entry, Filters};
@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::AppState;
-use crate::extract::{Admin, Json, PathPair, Query, whole_number};
+use crate::extract::{Admin, Json, PathPair, Query, time, whole_number};
 use crate::problem::{Problem, Problems};
 
 /// Rows that one may skip; whoever wants more goes page by page.
@@ -165,8 +165,8 @@ async fn list_logs(
     let filters = Filters {
         category: named("category", query.category.as_deref(), &Category::ALL, Category::as_str)?,
         level: named("level", query.level.as_deref(), &Level::ALL, Level::as_str)?,
-        since: time("start_date", query.start_date.as_deref(), NaiveTime::MIN)?,
-        until: time("end_date", query.end_date.as_deref(), END_OF_DAY)?,
+        since: time::time("?start_date", query.start_date.as_deref(), time::FIRST_OF_DAY)?,
+        until: time::time("?end_date", query.end_date.as_deref(), time::LAST_OF_DAY)?,
     };
     let pages = (&filters, admin.scope.reach());
     let after = query.continuation_token.as_deref().map(|token| Cursor::parse(token, &pages)).transpose()?;
@@ -208,8 +208,6 @@ async fn get_log(
     Ok(Json(entry.into()))
 }
 
-const END_OF_DAY: NaiveTime = NaiveTime::from_hms_micro_opt(23, 59, 59, 999_999).expect("a time of day");
-
 /// A value by its name; an empty text filters nothing, as forms send it.
 fn named<T: Copy>(
     parameter: &str,
@@ -223,15 +221,4 @@ fn named<T: Copy>(
     found
         .map(Some)
         .ok_or_else(|| Problem::invalid(format!("?{parameter}"), format!("must be one of {}", known())))
-}
-
-/// A time, or a day with this time of it.
-fn time(parameter: &str, text: Option<&str>, of_day: NaiveTime) -> Result<Option<DateTime<Utc>>, Problem> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let day = || text.parse::<NaiveDate>().ok().map(|day| day.and_time(of_day).and_utc());
-    // Without a zone it is UTC, as everything here is.
-    let unzoned = || text.parse::<NaiveDateTime>().ok().map(|time| time.and_utc());
-    let time = text.parse::<DateTime<Utc>>().ok().or_else(unzoned).or_else(day);
-    time.map(Some)
-        .ok_or_else(|| Problem::invalid(format!("?{parameter}"), "must be an RFC 3339 time or a day"))
 }

@@ -169,7 +169,7 @@ async fn create_role(
     let details = json!({
         "name": role.name, "organization_id": role.organization_id, "permissions": role.permissions.0,
     });
-    audit::record(&mut tx, Action::RoleCreated, role.id, &details).await?;
+    audit::record_for(&mut tx, role.organization_id, Action::RoleCreated, role.id, &details).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(role.into())))
 }
@@ -226,7 +226,7 @@ async fn update_role(
     };
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
     let role = roles::update(&mut tx, id, changes).await?;
-    audit::record(&mut tx, Action::RoleUpdated, id, &details).await?;
+    audit::record_for(&mut tx, role.organization_id, Action::RoleUpdated, id, &details).await?;
     tx.commit().await?;
     Ok(Json(role.into()))
 }
@@ -266,8 +266,8 @@ async fn delete_role(
     signed.scope.require(Permission::RolesManage)?;
     let inactive = Changes { is_active: Some(false), ..Changes::default() };
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
-    roles::update(&mut tx, id, inactive).await?;
-    audit::record(&mut tx, Action::RoleDeleted, id, &()).await?;
+    let role = roles::update(&mut tx, id, inactive).await?;
+    audit::record_for(&mut tx, role.organization_id, Action::RoleDeleted, id, &()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -325,8 +325,8 @@ async fn assign_role(
         keys.push(text.parse::<UserKey>().map_err(|()| Problem::invalid(pointer(), "must not contain NUL"))?);
     }
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
-    members::assign(&mut tx, id, &keys).await?;
-    audit::record(&mut tx, Action::RoleAssigned, id, &json!({"users": input.user_ids})).await?;
+    let owner = members::assign(&mut tx, id, &keys).await?.organization_id;
+    audit::record_for(&mut tx, owner, Action::RoleAssigned, id, &json!({"users": input.user_ids})).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -349,8 +349,9 @@ async fn unassign_role(
 ) -> Result<StatusCode, Problem> {
     signed.scope.require(Permission::RolesManage)?;
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
-    let user = members::unassign(&mut tx, id, &key).await?;
-    audit::record(&mut tx, Action::RoleUnassigned, id, &json!({"user": user})).await?;
+    let (role, user) = members::unassign(&mut tx, id, &key).await?;
+    let details = json!({"user": user});
+    audit::record_for(&mut tx, role.organization_id, Action::RoleUnassigned, id, &details).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::AppState;
 use crate::extract::{Json, Path, Signed, check_text};
 use crate::problem::{Problem, Problems};
+use crate::routes::sdk::check_known;
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -170,10 +171,8 @@ async fn named_scope(app: &AppState, signed: Signed, org_id: Option<&str>) -> Re
     };
     let request_id = signed.scope.request_id().map(str::to_owned);
     let scope = OrgScope::for_principal(&signed.principal, requested, request_id)?;
-    if let (true, Some(id)) = (signed.principal.is_superuser, requested)
-        && app.check_organization(&signed.principal, id).await.is_err()
-    {
-        return Err(Problem::invalid("/org_id", "names no organization"));
+    if let (true, Some(id)) = (signed.principal.is_superuser, requested) {
+        check_known(app, &signed.principal, id, "/org_id").await?;
     }
     Ok(scope.narrowed())
 }

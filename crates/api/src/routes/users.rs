@@ -105,6 +105,8 @@ struct UserUpdate {
     is_active: Option<bool>,
     /// `true` promotes to platform administrator, of no organization then; `false` demotes.
     is_superuser: Option<bool>,
+    /// Whether the address counts as proven. That it does is for platform administrators to say; a new address that anybody else
+    /// gives does not.
     is_verified: Option<bool>,
     /// `false` removes the second factor of the user.
     mfa_enabled: Option<bool>,
@@ -220,7 +222,7 @@ async fn invite_user(
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
     let user = manage::invite(&mut tx, invitation).await?;
     let details = json!({"email": user.email, "organization_id": user.organization_id, "is_superuser": user.is_superuser});
-    audit::record(&mut tx, Action::UserInvited, user.id, &details).await?;
+    audit::record_for(&mut tx, user.organization_id, Action::UserInvited, user.id, &details).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(user.into())))
 }
@@ -287,7 +289,8 @@ async fn update_user(
     };
     let mut tx = app.platform.db.begin(&signed.scope.clone().widened()).await?;
     let changed = manage::update(&mut tx, &key, changes).await?;
-    audit::record(&mut tx, Action::UserUpdated, changed.user.id, &details).await?;
+    let owner = changed.user.organization_id;
+    audit::record_for(&mut tx, owner, Action::UserUpdated, changed.user.id, &details).await?;
     let mut user = finish(&app, tx, changed).await?;
     if input.mfa_enabled == Some(false) && user.mfa_enabled {
         let (email, request_id) = (&signed.scope.actor().email, signed.scope.request_id());
@@ -314,7 +317,8 @@ async fn delete_user(
     signed.scope.require(Permission::UsersManage)?;
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
     let changed = manage::delete(&mut tx, &key).await?;
-    audit::record(&mut tx, Action::UserDeleted, changed.user.id, &()).await?;
+    let owner = changed.user.organization_id;
+    audit::record_for(&mut tx, owner, Action::UserDeleted, changed.user.id, &()).await?;
     finish(&app, tx, changed).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -75,9 +75,12 @@ async fn filters_name_actor_action_resource_and_time() {
     assert_eq!(entries(admin, "actor=nobody@platform.example").await.len(), 0);
     assert_eq!(entries(admin, "startDate=2100-01-01T00:00:00Z").await.len(), 0);
     assert_eq!(entries(admin, "action=secret&end_date=2100-01-01T00:00:00Z").await.len(), 2);
-    for (query, pointer) in
-        [("start_date=soon", "?start_date"), ("limit=0", "?limit"), ("limit=1001", "?limit")]
-    {
+    for (query, pointer) in [
+        ("start_date=soon", "?start_date"),
+        ("end_date=-200000-01-01T00:00:00Z", "?end_date"),
+        ("limit=0", "?limit"),
+        ("limit=1001", "?limit"),
+    ] {
         let reply = admin.get(&format!("/api/audit?{query}")).await;
         let reply = reply.expect_status(StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!(reply.json()["errors"][0]["pointer"], pointer);

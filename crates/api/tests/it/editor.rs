@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Client, Reply};
 
-use crate::support::World;
+use crate::support::{PASSWORD, World};
 
 const CONTENT: &str = "/api/editor/files/content";
 const WORKFLOW: &str = "from bifrost import workflow\n\n@workflow(name=\"greeter\", description=\"d\")\ndef greeter():\n    return 1\n";
@@ -254,5 +254,31 @@ async fn a_search_finds_lines_and_columns_in_text_files_only() {
                 .await;
         assert_eq!((of(&found).len(), &found["truncated"]), (most, &json!(truncated)));
     }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_waits_for_the_disk_holds_no_sign_in_up() {
+    let world = World::start().await;
+    let admin = &world.admin.client;
+    // As while the tree in use is exchanged.
+    let exchange = std::fs::File::open(world.test.workspace()).expect("opens");
+    exchange.lock().expect("locks");
+    let waits = "SELECT count(*) FROM pg_locks
+                 WHERE locktype = 'advisory' AND granted AND objid = (hashtext('bifrost.editor')::bigint & 4294967295)::oid
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+    let save = put(admin, "a.py", "x = 1");
+    let meanwhile = async {
+        while world.count(waits).await == 0 {
+            tokio::task::yield_now().await;
+        }
+        let signed_in = world.nobody().sign_in(&world.admin.email, PASSWORD).await;
+        exchange.unlock().expect("unlocks");
+        signed_in
+    };
+    let (saved, signed_in) = tokio::join!(save, meanwhile);
+    saved.expect_status(StatusCode::OK);
+    signed_in.get("/auth/me").await.expect_status(StatusCode::OK);
     world.close().await;
 }

@@ -123,6 +123,9 @@ async fn a_file_that_somebody_changes_changes_its_form() {
     file["organization_id"] = json!(acme);
     file["is_active"] = json!(false);
     file["form_schema"]["fields"][0]["label"] = json!("Changed");
+    // No NUL: a backslash and what follows it.
+    file["form_schema"]["fields"][0]["validation"] = json!({"pattern": "[^\\u0000-\\u001f]+"});
+    file["form_schema"]["fields"][0]["help_text"] = json!("long ".repeat(400_000));
     mirror.world.test.write(path, &file.to_string());
     assert_eq!(mirror.sync().await, ONE);
     let read = mirror.form(id).await;
@@ -224,7 +227,7 @@ async fn a_broken_file_is_a_problem_that_hides_no_other() {
         (form["id"].as_str().expect("an id"), form["file_path"].as_str().expect("a path").to_owned());
     let good = r#"{"name": "Good", "fields": []}"#;
     let deep = format!(r#"{{"name": "x", "fields": {}1{}}}"#, "[".repeat(90), "]".repeat(90));
-    let large = format!(r#"{{"name": "x", "fields": [], "x": "{}"}}"#, "x".repeat(1024 * 1024));
+    let large = format!(r#"{{"name": "x", "fields": [], "x": "{}"}}"#, "x".repeat(16 * 1024 * 1024));
     let same_id = json!({"id": id, "name": "Copy", "fields": []}).to_string();
     let broken = [
         ("a.form.json", "{\n  \"name\": \"A\",\n  oops\n}", 3, "malformed JSON"),
@@ -247,7 +250,7 @@ async fn a_broken_file_is_a_problem_that_hides_no_other() {
         ("h.form.json", r#"{"name": "H", "fields": [], "access_level": "everybody"}"#, 1, "access_level"),
         ("i.form.json", r#"{"name": "I\u0000", "fields": []}"#, 1, "NUL"),
         ("j.form.json", deep.as_str(), 1, "deeper"),
-        ("k.form.json", large.as_str(), 1, "larger than 1 MiB"),
+        ("k.form.json", large.as_str(), 1, "larger than 16 MiB"),
         ("l.form.json", same_id.as_str(), 1, "has the id of the form in forms/laptop-"),
     ];
     for (name, content, ..) in broken {

@@ -187,7 +187,9 @@ async fn running_a_form_runs_its_workflow_as_the_caller() {
     assert_eq!(execution["form_id"], json!(id));
 
     let refused = ada.client.post(&path, &json!({"form_data": {"times": "many"}})).await;
-    assert_eq!(refused.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/input_data/times"]);
+    assert_eq!(refused.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/form_data/times"]);
+    let refused = ada.client.post(&path, &json!({"times": "many"})).await;
+    assert_eq!(refused.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/times"]);
     local.patch(&format!("/api/forms/{id}"), &json!({"workflow_id": uuid::Uuid::now_v7()})).await;
     ada.client.post(&path, &json!({"name": "x"})).await.expect_status(StatusCode::NOT_FOUND);
     local.patch(&format!("/api/forms/{id}"), &json!({"workflow_id": ""})).await.expect_status(StatusCode::OK);
@@ -222,6 +224,11 @@ async fn the_launch_workflow_is_waited_for_and_gets_what_the_form_lets_through()
     assert_eq!(answer.expect_status(StatusCode::OK).json(), json!({"result": {"sites": ["LON"]}}));
     let parameters: Value = serde_json::from_str(claimed.parameters.get()).expect("JSON");
     assert_eq!(parameters, json!({"name": "Body", "times": 3, "loud": true}));
+
+    let wrong = ada.client.post(&path.replace("times=3", "times=many"), &json!({"loud": "loud"})).await;
+    assert_eq!(wrong.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["?times"]);
+    let wrong = ada.client.post(&path.replace("times=3&loud=true&", ""), &json!({"times": "many"})).await;
+    assert_eq!(wrong.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/times"]);
 
     for (user_error, shown) in [(true, "no sites yet"), (false, "An error occurred during execution")] {
         let play = async {

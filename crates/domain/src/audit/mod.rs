@@ -10,6 +10,7 @@ pub mod verify;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::id::OrgId;
 use crate::{OrgTx, Result, SystemTx};
 
 /// A deed worth remembering. The name is what `action` holds, dotted noun and verb.
@@ -214,12 +215,29 @@ impl Action {
     }
 }
 
-/// Records a deed of the scope's actor, in the scope's organization.
+/// Records a deed of the scope's actor, in the scope's organization. What comes after it in the transaction must wait for nobody:
+/// until the commit nothing else is recorded there, sign-ins among it.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn record(
     tx: &mut OrgTx,
+    action: Action,
+    resource: impl ToString,
+    details: &impl Serialize,
+) -> Result<()> {
+    let organization = tx.scope().org();
+    record_for(tx, organization, action, resource, details).await
+}
+
+/// Records a deed of the scope's actor on something of this organization, which reads of it, also if a platform administrator did it from
+/// without.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn record_for(
+    tx: &mut OrgTx,
+    owner: Option<OrgId>,
     action: Action,
     resource: impl ToString,
     details: &impl Serialize,
@@ -230,7 +248,7 @@ pub async fn record(
         "SELECT audit_append(ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$3::uuid], ARRAY[$4::text], ARRAY[$5::text],
              ARRAY[$6::text], ARRAY[$7::text], ARRAY[$8::text])",
         Uuid::now_v7(),
-        scope.org() as _,
+        owner as _,
         scope.actor().id as _,
         scope.actor().email,
         action.as_str(),
@@ -243,23 +261,29 @@ pub async fn record(
     Ok(())
 }
 
-/// Records the same deed on many things, of the scope's actor.
+/// Records the same deed on many things, each of its organization, of the scope's actor.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn record_all(tx: &mut OrgTx, action: Action, resources: Vec<String>) -> Result<()> {
+pub async fn record_all(
+    tx: &mut OrgTx,
+    action: Action,
+    resources: impl IntoIterator<Item = (Option<OrgId>, String)>,
+) -> Result<()> {
+    let (owners, resources): (Vec<_>, Vec<_>) =
+        resources.into_iter().map(|(owner, resource)| (owner.map(|id| id.0), resource)).unzip();
     if resources.is_empty() {
         return Ok(());
     }
     let scope = tx.scope().clone();
     let ids: Vec<Uuid> = resources.iter().map(|_| Uuid::now_v7()).collect();
     sqlx::query!(
-        "SELECT audit_append(array_agg(id), array_agg($3::uuid), array_agg($4::uuid), array_agg($5::text), array_agg($6::text),
+        "SELECT audit_append(array_agg(id), array_agg(owner), array_agg($4::uuid), array_agg($5::text), array_agg($6::text),
              array_agg(resource), array_agg($7::text), array_agg(NULL::text))
-         FROM UNNEST($1::uuid[], $2::text[]) AS t (id, resource)",
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[]) AS t (id, owner, resource)",
         &ids,
+        &owners as &[Option<Uuid>],
         &resources,
-        scope.org() as _,
         scope.actor().id as _,
         scope.actor().email,
         action.as_str(),
@@ -281,14 +305,30 @@ pub async fn record_system(
     resource: impl ToString,
     request_id: Option<&str>,
 ) -> Result<()> {
+    record_system_for(tx, None, action, actor, resource, request_id).await
+}
+
+/// Records such a deed on something of this organization.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn record_system_for(
+    tx: &mut SystemTx,
+    owner: Option<OrgId>,
+    action: Action,
+    actor: &str,
+    resource: impl ToString,
+    request_id: Option<&str>,
+) -> Result<()> {
     sqlx::query!(
-        "SELECT audit_append(ARRAY[$1::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$2::text], ARRAY[$3::text],
+        "SELECT audit_append(ARRAY[$1::uuid], ARRAY[$6::uuid], ARRAY[NULL::uuid], ARRAY[$2::text], ARRAY[$3::text],
              ARRAY[$4::text], ARRAY[$5::text], ARRAY[NULL::text])",
         Uuid::now_v7(),
         actor,
         action.as_str(),
         resource.to_string(),
         request_id,
+        owner as _,
     )
     .fetch_one(tx.conn())
     .await?;

@@ -87,7 +87,8 @@ pub async fn end(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Ended>> {
         })
         .collect();
     ended.sort_by_key(|ended| ended.execution.id);
-    let resources = ended.iter().map(|ended| ended.execution.id.to_string()).collect();
+    let resources =
+        ended.iter().map(|ended| (ended.execution.organization_id, ended.execution.id.to_string()));
     audit::record_all(tx, Action::ExecutionEnded, resources).await?;
     Ok(ended)
 }

@@ -7,6 +7,7 @@ use super::{AccessLevel, Form, get, query_forms};
 use crate::executions::RawJson;
 use crate::id::{FormId, OrgId, RoleId, UserId};
 use crate::permissions::Permission;
+use crate::roles::Role;
 use crate::{Error, OrgTx, Result, roles};
 
 /// The form, if the actor may use it.
@@ -116,7 +117,7 @@ pub async fn forms_of(tx: &mut OrgTx, role: RoleId) -> Result<Vec<FormId>> {
 /// # Errors
 /// [`Error::NotFound`] for the role or any of the forms; [`Error::Invalid`] for a form of another organization than the
 /// role's; [`Error::Forbidden`] for what is beyond the actor.
-pub async fn assign(tx: &mut OrgTx, role: RoleId, forms: &[FormId]) -> Result<()> {
+pub async fn assign(tx: &mut OrgTx, role: RoleId, forms: &[FormId]) -> Result<Role> {
     let role = roles::lock_own(tx, role).await?;
     let ids: Vec<Uuid> = forms.iter().map(|form| form.0).collect();
     let found = sqlx::query!(
@@ -147,18 +148,18 @@ pub async fn assign(tx: &mut OrgTx, role: RoleId, forms: &[FormId]) -> Result<()
     )
     .execute(tx.conn())
     .await?;
-    Ok(())
+    Ok(role)
 }
 
-/// Takes a form from a role. Taking it twice is fine.
+/// Takes a form from a role, and answers which. Taking it twice is fine.
 ///
 /// # Errors
 /// [`Error::NotFound`] for the role or the form; [`Error::Forbidden`] for what is beyond the actor.
-pub async fn unassign(tx: &mut OrgTx, role: RoleId, form: FormId) -> Result<()> {
+pub async fn unassign(tx: &mut OrgTx, role: RoleId, form: FormId) -> Result<Role> {
     let role = roles::lock_own(tx, role).await?;
     get(tx, form).await?;
     sqlx::query!("DELETE FROM form_roles WHERE role_id = $1 AND form_id = $2", role.id as _, form as _)
         .execute(tx.conn())
         .await?;
-    Ok(())
+    Ok(role)
 }

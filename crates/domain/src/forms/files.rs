@@ -79,11 +79,11 @@ pub async fn sync(platform: &Platform) -> Result<Synced> {
     // The rows first: whatever is due from here on is none of the files read after it.
     let rows = import::known(&mut tx).await?;
     let files = on_disk(&root, import::read_all).await?;
-    let mut problems = Vec::new();
+    let (mut problems, mut imported) = (Vec::new(), Vec::new());
     let mut plan = Plan::new(rows, &files);
     for file in &files {
         match plan.import(&mut tx, file).await? {
-            Ok(changed) => synced.imported += usize::from(changed),
+            Ok(changed) => imported.extend(changed),
             Err(fault) => problems.push((file.path.to_string(), fault)),
         }
     }
@@ -94,8 +94,12 @@ pub async fn sync(platform: &Platform) -> Result<Synced> {
             .await?;
         synced.written += export::write_due(&mut tx, root, None).await?;
     }
-    synced.problems = problems.len();
+    (synced.imported, synced.problems) = (imported.len(), problems.len());
     replace_problems(&mut tx, problems).await?;
+    // Last: whoever changes a form through the API holds its row while they wait for the log.
+    for deed in imported {
+        deed.record(&mut tx).await?;
+    }
     tx.commit().await?;
     Ok(synced)
 }

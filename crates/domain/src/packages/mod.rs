@@ -215,18 +215,13 @@ pub async fn switch<E: From<Error>>(
         )
         .fetch_one(tx.conn())
         .await?;
-        audit::record_system(
-            &mut tx,
-            Action::PackagesSwitched,
-            &job.requested_by_email,
-            format!("environment/{}", id.as_deref().unwrap_or("none")),
-            None,
-        )
-        .await?;
         Ok::<_, Error>(version)
     };
     let version = insert.await?;
     check().await?;
+    // After what waits for the disk: the log is held from here on.
+    let resource = format!("environment/{}", id.as_deref().unwrap_or("none"));
+    audit::record_system(&mut tx, Action::PackagesSwitched, &job.requested_by_email, resource, None).await?;
     tx.commit().await?;
     Ok(Some(version))
 }

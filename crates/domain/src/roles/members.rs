@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{get, lock_own};
+use super::{Role, get, lock_own};
 use crate::id::{OrgId, RoleId, UserId};
 use crate::page::Cursor;
 use crate::users::directory::UserKey;
@@ -29,12 +29,12 @@ pub async fn list(tx: &mut OrgTx, role: RoleId, limit: i64, after: Option<Cursor
     .await?)
 }
 
-/// Gives a role to these users. Whoever has it already keeps it.
+/// Gives a role to these users, and answers which. Whoever has it already keeps it.
 ///
 /// # Errors
 /// [`Error::NotFound`] for the role or any of the users; [`Error::Invalid`] for users of another organization than the
 /// role's, each with its pointer; [`Error::Forbidden`] for what is beyond the actor.
-pub async fn assign(tx: &mut OrgTx, role: RoleId, keys: &[UserKey]) -> Result<()> {
+pub async fn assign(tx: &mut OrgTx, role: RoleId, keys: &[UserKey]) -> Result<Role> {
     let role = lock_own(tx, role).await?;
     let users = find_all(tx, keys).await?;
     if let Some(organization) = role.organization_id {
@@ -67,20 +67,20 @@ pub async fn assign(tx: &mut OrgTx, role: RoleId, keys: &[UserKey]) -> Result<()
     )
     .execute(tx.conn())
     .await?;
-    Ok(())
+    Ok(role)
 }
 
-/// Takes a role from a user, and answers whom. Taking it twice is fine.
+/// Takes a role from a user, and answers which and whom. Taking it twice is fine.
 ///
 /// # Errors
 /// [`Error::NotFound`] for the role or the user; [`Error::Forbidden`] for what is beyond the actor.
-pub async fn unassign(tx: &mut OrgTx, role: RoleId, key: &UserKey) -> Result<UserId> {
+pub async fn unassign(tx: &mut OrgTx, role: RoleId, key: &UserKey) -> Result<(Role, UserId)> {
     let role = lock_own(tx, role).await?;
     let user = crate::users::directory::get(tx, key).await?;
     sqlx::query!("DELETE FROM user_roles WHERE role_id = $1 AND user_id = $2", role.id as _, user.id as _)
         .execute(tx.conn())
         .await?;
-    Ok(user.id)
+    Ok((role, user.id))
 }
 
 struct Found {

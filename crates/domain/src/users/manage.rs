@@ -40,7 +40,7 @@ pub struct Changes {
     pub is_active: Option<bool>,
     /// Promotes to platform administrator, or demotes.
     pub is_superuser: Option<bool>,
-    /// Whether the e-mail address counts as proven.
+    /// Whether the e-mail address counts as proven: what platform administrators say. A new address that anybody else typed is not.
     pub is_verified: Option<bool>,
     /// Moves into this organization; a demotion needs one.
     pub organization: Option<OrgId>,
@@ -107,8 +107,14 @@ pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<C
     }
     let has_password = changes.password_hash.is_some();
     let has_new_address = email.as_ref().is_some_and(|new| *new != user.email);
+    let is_admin = tx.scope().actor().is_platform_admin;
+    if changes.is_verified == Some(true) && !is_admin && (has_new_address || !user.is_verified) {
+        return Err(Error::Forbidden("an address is proven by the link that is mailed to it".into()));
+    }
     // Nobody proved the old address, so the password may be anybody's who knew it.
     let loses_password = has_new_address && !user.is_verified && !has_password;
+    // Else whoever signs in with it through a provider would get this account, and its password be somebody else's.
+    let is_verified = changes.is_verified.or((has_new_address && !is_admin).then_some(false));
     let changed = sqlx::query_as!(
         User,
         r#"UPDATE users
@@ -132,7 +138,7 @@ pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<C
         is_active,
         is_superuser,
         organization as _,
-        changes.is_verified,
+        is_verified,
         has_password || loses_password,
     )
     .fetch_one(tx.conn())

@@ -17,7 +17,7 @@ async fn an_organization_overrides_the_global_value() {
     for (scope, value) in [(&global, json!(30)), (&acme, json!({"days": 7}))] {
         let mut tx = db.begin(scope).await.expect("begins");
         let (value_type, text) = config::text_of(&value);
-        let new = NewValue { key: "retention", value_type, text: &text, description: None };
+        let new = NewValue { key: "retention", value_type, text: &text, description: None, may_keep: false };
         config::put(&mut tx, vault, new).await.expect("sets");
         tx.commit().await.expect("commits");
     }
@@ -221,7 +221,7 @@ async fn all_values_are_listed_with_one_key_each_and_reading_secrets_is_audited(
         (&global, "days", config::ValueType::Int, "30"),
     ] {
         let mut tx = db.begin(scope).await.expect("begins");
-        config::put(&mut tx, vault, NewValue { key, value_type, text, description: None })
+        config::put(&mut tx, vault, NewValue { key, value_type, text, description: None, may_keep: false })
             .await
             .expect("sets");
         tx.commit().await.expect("commits");

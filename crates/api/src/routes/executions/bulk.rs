@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::updated;
 use crate::AppState;
-use crate::extract::{Json, Signed, check_text};
+use crate::extract::{Json, Signed, check_text, time};
 use crate::problem::{Problem, Problems};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -180,8 +180,8 @@ impl BulkRequest {
             workflow_id: id::<WorkflowId>("/workflow_id", self.workflow_id.as_deref())?,
             workflow_name: self.workflow_name.clone(),
             statuses,
-            since: moment("/since", self.since.as_deref())?,
-            until: moment("/until", self.until.as_deref())?,
+            since: bound("/since", self.since.as_deref())?,
+            until: bound("/until", self.until.as_deref())?,
             executed_by: id::<UserId>("/executed_by", self.executed_by.as_deref())?,
             error_type: self.error_type.clone(),
         };
@@ -211,10 +211,10 @@ fn id<T: std::str::FromStr>(pointer: &str, text: Option<&str>) -> Result<Option<
     text.map(|text| text.trim().parse().map_err(|_| Problem::invalid(pointer, "must be a UUID"))).transpose()
 }
 
-fn moment(pointer: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem> {
-    let read = |text: &str| super::moment(text, chrono::NaiveTime::MIN);
-    text.map(|text| read(text).ok_or_else(|| Problem::invalid(pointer, "must be a time, RFC 3339")))
-        .transpose()
+/// A bound of what is selected. A blank one is refused: without it more would be selected than was meant.
+fn bound(pointer: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem> {
+    let wrong = || Problem::invalid(pointer, "must be an RFC 3339 time or a day, such as 2026-01-05");
+    text.map(|text| time::read(text, time::FIRST_OF_DAY).ok_or_else(wrong)).transpose()
 }
 
 fn is_full(count: usize, limit: i64) -> bool {

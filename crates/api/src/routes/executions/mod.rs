@@ -5,7 +5,6 @@
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use domain::events::{Event, Update};
 use domain::executions::cancel::{self, Cancelled};
 use domain::executions::list::{self, Filters};
@@ -19,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::AppState;
-use crate::extract::{Json, Path, Query, Signed, whole_number};
+use crate::extract::{Json, Path, Query, Signed, time, whole_number};
 use crate::problem::{Problem, Problems};
 use crate::visibility::Reader;
 
@@ -269,6 +268,7 @@ fn updated(execution: &Execution) -> Event {
         error_type: execution.error_type.clone(),
         is_user_error: execution.is_user_error,
         last_sequence: None,
+        transient: execution.transient,
     })
 }
 
@@ -284,41 +284,8 @@ fn filters(query: &ListQuery, signed: &Signed) -> Result<Filters, Problem> {
     Ok(Filters {
         workflow_name: query.workflow_name.clone(),
         status,
-        since: query.start_date.as_deref().and_then(|text| moment(text, NaiveTime::MIN)),
-        until: query.end_date.as_deref().and_then(|text| moment(text, LAST_OF_DAY)),
+        since: query.start_date.as_deref().and_then(|text| time::read(text, time::FIRST_OF_DAY)),
+        until: query.end_date.as_deref().and_then(|text| time::read(text, time::LAST_OF_DAY)),
         executed_by: is_own_only.then_some(signed.principal.user_id),
     })
-}
-
-const LAST_OF_DAY: NaiveTime = NaiveTime::from_hms_micro_opt(23, 59, 59, 999_999).expect("a time of day");
-
-/// A time; without a zone it is UTC, a day alone stands for its `time_of_day`. Years beyond four digits are
-/// no dates anybody means, and some of them PostgreSQL cannot hold.
-fn moment(text: &str, time_of_day: NaiveTime) -> Option<DateTime<Utc>> {
-    let text = text.trim();
-    // A `+` that was not encoded arrives as a space.
-    let repaired = text.replace(' ', "+");
-    DateTime::parse_from_rfc3339(text)
-        .or_else(|_| DateTime::parse_from_rfc3339(&repaired))
-        .map(|time| time.to_utc())
-        .or_else(|_| text.parse::<NaiveDateTime>().map(|time| time.and_utc()))
-        .or_else(|_| text.parse::<NaiveDate>().map(|day| day.and_time(time_of_day).and_utc()))
-        .ok()
-        .filter(|time| (1..=9999).contains(&time.year()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_in_every_form_clients_send() {
-        let read = |text: &str| moment(text, LAST_OF_DAY).map(|time| time.to_rfc3339());
-        assert_eq!(read("2026-01-05T10:00:00Z").as_deref(), Some("2026-01-05T10:00:00+00:00"));
-        assert_eq!(read("2026-01-05T10:00:00 01:00").as_deref(), Some("2026-01-05T09:00:00+00:00"));
-        assert_eq!(read("2026-01-05T10:00:00").as_deref(), Some("2026-01-05T10:00:00+00:00"));
-        assert_eq!(read("2026-01-05").as_deref(), Some("2026-01-05T23:59:59.999999+00:00"));
-        assert_eq!(read("yesterday"), None);
-        assert_eq!(read("-200000-01-01"), None);
-    }
 }

@@ -293,7 +293,7 @@ async fn delete_form(
     let inactive = Changes { is_active: Some(false), ..Changes::default() };
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
     let form = forms::update(&mut tx, id, inactive).await?;
-    audit::record(&mut tx, Action::FormDeleted, id, &()).await?;
+    audit::record_for(&mut tx, form.organization_id, Action::FormDeleted, id, &()).await?;
     tx.commit().await?;
     mirrored(&app, form).await;
     Ok(StatusCode::NO_CONTENT)
@@ -331,7 +331,7 @@ async fn change(
     };
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
     let form = forms::update(&mut tx, id, changes).await?;
-    audit::record(&mut tx, Action::FormUpdated, id, &details).await?;
+    audit::record_for(&mut tx, form.organization_id, Action::FormUpdated, id, &details).await?;
     tx.commit().await?;
     Ok(Json(mirrored(app, form).await.into()))
 }

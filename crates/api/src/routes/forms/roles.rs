@@ -96,8 +96,8 @@ async fn assign_forms(
     };
     let forms: Vec<FormId> = input.form_ids.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
-    access::assign(&mut tx, id, &forms).await?;
-    audit::record(&mut tx, Action::FormAssigned, id, &json!({"forms": forms})).await?;
+    let owner = access::assign(&mut tx, id, &forms).await?.organization_id;
+    audit::record_for(&mut tx, owner, Action::FormAssigned, id, &json!({"forms": forms})).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -120,8 +120,8 @@ async fn unassign_form(
 ) -> Result<StatusCode, Problem> {
     signed.scope.require(Permission::RolesManage)?;
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
-    access::unassign(&mut tx, role, form).await?;
-    audit::record(&mut tx, Action::FormUnassigned, role, &json!({"form": form})).await?;
+    let owner = access::unassign(&mut tx, role, form).await?.organization_id;
+    audit::record_for(&mut tx, owner, Action::FormUnassigned, role, &json!({"form": form})).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

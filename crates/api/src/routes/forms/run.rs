@@ -6,6 +6,7 @@ use axum::response::Response;
 use domain::executions::{RawJson, Status};
 use domain::forms::{Form, fields};
 use domain::id::FormId;
+use domain::workflows::below;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -17,7 +18,7 @@ use crate::AppState;
 use crate::extract::{IdempotencyKey, Json, OptionalJson, Path, Signed, check_json};
 use crate::problem::{Problem, Problems};
 use crate::routes::executions::result_schema;
-use crate::routes::workflows::execute::{Run, WorkflowExecutionResponse, idempotency};
+use crate::routes::workflows::execute::{Run, WorkflowExecutionResponse, checked, idempotency};
 use crate::visibility::{self, Reader};
 
 /// The name of the operation in the idempotency table.
@@ -85,6 +86,7 @@ async fn execute_form(
     check_json("/form_data", &body)?;
     let idempotency =
         key.map(|key| idempotency(ROUTE, key, &json!({"form": id, "body": body}), &scope)).transpose()?;
+    let at = if is_split(&body) { "/form_data" } else { "" };
     let (data, startup) = split(body)?;
     let workflow = form
         .workflow_id
@@ -92,7 +94,8 @@ async fn execute_form(
         .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST).detail("this form has no workflow"))?;
     let mut parameters = members(form.default_launch_params.as_ref().map(|params| &params.0));
     parameters.extend(data);
-    let run = Run::of_form(&app, &scope, id, workflow, parameters, startup).await?;
+    let (work, parameters) = checked(&app, &scope, workflow, parameters, |name| below(at, name)).await?;
+    let run = Run::of_form(id, work, &parameters, startup)?;
     run.start(&app, &scope, idempotency, &headers).await
 }
 
@@ -129,9 +132,16 @@ async fn start_form(
     check_json("", &body)?;
     let mut parameters = members(form.default_launch_params.as_ref().map(|params| &params.0));
     parameters.extend(body);
-    parameters.extend(let_through(&form, query.as_deref().unwrap_or_default()));
+    let of_query = let_through(&form, query.as_deref().unwrap_or_default());
+    let names: Vec<String> = of_query.keys().cloned().collect();
+    parameters.extend(of_query);
     check_json("?", &parameters)?;
-    let run = Run::of_form(&app, &scope, id, workflow, parameters, None).await?;
+    let source = |name: &str| match names.iter().any(|one| one == name) {
+        true => format!("?{name}"),
+        false => below("", name),
+    };
+    let (work, parameters) = checked(&app, &scope, workflow, parameters, source).await?;
+    let run = Run::of_form(id, work, &parameters, None)?;
     let outcome = run.finish(&app, &scope, &headers).await?;
     match outcome.status {
         Status::Success | Status::CompletedWithErrors => {
@@ -148,9 +158,13 @@ async fn start_form(
     }
 }
 
+fn is_split(body: &Map<String, Value>) -> bool {
+    body.contains_key("form_data") || body.contains_key("startup_data")
+}
+
 /// The form data and the startup data of a body; one that has neither member is the form data itself.
 fn split(mut body: Map<String, Value>) -> Result<(Map<String, Value>, Option<RawJson>), Problem> {
-    if !body.contains_key("form_data") && !body.contains_key("startup_data") {
+    if !is_split(&body) {
         return Ok((body, None));
     }
     let data = match body.remove("form_data") {

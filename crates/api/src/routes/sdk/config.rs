@@ -116,12 +116,9 @@ async fn set_sdk_config(
     check_json("/value", &whole)?;
     let (of_json, text) = config::text_of(&whole["value"]);
     let value_type = if input.is_secret { ValueType::Secret } else { of_json };
-    if input.is_secret && (text.is_empty() || text == MASK) {
-        return Err(Problem::invalid("/value", "is required"));
-    }
     let scope =
         scope_of_call(&app, &sdk.principal, sdk.request_id.as_deref(), input.org_id.as_deref()).await?;
-    let new = NewValue { key: &input.key, value_type, text: &text, description: None };
+    let new = NewValue { key: &input.key, value_type, text: &text, description: None, may_keep: false };
     let mut tx = app.platform.db.begin(&scope).await?;
     config::put(&mut tx, &app.platform.vault, new).await?;
     tx.commit().await?;

@@ -40,7 +40,12 @@ async fn context_of(app: &AppState, scope: &OrgScope) -> Result<DeveloperContext
 }
 
 /// Makes sure that there is the organization which an administrator names in the body.
-async fn check_known(app: &AppState, principal: &Principal, id: OrgId, pointer: &str) -> Result<(), Problem> {
+pub(in crate::routes) async fn check_known(
+    app: &AppState,
+    principal: &Principal,
+    id: OrgId,
+    pointer: &str,
+) -> Result<(), Problem> {
     match app.check_organization(principal, id).await {
         Err(Error::Impossible(_)) => Err(Problem::invalid(pointer, "names no organization")),
         other => Ok(other?),

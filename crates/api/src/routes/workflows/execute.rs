@@ -17,7 +17,7 @@ use domain::executions::bulk::Repeatable;
 use domain::executions::submit::{Idempotency, NewExecution, Work};
 use domain::id::{ExecutionId, FormId};
 use domain::json::canonical;
-use domain::workflows::{Workflow, check_parameters};
+use domain::workflows::{Workflow, below, check_at};
 use domain::{OrgScope, Permission, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -40,6 +40,8 @@ const DEFAULT_PRIORITY: i16 = 5;
 const LONGEST_DELAY: TimeDelta = TimeDelta::days(366);
 /// What inline code is called if it has no name.
 const UNNAMED: &str = "inline_script";
+/// Longest name of a script, in characters.
+const LONGEST_NAME: usize = 255;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(execute_workflow))
@@ -201,11 +203,15 @@ impl Run {
                 let script_name = given(request.script_name).unwrap_or_else(|| UNNAMED.into());
                 check_text("/code", &code)?;
                 check_text("/script_name", &script_name)?;
+                if script_name.chars().count() > LONGEST_NAME {
+                    let rule = format!("may have at most {LONGEST_NAME} characters");
+                    return Err(Problem::invalid("/script_name", rule));
+                }
                 (Work::Inline { code, script_name }, input)
             }
             (None, Some(workflow)) => {
                 check_text("/workflow_id", &workflow)?;
-                checked(app, scope, workflow.trim(), input).await?
+                checked(app, scope, workflow.trim(), input, in_input_data).await?
             }
             (None, None) => {
                 return Err(Problem::invalid("/workflow_id", "is required, unless there is code"));
@@ -243,17 +249,14 @@ impl Run {
         Ok(Self { waits: false, ..Self::new(Work::Workflow(workflow), parameters) })
     }
 
-    /// A workflow that a form runs: by its id or unambiguous name, with the form's parameters.
-    pub(crate) async fn of_form(
-        app: &AppState,
-        scope: &OrgScope,
+    /// What a form runs, with parameters that were [checked].
+    pub(crate) fn of_form(
         form: FormId,
-        workflow: &str,
-        parameters: Map<String, Value>,
+        work: Work,
+        parameters: &Map<String, Value>,
         startup: Option<RawJson>,
-    ) -> Result<Self, Problem> {
-        let (work, parameters) = checked(app, scope, workflow, parameters).await?;
-        let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
+    ) -> Result<Self> {
+        let parameters = serde_json::value::to_raw_value(parameters).map_err(domain::Error::internal)?;
         Ok(Self { form_id: Some(form.0), startup, ..Self::new(work, parameters) })
     }
 
@@ -267,7 +270,8 @@ impl Run {
         let (work, parameters) = match (old.workflow_id, old.code) {
             (Some(workflow), _) => {
                 let input = serde_json::from_str(old.parameters.get()).map_err(domain::Error::internal)?;
-                let (work, parameters) = checked(app, scope, &workflow.to_string(), input).await?;
+                let (work, parameters) =
+                    checked(app, scope, &workflow.to_string(), input, in_input_data).await?;
                 (work, serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?)
             }
             (None, code) => {
@@ -414,16 +418,21 @@ fn start_time(text: &str) -> Result<DateTime<Utc>, Problem> {
     Ok(time.max(DateTime::UNIX_EPOCH))
 }
 
-/// The workflow of this id or name, and the parameters as it takes them.
-async fn checked(
+fn in_input_data(name: &str) -> String {
+    below("/input_data", name)
+}
+
+/// The workflow of this id or unambiguous name, and the parameters as it takes them; `at` points to one in the request.
+pub(crate) async fn checked(
     app: &AppState,
     scope: &OrgScope,
     workflow: &str,
     input: Map<String, Value>,
+    at: impl Fn(&str) -> String,
 ) -> Result<(Work, Map<String, Value>), Problem> {
     let find = app.platform.catalog.get(&app.platform.db, scope, workflow);
     let workflow = deadline::in_time(find).await?;
-    let parameters = check_parameters(&workflow.parameters, input)?;
+    let parameters = check_at(&workflow.parameters, input, at)?;
     Ok((Work::Workflow(workflow), parameters))
 }
 

@@ -111,6 +111,11 @@ fn execute_cases(admin: &Client) -> Vec<Case> {
             "/workflow_id",
         ),
         invalid("a script name with NUL", code(json!({"script_name": "a\0"})), "/script_name"),
+        invalid(
+            "a script name that is too long",
+            code(json!({"script_name": "a".repeat(256)})),
+            "/script_name",
+        ),
         invalid("a missing parameter", greet(json!({})), "/input_data/name"),
         invalid("a null for a required parameter", greet(json!({"name": null})), "/input_data/name"),
         invalid("a text for an integer", greet(json!({"name": "a", "times": "many"})), "/input_data/times"),

@@ -18,6 +18,7 @@ pub(super) fn all(world: &World) -> Vec<Case> {
         invalid("an unknown category", get("?category=nothing"), "?category"),
         invalid("an unknown level", get("?level=loud"), "?level"),
         invalid("a time that is none", get("?start_date=soon"), "?start_date"),
+        invalid("a year that no clock shows", get("?start_date=-200000-01-01T00:00:00Z"), "?start_date"),
         invalid("a day that is none", get("?endDate=2026-02-30"), "?end_date"),
         case("the next page of no list", get("?continuation_token=x"), 400, "bad-request", None),
         case("an entry that is no id", get("/system/5"), 404, "not-found", None),

@@ -11,12 +11,12 @@ use super::{hash, is_form_file};
 use crate::audit::{self, Action};
 use crate::executions::RawJson;
 use crate::forms::access_name;
-use crate::id::FormId;
+use crate::id::{FormId, OrgId};
 use crate::workspace_files::{FilePath, Files};
 use crate::{Error, Result, SystemTx};
 
-/// Longest file that is read.
-const MAX_FILE: u64 = 1024 * 1024;
+/// Longest file that is read: what the API takes, as readable as it is written here.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// Who changes a form by changing its file, in the audit log.
 const ACTOR: &str = "workspace";
 
@@ -26,6 +26,19 @@ pub(super) struct Known {
     path: Option<String>,
     hash: Option<String>,
     is_due: bool,
+}
+
+/// What a file changed.
+pub(super) struct Imported {
+    action: Action,
+    form: FormId,
+    owner: Option<OrgId>,
+}
+
+impl Imported {
+    pub(super) async fn record(self, tx: &mut SystemTx) -> Result<()> {
+        audit::record_system_for(tx, self.owner, self.action, ACTOR, self.form, None).await
+    }
 }
 
 /// A file as found.
@@ -89,14 +102,18 @@ impl Plan {
         self.by_id.values().filter(has_file).filter(is_gone).map(|row| row.id.0).collect()
     }
 
-    /// Reads a file into its row; `false`: nothing has changed.
-    pub(super) async fn import(&mut self, tx: &mut SystemTx, file: &Found) -> Result<Result<bool, Fault>> {
+    /// Reads a file into its row; `None`: nothing has changed.
+    pub(super) async fn import(
+        &mut self,
+        tx: &mut SystemTx,
+        file: &Found,
+    ) -> Result<Result<Option<Imported>, Fault>> {
         let path = file.path.as_str();
         let there = self.by_path.get(path).copied();
         let is_same = |row: &Known| row.is_due || row.hash.as_ref() == Some(&file.hash);
         if let Some(id) = there.filter(|id| self.by_id.get(id).is_some_and(is_same)) {
             self.met.insert(id);
-            return Ok(Ok(false));
+            return Ok(Ok(None));
         }
         let parsed = match file.text.as_deref().map_err(|text| Fault::of(text)).and_then(parse) {
             Ok(parsed) => parsed,
@@ -115,7 +132,7 @@ impl Plan {
                 ))));
             }
             if row.is_due {
-                return Ok(Ok(false));
+                return Ok(Ok(None));
             }
         }
         if !self.met.insert(id) {
@@ -137,7 +154,7 @@ async fn store(
     file: &Found,
     parsed: &Parsed,
     exists: bool,
-) -> Result<Result<bool, Fault>> {
+) -> Result<Result<Option<Imported>, Fault>> {
     if !exists && let Some(organization) = parsed.organization_id {
         let known = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM organizations WHERE id = $1) AS "known!""#,
@@ -152,7 +169,7 @@ async fn store(
     let text = |raw: &Option<RawJson>| raw.as_ref().map(|raw| raw.get().to_owned());
     // A savepoint: what PostgreSQL refuses for a reason not thought of here must not hold the other files up.
     sqlx::raw_sql("SAVEPOINT form").execute(tx.conn()).await?;
-    let stored = sqlx::query!(
+    let stored = sqlx::query_scalar!(
         "INSERT INTO forms AS f (id, organization_id, name, description, workflow_id, launch_workflow_id, default_launch_params,
              allowed_query_params, form_schema, access_level, is_active, created_by, file_path, file_hash, file_is_due)
          SELECT $1, $2, $3, $4, COALESCE(w.id::text, $5), COALESCE(l.id::text, $6), $7::text::json, $8::text::json, $9::text::json,
@@ -169,7 +186,8 @@ async fn store(
              allowed_query_params = EXCLUDED.allowed_query_params, form_schema = EXCLUDED.form_schema,
              access_level = COALESCE($10, f.access_level), is_active = COALESCE($11, f.is_active),
              file_path = EXCLUDED.file_path, file_hash = EXCLUDED.file_hash, updated_at = now()
-         WHERE NOT f.file_is_due",
+         WHERE NOT f.file_is_due
+         RETURNING organization_id",
         id as _,
         parsed.organization_id,
         parsed.name,
@@ -185,16 +203,13 @@ async fn store(
         file.path.as_str(),
         file.hash,
     )
-    .execute(tx.conn())
+    .fetch_optional(tx.conn())
     .await;
     match stored {
-        Ok(done) => {
+        Ok(stored) => {
             sqlx::raw_sql("RELEASE SAVEPOINT form").execute(tx.conn()).await?;
-            if done.rows_affected() > 0 {
-                let action = if exists { Action::FormUpdated } else { Action::FormCreated };
-                audit::record_system(tx, action, ACTOR, id, None).await?;
-            }
-            Ok(Ok(done.rows_affected() > 0))
+            let action = if exists { Action::FormUpdated } else { Action::FormCreated };
+            Ok(Ok(stored.map(|owner| Imported { action, form: id, owner: owner.map(OrgId) })))
         }
         Err(error) => {
             let error = Error::from(error);

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::executions::RawJson;
 use crate::forms::{AccessLevel, check_description, fields, valid_name};
-use crate::json::Tree;
+use crate::json::{Tree, contains_nul};
 use crate::{Error, Result};
 
 /// Other names that members of a file may have.
@@ -62,7 +62,9 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Fault> {
     if !matches!(tree, Tree::Object(_)) {
         return Err(Fault::of("must be an object"));
     }
-    if text.contains("\\u0000") {
+    let has_nul = |text: &str| serde_json::from_str(text).is_ok_and(|whole: Value| contains_nul(&whole));
+    // The text alone does not tell: what follows a backslash may be one that is escaped itself.
+    if text.contains("\\u0000") && has_nul(text) {
         return Err(Fault::of("must not contain NUL"));
     }
     tree.rename(&FORM_MEMBERS);
