@@ -67,6 +67,7 @@ DECLARE
     ends BIGINT;
     own BIGINT[] := '{}';
     passed INTEGER;
+    is_crowded BOOLEAN;
     place BIGINT;
     next RECORD;
     -- Where organizations go on that have more than their share.
@@ -87,6 +88,7 @@ BEGIN
             EXIT WHEN most <= 0;
             own := '{}';
             passed := 0;
+            is_crowded := FALSE;
             first := here;
             ends := here | within;
         END IF;
@@ -99,15 +101,16 @@ BEGIN
             CONTINUE;
         END IF;
         IF workflow = ANY (paused) THEN
-            passed := passed + 1;
             patience := patience - 1;
+            passed := passed + 1;
+            is_crowded := passed = patience_within;
         ELSIF cardinality(own) < share THEN
             own := own || here;
         ELSE
-            -- It has more: it shows its share from a random place on and around to it, so that each of its lanes has its turn.
-            passed := patience_within;
+            is_crowded := TRUE;
         END IF;
-        IF passed >= patience_within THEN
+        IF is_crowded THEN
+            -- It has more: it shows its share from a random place on and around to it, so that each of its lanes has its turn.
             own := '{}';
             place := GREATEST(first, (first & ~within) | (start & within));
             here := ends;

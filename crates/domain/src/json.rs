@@ -15,6 +15,11 @@ pub fn canonical(value: Value) -> String {
     sorted(value).to_string()
 }
 
+/// The pointer (RFC 6901) of a member of the object at another.
+pub fn pointer_below(at: &str, name: &str) -> String {
+    format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
 /// Whether a text or a name in it holds NUL, which PostgreSQL cannot.
 pub fn contains_nul(value: &Value) -> bool {
     match value {

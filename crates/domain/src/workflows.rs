@@ -22,7 +22,7 @@ mod sync;
 
 pub use catalog::Catalog;
 pub use endpoint::{CallRate, Endpoint, list_endpoints};
-pub use parameters::{below, check_at, check_parameters};
+pub use parameters::{check_at, check_parameters};
 pub use problems::{FileProblem, Problem, list_problems};
 pub use sync::{Found, Index, IndexedFile, Synced, sync};
 

@@ -172,10 +172,13 @@ impl<'a> Attempt<'a> {
     async fn prepare(&mut self) -> Result<Arc<Template>, End> {
         let packages = self.engine.templates.with_packages(self.claimed.environment_version);
         let template = packages.await.ok_or(End::GivenBack)?;
-        self.handed = self.open().await?;
+        // Boxed: few runs need these, and every run would carry the room for them.
+        if self.claimed.sealed_parameters.is_some() {
+            self.handed = Box::pin(self.open()).await?;
+        }
         if self.claimed.last_sequence > 0 {
             let stored = logs::stored(&self.engine.platform.db, self.claimed.id, MARKER);
-            let stored = in_time(claim::PATIENCE, stored).await.map_err(|error| {
+            let stored = Box::pin(in_time(claim::PATIENCE, stored)).await.map_err(|error| {
                 tracing::warn!(%error, "cannot ask what earlier attempts have logged, giving it back");
                 End::GivenBack
             })?;

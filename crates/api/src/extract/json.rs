@@ -5,6 +5,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use domain::json::pointer_below;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -113,8 +114,7 @@ fn without_input(detail: &str) -> String {
 }
 
 fn push(pointer: &mut String, key: &str) {
-    pointer.push('/');
-    pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+    *pointer = pointer_below(pointer, key);
 }
 
 async fn body(request: Request, app: &AppState) -> Result<Bytes, Problem> {

@@ -25,18 +25,17 @@ pub(crate) fn read(text: &str, time_of_day: NaiveTime) -> Option<DateTime<Utc>> 
         .filter(|time| (1..=9999).contains(&time.year()))
 }
 
-/// Reads the time at a pointer; an empty text is none, as forms send it.
+/// Reads the time at a pointer, if there is any.
 ///
 /// # Errors
 /// 422 with this pointer when it is no time.
-pub(crate) fn time(
+pub(crate) fn read_at(
     pointer: &str,
     text: Option<&str>,
     time_of_day: NaiveTime,
 ) -> Result<Option<DateTime<Utc>>, Problem> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let wrong = || Problem::invalid(pointer, "must be an RFC 3339 time or a day, such as 2026-01-05");
-    read(text, time_of_day).map(Some).ok_or_else(wrong)
+    text.map(|text| read(text, time_of_day).ok_or_else(wrong)).transpose()
 }
 
 #[cfg(test)]

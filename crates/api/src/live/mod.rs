@@ -11,7 +11,7 @@ use std::time::Duration;
 use domain::events::{Event, Watch};
 use domain::executions::{Execution, explain, list, logs};
 use domain::id::ExecutionId;
-use domain::{Error, OrgScope, Result};
+use domain::{Error, OrgScope, Result, in_time};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -221,20 +221,18 @@ impl Follow {
 
     /// Tells the place in the queue if it is another than was told.
     async fn look_at_position(&mut self) {
-        // Where much is followed the place is told less often: requests need the connections more.
-        let position = match LOOKS_AT_ONCE.try_acquire() {
+        let looked = match LOOKS_AT_ONCE.try_acquire() {
             Ok(_look) => {
-                let look =
-                    tokio::time::timeout(LOOK_PATIENCE, explain::position(&self.app.platform.db, self.id));
-                Box::pin(look).await.unwrap_or_else(|late| {
-                    Err(Error::Unavailable { service: "PostgreSQL", source: late.into() })
-                })
+                let position = explain::position(&self.app.platform.db, self.id);
+                Some(Box::pin(in_time(LOOK_PATIENCE, position)).await)
             }
-            Err(_) => Ok(self.waiting.as_ref().and_then(|waiting| waiting.position)),
+            // Where much is followed the place is told less often: requests need the connections more.
+            Err(_) => None,
         };
         let Some(waiting) = &mut self.waiting else { return };
         // From its end on: a slow answer must not make the next look follow at once.
         waiting.look_at = Instant::now() + PLACE;
+        let Some(position) = looked else { return };
         match position {
             // What stands in no queue any more was claimed, and that is told elsewhere; or it is held back until it stands there again.
             Ok(None) => waiting.position = None,

@@ -113,8 +113,8 @@ async fn list_audit(
         actor: query.actor.map(|actor| actor.trim().to_lowercase()),
         action: query.action,
         resource: query.resource,
-        since: time::time("?start_date", query.start_date.as_deref(), time::FIRST_OF_DAY)?,
-        until: time::time("?end_date", query.end_date.as_deref(), time::LAST_OF_DAY)?,
+        since: time::read_at("?start_date", query.start_date.as_deref(), time::FIRST_OF_DAY)?,
+        until: time::read_at("?end_date", query.end_date.as_deref(), time::LAST_OF_DAY)?,
     };
     let list = (&filters, signed.scope.reach());
     let after = query.continuation_token.as_deref().map(|token| Cursor::parse(token, &list)).transpose()?;

@@ -165,8 +165,8 @@ async fn list_logs(
     let filters = Filters {
         category: named("category", query.category.as_deref(), &Category::ALL, Category::as_str)?,
         level: named("level", query.level.as_deref(), &Level::ALL, Level::as_str)?,
-        since: time::time("?start_date", query.start_date.as_deref(), time::FIRST_OF_DAY)?,
-        until: time::time("?end_date", query.end_date.as_deref(), time::LAST_OF_DAY)?,
+        since: time::read_at("?start_date", query.start_date.as_deref(), time::FIRST_OF_DAY)?,
+        until: time::read_at("?end_date", query.end_date.as_deref(), time::LAST_OF_DAY)?,
     };
     let pages = (&filters, admin.scope.reach());
     let after = query.continuation_token.as_deref().map(|token| Cursor::parse(token, &pages)).transpose()?;

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use testkit::{Client, Reply};
+use testkit::{Client, Reply, eventually};
 
 use crate::support::{PASSWORD, World};
 
@@ -270,9 +270,8 @@ async fn a_file_that_waits_for_the_disk_holds_no_sign_in_up() {
 
     let save = put(admin, "a.py", "x = 1");
     let meanwhile = async {
-        while world.count(waits).await == 0 {
-            tokio::task::yield_now().await;
-        }
+        let waits = || async { (world.count(waits).await > 0).then_some(()) };
+        eventually("the file waits", waits).await;
         let signed_in = world.nobody().sign_in(&world.admin.email, PASSWORD).await;
         exchange.unlock().expect("unlocks");
         signed_in

@@ -261,3 +261,21 @@ async fn parameters_arrive_converted() {
     waiting.await.expect("answers").expect_status(StatusCode::OK);
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_run_that_is_repeated_is_waited_for_longer_than_what_is_prompt() {
+    let world = World::start().await.with_workflows().await;
+    let (admin, worker) = (&world.admin.client, world.worker());
+    let ended = async |pause: Duration| {
+        let claimed = worker.claim().await;
+        // How long it takes is what is shown.
+        tokio::time::sleep(pause).await;
+        worker.finish(&claimed, &success(&claimed, r#"{"greeting": "Hello"}"#)).await;
+    };
+    let body = json!({"workflow_id": "greet", "input_data": {"name": "Ada"}});
+    let (first, ()) = tokio::join!(admin.post("/api/workflows/execute", &body), ended(Duration::ZERO));
+    let path = format!("/api/executions/{}/rerun", first.expect_status(StatusCode::OK).text("execution_id"));
+    let (again, ()) = tokio::join!(admin.post(&path, &Value::Null), ended(Duration::from_secs(5)));
+    assert_eq!(again.expect_status(StatusCode::OK).json()["status"], "Success");
+    world.close().await;
+}

@@ -1,5 +1,7 @@
 //! Data providers behind forms: who may ask, what is kept, and what nobody else sees of it.
 
+use std::time::Duration;
+
 use domain::executions::claim::Claimed;
 use futures::future::join_all;
 use reqwest::StatusCode;
@@ -213,5 +215,25 @@ async fn only_providers_that_a_field_names_are_asked_and_only_with_their_inputs(
         assert_eq!(reply.pointers(), [pointer]);
     }
     assert_eq!(world.count("SELECT count(*) FROM provider_answers").await, 0);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_longer_than_what_is_prompt_is_waited_for() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    index(&world, "1").await;
+    let path = format!("{}/clock", form(&world).await);
+    let worker = world.worker();
+    let slow = async {
+        let claimed = worker.claim().await;
+        // How long it takes is what is shown.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        worker.finish(&claimed, &success(&claimed, r#"["noon"]"#)).await;
+    };
+    let body = json!({});
+    let (reply, ()) = tokio::join!(ada.client.post(&path, &body), slow);
+    assert_eq!(reply.expect_status(StatusCode::OK).json()["options"][0]["value"], "noon");
     world.close().await;
 }

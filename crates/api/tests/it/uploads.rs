@@ -134,6 +134,17 @@ async fn send(client: &Client, path: &str, body: impl Into<reqwest::Body>) -> Re
     client.send(client.request(Method::PUT, path).body(body)).await
 }
 
+/// A file of this size that is announced, and where it goes.
+async fn announced(size: i64) -> (World, String) {
+    let world = World::start().await;
+    world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    let path = form(&world, json!([])).await;
+    let announced = ada.client.post(&path, &file("a.txt", "text/plain", size)).await;
+    let url = target(&announced.expect_status(StatusCode::OK));
+    (world, url)
+}
+
 /// Sends a part of a body of this size, and waits until it is being received.
 async fn begin(world: &World, url: &str, size: usize, part: &[u8]) -> TcpStream {
     let host = world.nobody().base().trim_start_matches("http://").to_owned();
@@ -248,12 +259,7 @@ async fn an_upload_that_breaks_off_leaves_nothing_and_may_be_sent_again() {
 
 #[tokio::test]
 async fn an_upload_whose_receiver_is_gone_may_be_sent_again() {
-    let world = World::start().await;
-    world.org("acme").await;
-    let ada = world.person("ada@acme.example").await;
-    let path = form(&world, json!([])).await;
-    let announced = ada.client.post(&path, &file("a.txt", "text/plain", 5)).await;
-    let url = target(&announced.expect_status(StatusCode::OK));
+    let (world, url) = announced(5).await;
     // As a process leaves the row that was killed, or that could not reach PostgreSQL at the end.
     world.sql("UPDATE uploads SET receiving_since = now() - interval '10 seconds'").await;
     send(world.nobody(), &url, "early").await.expect_status(StatusCode::FORBIDDEN);
@@ -270,12 +276,7 @@ async fn an_upload_whose_receiver_is_gone_may_be_sent_again() {
 
 #[tokio::test]
 async fn whoever_has_lost_an_upload_to_another_stores_nothing() {
-    let world = World::start().await;
-    world.org("acme").await;
-    let ada = world.person("ada@acme.example").await;
-    let path = form(&world, json!([])).await;
-    let announced = ada.client.post(&path, &file("a.txt", "text/plain", 6)).await;
-    let url = target(&announced.expect_status(StatusCode::OK));
+    let (world, url) = announced(6).await;
     let mut late = begin(&world, &url, 6, b"late").await;
     // Nobody has heard of the first receiver for a while, and it does not know.
     world.sql("UPDATE uploads SET receiving_since = now() - interval '1 minute'").await;
@@ -293,12 +294,7 @@ async fn whoever_has_lost_an_upload_to_another_stores_nothing() {
 
 #[tokio::test]
 async fn an_upload_that_takes_long_keeps_its_url() {
-    let world = World::start().await;
-    world.org("acme").await;
-    let ada = world.person("ada@acme.example").await;
-    let path = form(&world, json!([])).await;
-    let announced = ada.client.post(&path, &file("a.txt", "text/plain", 6)).await;
-    let url = target(&announced.expect_status(StatusCode::OK));
+    let (world, url) = announced(6).await;
     let mut slow = begin(&world, &url, 6, b"slow").await;
     let heard = "SELECT receiving_since::text FROM uploads";
     let before = world.text(heard).await;

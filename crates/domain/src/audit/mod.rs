@@ -305,30 +305,48 @@ pub async fn record_system(
     resource: impl ToString,
     request_id: Option<&str>,
 ) -> Result<()> {
-    record_system_for(tx, None, action, actor, resource, request_id).await
-}
-
-/// Records such a deed on something of this organization.
-///
-/// # Errors
-/// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn record_system_for(
-    tx: &mut SystemTx,
-    owner: Option<OrgId>,
-    action: Action,
-    actor: &str,
-    resource: impl ToString,
-    request_id: Option<&str>,
-) -> Result<()> {
     sqlx::query!(
-        "SELECT audit_append(ARRAY[$1::uuid], ARRAY[$6::uuid], ARRAY[NULL::uuid], ARRAY[$2::text], ARRAY[$3::text],
+        "SELECT audit_append(ARRAY[$1::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$2::text], ARRAY[$3::text],
              ARRAY[$4::text], ARRAY[$5::text], ARRAY[NULL::text])",
         Uuid::now_v7(),
         actor,
         action.as_str(),
         resource.to_string(),
         request_id,
-        owner as _,
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Records such deeds, each on something of its organization.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub async fn record_system_all(
+    tx: &mut SystemTx,
+    actor: &str,
+    deeds: impl IntoIterator<Item = (Option<OrgId>, Action, String)>,
+) -> Result<()> {
+    let (mut ids, mut owners, mut actions, mut resources) = (vec![], vec![], vec![], vec![]);
+    for (owner, action, resource) in deeds {
+        ids.push(Uuid::now_v7());
+        owners.push(owner.map(|id| id.0));
+        actions.push(action.as_str().to_owned());
+        resources.push(resource);
+    }
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "SELECT audit_append(array_agg(id), array_agg(owner), array_agg(NULL::uuid), array_agg($5::text), array_agg(action),
+             array_agg(resource), array_agg(NULL::text), array_agg(NULL::text))
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS t (id, owner, action, resource)",
+        &ids,
+        &owners as &[Option<Uuid>],
+        &actions,
+        &resources,
+        actor,
     )
     .fetch_one(tx.conn())
     .await?;

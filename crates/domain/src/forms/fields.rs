@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::json::pointer_below;
 use crate::{Error, FieldError, Result};
 
 const MAX_FIELDS: usize = 50;
@@ -142,7 +143,7 @@ fn check_inputs(faults: &mut Faults, at: &str, field: &Map<String, Value>) {
         faults.add(at.as_str(), "needs data_provider");
     }
     for (name, input) in inputs {
-        let at = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+        let at = pointer_below(&at, name);
         let Some(input) = input.as_object() else {
             faults.add(at, "must be an object");
             continue;

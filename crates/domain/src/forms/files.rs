@@ -97,9 +97,7 @@ pub async fn sync(platform: &Platform) -> Result<Synced> {
     (synced.imported, synced.problems) = (imported.len(), problems.len());
     replace_problems(&mut tx, problems).await?;
     // Last: whoever changes a form through the API holds its row while they wait for the log.
-    for deed in imported {
-        deed.record(&mut tx).await?;
-    }
+    import::record(&mut tx, imported).await?;
     tx.commit().await?;
     Ok(synced)
 }

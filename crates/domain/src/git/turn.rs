@@ -9,6 +9,9 @@
 
 use std::time::Duration;
 
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -94,9 +97,8 @@ pub(super) fn lost() -> Failed {
 }
 
 async fn claim(db: &Db, scope: &OrgScope, lease: Uuid) -> Result<bool> {
-    let mut tx = db.begin(scope).await?;
     // Whoever waited for a locked row would keep a connection from others.
-    let claimed = sqlx::query!(
+    let claim = sqlx::query!(
         "UPDATE git_repository
          SET lease = $1, lease_expires_at = now() + make_interval(secs => $2)
          WHERE id = (SELECT id FROM git_repository
@@ -104,12 +106,8 @@ async fn claim(db: &Db, scope: &OrgScope, lease: Uuid) -> Result<bool> {
                      FOR UPDATE SKIP LOCKED)",
         lease,
         LEASE.as_secs_f64(),
-    )
-    .execute(tx.conn())
-    .await?
-    .rows_affected();
-    tx.commit().await?;
-    Ok(claimed > 0)
+    );
+    has_written(db, scope, claim).await
 }
 
 /// Extends the lease until another operation has it, or PostgreSQL was away for as long as it lasts. `asked`: before it was claimed.
@@ -130,23 +128,26 @@ async fn extend_until_lost(db: &Db, scope: &OrgScope, lease: Uuid, asked: Instan
 }
 
 async fn extend(db: &Db, scope: &OrgScope, lease: Uuid) -> Result<bool> {
-    let mut tx = db.begin(scope).await?;
-    let extended = sqlx::query!(
+    let extend = sqlx::query!(
         "UPDATE git_repository SET lease_expires_at = now() + make_interval(secs => $2) WHERE lease = $1",
         lease,
         LEASE.as_secs_f64(),
-    )
-    .execute(tx.conn())
-    .await?
-    .rows_affected();
-    tx.commit().await?;
-    Ok(extended > 0)
+    );
+    has_written(db, scope, extend).await
 }
 
-async fn release(db: &Db, scope: &OrgScope, lease: Uuid) -> Result<()> {
+async fn release(db: &Db, scope: &OrgScope, lease: Uuid) -> Result<bool> {
+    let release = sqlx::query!(
+        "UPDATE git_repository SET lease = NULL, lease_expires_at = NULL WHERE lease = $1",
+        lease
+    );
+    has_written(db, scope, release).await
+}
+
+/// Whether the statement has changed the row.
+async fn has_written(db: &Db, scope: &OrgScope, statement: Query<'_, Postgres, PgArguments>) -> Result<bool> {
     let mut tx = db.begin(scope).await?;
-    sqlx::query!("UPDATE git_repository SET lease = NULL, lease_expires_at = NULL WHERE lease = $1", lease)
-        .execute(tx.conn())
-        .await?;
-    tx.commit().await
+    let rows = statement.execute(tx.conn()).await?.rows_affected();
+    tx.commit().await?;
+    Ok(rows > 0)
 }

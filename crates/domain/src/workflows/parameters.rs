@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::Parameter;
 use crate::error::FieldError;
+use crate::json::pointer_below;
 use crate::{Error, Result};
 
 /// Checks and converts the input of a run: required parameters are there, numbers and booleans readable,
@@ -12,7 +13,7 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Invalid`] with one entry per parameter, pointing below `/input_data`.
 pub fn check_parameters(declared: &[Parameter], input: Map<String, Value>) -> Result<Map<String, Value>> {
-    check_at(declared, input, |name| below("/input_data", name))
+    check_at(declared, input, |name| pointer_below("/input_data", name))
 }
 
 /// The same with the pointers that `at` gives for the names of parameters.
@@ -36,11 +37,6 @@ pub fn check_at(
         }
     }
     if faults.is_empty() { Ok(input) } else { Err(Error::Invalid(faults)) }
-}
-
-/// The pointer (RFC 6901) of a member of the object at another.
-pub fn below(at: &str, name: &str) -> String {
-    format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 fn convert(kind: &str, value: &mut Value) -> Result<(), String> {

@@ -14,12 +14,12 @@ use sha2::{Digest, Sha256};
 use sqlx::types::Json;
 use tokio::time::Instant;
 
-use super::parameters::{below, check_at};
+use super::parameters::check_at;
 use super::{Parameter, Workflow};
 use crate::events::{Event, Watch};
 use crate::executions::{RawJson, Status, logs};
 use crate::id::{ExecutionId, OrgId, WorkflowId};
-use crate::json::canonical;
+use crate::json::{canonical, pointer_below};
 use crate::wakeup::Wakeup;
 use crate::{Error, OrgScope, OrgTx, Platform, Result, SystemScope};
 
@@ -158,7 +158,7 @@ pub async fn ask(
     fresh: bool,
 ) -> Result<Answer> {
     let owner = platform.submitter.owner(scope).await?;
-    let inputs = check_at(&provider.definition.parameters, inputs, |name| below("/inputs", name))?;
+    let inputs = check_at(&provider.definition.parameters, inputs, |name| pointer_below("/inputs", name))?;
     let inputs = canonical(Value::Object(inputs));
     let question =
         Question { platform, scope, owner, provider, hash: Sha256::digest(&inputs).to_vec(), inputs };

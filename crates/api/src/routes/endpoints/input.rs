@@ -1,7 +1,8 @@
 //! The input of a call: query parameters, converted by declared type, and the members of a JSON object over them.
 
 use domain::Result;
-use domain::workflows::{Parameter, below, check_at};
+use domain::json::pointer_below;
+use domain::workflows::{Parameter, check_at};
 use serde_json::{Map, Value};
 
 use crate::extract::{check_json, check_text};
@@ -27,7 +28,7 @@ pub(super) fn read(
     let in_body: Vec<String> = members.keys().cloned().collect();
     input.extend(members);
     let source = |name: &str| match in_body.iter().any(|member| member == name) {
-        true => below("", name),
+        true => pointer_below("", name),
         false => format!("?{name}"),
     };
     Ok(check_at(declared, input, source)?)

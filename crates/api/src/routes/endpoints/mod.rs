@@ -26,7 +26,7 @@ use utoipa_axum::routes;
 use crate::extract::{Client, IdempotencyKey, Path, RawBody, bearer_of, check_text};
 use crate::limits::Rate;
 use crate::problem::{Problem, Problems};
-use crate::routes::workflows::execute::{Ran, Run, idempotency, mark_replayed};
+use crate::routes::workflows::run::{Ran, Run, idempotency, mark_replayed};
 use crate::visibility::Reader;
 use crate::{AppState, deadline, limits};
 

@@ -1,7 +1,6 @@
 //! Many executions at once, by a filter: cancelling them, and repeating what failed.
 
 use axum::extract::State;
-use chrono::{DateTime, Utc};
 use domain::Permission;
 use domain::events::Event;
 use domain::executions::Status;
@@ -180,8 +179,8 @@ impl BulkRequest {
             workflow_id: id::<WorkflowId>("/workflow_id", self.workflow_id.as_deref())?,
             workflow_name: self.workflow_name.clone(),
             statuses,
-            since: bound("/since", self.since.as_deref())?,
-            until: bound("/until", self.until.as_deref())?,
+            since: time::read_at("/since", self.since.as_deref(), time::FIRST_OF_DAY)?,
+            until: time::read_at("/until", self.until.as_deref(), time::FIRST_OF_DAY)?,
             executed_by: id::<UserId>("/executed_by", self.executed_by.as_deref())?,
             error_type: self.error_type.clone(),
         };
@@ -209,12 +208,6 @@ fn only_own(named: Option<UserId>, own: UserId) -> Result<UserId, Problem> {
 
 fn id<T: std::str::FromStr>(pointer: &str, text: Option<&str>) -> Result<Option<T>, Problem> {
     text.map(|text| text.trim().parse().map_err(|_| Problem::invalid(pointer, "must be a UUID"))).transpose()
-}
-
-/// A bound of what is selected. A blank one is refused: without it more would be selected than was meant.
-fn bound(pointer: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem> {
-    let wrong = || Problem::invalid(pointer, "must be an RFC 3339 time or a day, such as 2026-01-05");
-    text.map(|text| time::read(text, time::FIRST_OF_DAY).ok_or_else(wrong)).transpose()
 }
 
 fn is_full(count: usize, limit: i64) -> bool {

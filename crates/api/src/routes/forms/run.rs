@@ -6,7 +6,7 @@ use axum::response::Response;
 use domain::executions::{RawJson, Status};
 use domain::forms::{Form, fields};
 use domain::id::FormId;
-use domain::workflows::below;
+use domain::json::pointer_below;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -18,7 +18,7 @@ use crate::AppState;
 use crate::extract::{IdempotencyKey, Json, OptionalJson, Path, Signed, check_json};
 use crate::problem::{Problem, Problems};
 use crate::routes::executions::result_schema;
-use crate::routes::workflows::execute::{Run, WorkflowExecutionResponse, checked, idempotency};
+use crate::routes::workflows::run::{Run, WorkflowExecutionResponse, checked, idempotency};
 use crate::visibility::{self, Reader};
 
 /// The name of the operation in the idempotency table.
@@ -94,7 +94,8 @@ async fn execute_form(
         .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST).detail("this form has no workflow"))?;
     let mut parameters = members(form.default_launch_params.as_ref().map(|params| &params.0));
     parameters.extend(data);
-    let (work, parameters) = checked(&app, &scope, workflow, parameters, |name| below(at, name)).await?;
+    let (work, parameters) =
+        checked(&app, &scope, workflow, parameters, |name| pointer_below(at, name)).await?;
     let run = Run::of_form(id, work, &parameters, startup)?;
     run.start(&app, &scope, idempotency, &headers).await
 }
@@ -138,7 +139,7 @@ async fn start_form(
     check_json("?", &parameters)?;
     let source = |name: &str| match names.iter().any(|one| one == name) {
         true => format!("?{name}"),
-        false => below("", name),
+        false => pointer_below("", name),
     };
     let (work, parameters) = checked(&app, &scope, workflow, parameters, source).await?;
     let run = Run::of_form(id, work, &parameters, None)?;

@@ -1,45 +1,31 @@
-//! Running a workflow or inline code: submit, and for synchronous workflows wait for the end.
+//! The request to run a workflow or inline code.
 //!
-//! The hot path: the row is written in a shared batch, the answer comes from the event of its end.
-
-use std::borrow::Cow;
-use std::sync::Arc;
-use std::time::Duration;
+//! What is done with it, once it is checked, is in `run.rs`.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::executions::RawJson;
-use domain::executions::bulk::Repeatable;
-use domain::executions::submit::{Idempotency, NewExecution, Work};
-use domain::id::{ExecutionId, FormId};
-use domain::json::canonical;
-use domain::workflows::{Workflow, below, check_at};
-use domain::{OrgScope, Permission, Result};
+use domain::executions::submit::Work;
+use domain::{OrgScope, Permission};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
-use super::wait::{self, Outcome};
+use super::run::{
+    DEFAULT_PRIORITY, Run, UNNAMED, WorkflowExecutionResponse, checked, idempotency, in_input_data,
+};
+use crate::AppState;
 use crate::extract::{IdempotencyKey, Json, Signed, check_text};
 use crate::problem::{Problem, Problems};
-use crate::routes::executions::{self, ExecutionStatus, result_schema};
-use crate::visibility::{self, Reader};
-use crate::{AppState, deadline, observe};
 
 /// The name of this operation in the idempotency table.
 const ROUTE: &str = "workflows.execute";
-const DEFAULT_PRIORITY: i16 = 5;
 const LONGEST_DELAY: TimeDelta = TimeDelta::days(366);
-/// What inline code is called if it has no name.
-const UNNAMED: &str = "inline_script";
 /// Longest name of a script, in characters.
 const LONGEST_NAME: usize = 255;
 
@@ -74,37 +60,6 @@ struct WorkflowExecutionRequest {
     run_at: Option<String>,
 }
 
-/// An execution that was started, or ended.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({
-    "execution_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "workflow_name": "greet", "status": "Success",
-    "result": {"greeting": "Hello Grace"}, "duration_ms": 12, "is_transient": false,
-}))]
-pub(crate) struct WorkflowExecutionResponse {
-    execution_id: String,
-    /// Null for inline code.
-    workflow_id: Option<String>,
-    workflow_name: Option<String>,
-    status: ExecutionStatus,
-    /// What the workflow returned; a bare number or truth value as its JSON text.
-    #[schema(schema_with = result_schema)]
-    result: Option<RawJson>,
-    error: Option<String>,
-    error_type: Option<String>,
-    #[schema(value_type = Option<Object>)]
-    details: Option<Value>,
-    duration_ms: Option<i64>,
-    started_at: Option<DateTime<Utc>>,
-    completed_at: Option<DateTime<Utc>>,
-    /// Read them at `/api/executions/{execution_id}/logs`.
-    #[schema(value_type = Option<Vec<Object>>)]
-    logs: Option<Vec<Value>>,
-    /// Read them at `/api/executions/{execution_id}/variables`.
-    #[schema(value_type = Option<Object>)]
-    variables: Option<Value>,
-    is_transient: bool,
-}
-
 /// Runs a workflow or inline code.
 ///
 /// For platform administrators, and for users with the permission `workflows.execute`, who may neither send code nor speak
@@ -134,7 +89,7 @@ async fn execute_workflow(
     // What is created belongs to one organization or to none, never to all.
     let scope = signed.scope.narrowed();
     let idempotency = key.map(|key| idempotency(ROUTE, key, &request, &scope)).transpose()?;
-    let run = Run::prepare(&app, &scope, request).await?;
+    let run = prepare(&app, &scope, request).await?;
     run.start(&app, &scope, idempotency, &headers).await
 }
 
@@ -148,262 +103,49 @@ fn check_request(scope: &OrgScope, request: &WorkflowExecutionRequest) -> Result
     Ok(())
 }
 
-/// A checked request: what is to run, with what.
-pub(crate) struct Run {
-    work: Work,
-    parameters: RawJson,
-    form_id: Option<Uuid>,
-    startup: Option<RawJson>,
-    transient: bool,
-    priority: i16,
-    is_function_key: bool,
-    waits: bool,
-    run_at: Option<DateTime<Utc>>,
-    rerun_of: Option<ExecutionId>,
-}
-
-/// What became of a run while the request waited.
-pub(crate) struct Ran {
-    pub(crate) id: ExecutionId,
-    pub(crate) outcome: Outcome,
-    /// 202 tells that a caller who expected the end must ask again.
-    pub(crate) status: StatusCode,
-    /// Whether a key named an earlier submission.
-    pub(crate) replayed: bool,
-}
-
-/// Marks the answer to a repeated submission.
-pub(crate) fn mark_replayed(headers: &mut HeaderMap) {
-    headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
-}
-
-impl Run {
-    async fn prepare(
-        app: &AppState,
-        scope: &OrgScope,
-        request: WorkflowExecutionRequest,
-    ) -> Result<Self, Problem> {
-        let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
-        let input = request.input_data.unwrap_or_default();
-        let priority = match request.priority {
-            None => DEFAULT_PRIORITY,
-            Some(priority) => i16::try_from(priority)
-                .ok()
-                .filter(|priority| (1..=10).contains(priority))
-                .ok_or_else(|| Problem::invalid("/priority", "must be a whole number from 1 to 10"))?,
-        };
-        let form_id = match given(request.form_id) {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| Problem::invalid("/form_id", "must be a UUID"))?),
-        };
-        let run_at = request.run_at.as_deref().map(start_time).transpose()?;
-        let (work, parameters) = match (given(request.code), given(request.workflow_id)) {
-            (Some(code), _) => {
-                let code = source(&code);
-                let script_name = given(request.script_name).unwrap_or_else(|| UNNAMED.into());
-                check_text("/code", &code)?;
-                check_text("/script_name", &script_name)?;
-                if script_name.chars().count() > LONGEST_NAME {
-                    let rule = format!("may have at most {LONGEST_NAME} characters");
-                    return Err(Problem::invalid("/script_name", rule));
-                }
-                (Work::Inline { code, script_name }, input)
+/// Checks a request.
+async fn prepare(
+    app: &AppState,
+    scope: &OrgScope,
+    request: WorkflowExecutionRequest,
+) -> Result<Run, Problem> {
+    let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+    let input = request.input_data.unwrap_or_default();
+    let priority = match request.priority {
+        None => DEFAULT_PRIORITY,
+        Some(priority) => i16::try_from(priority)
+            .ok()
+            .filter(|priority| (1..=10).contains(priority))
+            .ok_or_else(|| Problem::invalid("/priority", "must be a whole number from 1 to 10"))?,
+    };
+    let form_id = match given(request.form_id) {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| Problem::invalid("/form_id", "must be a UUID"))?),
+    };
+    let run_at = request.run_at.as_deref().map(start_time).transpose()?;
+    let (work, parameters) = match (given(request.code), given(request.workflow_id)) {
+        (Some(code), _) => {
+            let code = source(&code);
+            let script_name = given(request.script_name).unwrap_or_else(|| UNNAMED.into());
+            check_text("/code", &code)?;
+            check_text("/script_name", &script_name)?;
+            if script_name.chars().count() > LONGEST_NAME {
+                let rule = format!("may have at most {LONGEST_NAME} characters");
+                return Err(Problem::invalid("/script_name", rule));
             }
-            (None, Some(workflow)) => {
-                check_text("/workflow_id", &workflow)?;
-                checked(app, scope, workflow.trim(), input, in_input_data).await?
-            }
-            (None, None) => {
-                return Err(Problem::invalid("/workflow_id", "is required, unless there is code"));
-            }
-        };
-        let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
-        let transient = request.transient.unwrap_or_default();
-        Ok(Self { form_id, transient, priority, run_at, ..Self::new(work, parameters) })
-    }
-
-    fn new(work: Work, parameters: RawJson) -> Self {
-        Self {
-            waits: matches!(&work, Work::Workflow(workflow) if workflow.execution_mode == "sync"),
-            work,
-            parameters,
-            form_id: None,
-            startup: None,
-            transient: false,
-            priority: DEFAULT_PRIORITY,
-            is_function_key: false,
-            run_at: None,
-            rerun_of: None,
+            (Work::Inline { code, script_name }, input)
         }
-    }
-
-    /// A workflow that a key or a public endpoint runs, with parameters that were checked.
-    pub(crate) fn of_endpoint(workflow: Arc<Workflow>, parameters: &Map<String, Value>) -> Result<Self> {
-        let parameters = serde_json::value::to_raw_value(parameters).map_err(domain::Error::internal)?;
-        Ok(Self { is_function_key: true, ..Self::new(Work::Workflow(workflow), parameters) })
-    }
-
-    /// A workflow without parameters whose end nobody waits for.
-    pub(crate) fn in_background(workflow: Arc<Workflow>) -> Result<Self> {
-        let parameters = serde_json::value::to_raw_value(&Map::new()).map_err(domain::Error::internal)?;
-        Ok(Self { waits: false, ..Self::new(Work::Workflow(workflow), parameters) })
-    }
-
-    /// What a form runs, with parameters that were [checked].
-    pub(crate) fn of_form(
-        form: FormId,
-        work: Work,
-        parameters: &Map<String, Value>,
-        startup: Option<RawJson>,
-    ) -> Result<Self> {
-        let parameters = serde_json::value::to_raw_value(parameters).map_err(domain::Error::internal)?;
-        Ok(Self { form_id: Some(form.0), startup, ..Self::new(work, parameters) })
-    }
-
-    /// What an execution did, once more: its code, or its workflow as that is now.
-    pub(super) async fn again(
-        app: &AppState,
-        scope: &OrgScope,
-        id: ExecutionId,
-        old: Repeatable,
-    ) -> Result<Self, Problem> {
-        let (work, parameters) = match (old.workflow_id, old.code) {
-            (Some(workflow), _) => {
-                let input = serde_json::from_str(old.parameters.get()).map_err(domain::Error::internal)?;
-                let (work, parameters) =
-                    checked(app, scope, &workflow.to_string(), input, in_input_data).await?;
-                (work, serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?)
-            }
-            (None, code) => {
-                let script_name = old.script_name.unwrap_or_else(|| UNNAMED.into());
-                (Work::Inline { code: code.unwrap_or_default(), script_name }, old.parameters)
-            }
-        };
-        Ok(Self {
-            form_id: old.form_id,
-            startup: old.startup,
-            transient: old.transient,
-            priority: old.priority,
-            rerun_of: Some(id),
-            ..Self::new(work, parameters)
-        })
-    }
-
-    /// Submits it and answers: at once, or at its end if the workflow is synchronous.
-    pub(crate) async fn start(
-        self,
-        app: &AppState,
-        scope: &OrgScope,
-        idempotency: Option<Idempotency>,
-        headers: &HeaderMap,
-    ) -> Result<Response, Problem> {
-        let ran = self.run(app, scope, idempotency, headers).await?;
-        let replayed = ran.replayed;
-        let mut response = self.answer(ran, Reader::of(scope)).into_response();
-        if replayed {
-            mark_replayed(response.headers_mut());
+        (None, Some(workflow)) => {
+            check_text("/workflow_id", &workflow)?;
+            checked(app, scope, workflow.trim(), input, in_input_data).await?
         }
-        Ok(response)
-    }
-
-    /// Submits it, and waits for its end if the workflow is synchronous.
-    pub(crate) async fn run(
-        &self,
-        app: &AppState,
-        scope: &OrgScope,
-        idempotency: Option<Idempotency>,
-        headers: &HeaderMap,
-    ) -> Result<Ran, Problem> {
-        let id = ExecutionId::generate();
-        // Before the start: an end that comes at once is not missed then.
-        let watch = self.patience(app).map(|patience| (app.platform.events.watch(id, false), patience));
-        let new = self.submission(id, idempotency, headers);
-        let submitted = deadline::in_time(app.platform.submitter.submit(scope, new)).await?;
-        observe::submitted(scope, submitted.id);
-        let outcome = match watch {
-            _ if submitted.replayed => executions::get(app, scope.clone(), submitted.id).await?.into(),
-            Some((watch, patience)) => wait::until_ended(app, scope, id, watch, patience).await,
-            None => Outcome::unknown(submitted.status),
-        };
-        let is_late = self.waits && !outcome.status.is_terminal();
-        let status = if is_late { StatusCode::ACCEPTED } else { StatusCode::OK };
-        Ok(Ran { id: submitted.id, outcome, status, replayed: submitted.replayed })
-    }
-
-    /// Submits it and waits for its end whatever its mode, as long as a request may wait.
-    pub(crate) async fn finish(
-        self,
-        app: &AppState,
-        scope: &OrgScope,
-        headers: &HeaderMap,
-    ) -> Result<Outcome, Problem> {
-        let id = ExecutionId::generate();
-        let watch = app.platform.events.watch(id, false);
-        let new = self.submission(id, None, headers);
-        deadline::in_time(app.platform.submitter.submit(scope, new)).await?;
-        observe::submitted(scope, id);
-        Ok(wait::until_ended(app, scope, id, watch, self.longest(app)).await)
-    }
-
-    fn submission(
-        &self,
-        id: ExecutionId,
-        idempotency: Option<Idempotency>,
-        headers: &HeaderMap,
-    ) -> NewExecution {
-        NewExecution {
-            id,
-            traceparent: observe::traceparent(headers),
-            idempotency,
-            priority: self.priority,
-            form_id: self.form_id,
-            startup: self.startup.clone(),
-            transient: self.transient,
-            is_function_key: self.is_function_key,
-            run_at: self.run_at,
-            rerun_of: self.rerun_of,
-            ..NewExecution::new(self.work.clone(), self.parameters.clone())
+        (None, None) => {
+            return Err(Problem::invalid("/workflow_id", "is required, unless there is code"));
         }
-    }
-
-    /// How long the request waits for the end; `None`: not at all.
-    fn patience(&self, app: &AppState) -> Option<Duration> {
-        (self.waits && self.run_at.is_none()).then(|| self.longest(app))
-    }
-
-    /// How long a request may wait for it.
-    fn longest(&self, app: &AppState) -> Duration {
-        let wait = app.platform.settings.sync_wait_seconds;
-        Duration::from_secs(match &self.work {
-            Work::Workflow(workflow) => u64::try_from(workflow.timeout_seconds).unwrap_or_default().min(wait),
-            Work::Inline { .. } => wait,
-        })
-    }
-
-    fn answer(&self, ran: Ran, reader: Reader) -> (StatusCode, Json<WorkflowExecutionResponse>) {
-        let Ran { id, outcome, status, .. } = ran;
-        let (workflow_id, workflow_name) = match &self.work {
-            Work::Workflow(workflow) => (Some(workflow.id.to_string()), workflow.name.clone()),
-            Work::Inline { script_name, .. } => (None, script_name.clone()),
-        };
-        let body = WorkflowExecutionResponse {
-            execution_id: id.to_string(),
-            workflow_id,
-            workflow_name: Some(workflow_name),
-            status: outcome.status.into(),
-            result: outcome.result.and_then(visibility::result),
-            error: reader.error(outcome.error_message.as_deref(), outcome.is_user_error),
-            error_type: outcome.error_type,
-            details: None,
-            duration_ms: outcome.duration_ms,
-            started_at: outcome.started_at,
-            completed_at: outcome.completed_at,
-            logs: None,
-            variables: None,
-            is_transient: self.transient,
-        };
-        (status, Json(body))
-    }
+    };
+    let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
+    let transient = request.transient.unwrap_or_default();
+    Ok(Run { form_id, transient, priority, run_at, ..Run::new(work, parameters) })
 }
 
 /// When a run is to start; a time that has passed means now.
@@ -416,40 +158,6 @@ fn start_time(text: &str) -> Result<DateTime<Utc>, Problem> {
         return Err(invalid("must be within a year"));
     }
     Ok(time.max(DateTime::UNIX_EPOCH))
-}
-
-fn in_input_data(name: &str) -> String {
-    below("/input_data", name)
-}
-
-/// The workflow of this id or unambiguous name, and the parameters as it takes them; `at` points to one in the request.
-pub(crate) async fn checked(
-    app: &AppState,
-    scope: &OrgScope,
-    workflow: &str,
-    input: Map<String, Value>,
-    at: impl Fn(&str) -> String,
-) -> Result<(Work, Map<String, Value>), Problem> {
-    let find = app.platform.catalog.get(&app.platform.db, scope, workflow);
-    let workflow = deadline::in_time(find).await?;
-    let parameters = check_at(&workflow.parameters, input, at)?;
-    Ok((Work::Workflow(workflow), parameters))
-}
-
-/// The key with the fingerprint of what it stands for. Members of maps are sorted, so that only the meaning
-/// of a body counts.
-pub(crate) fn idempotency(
-    route: impl Into<Cow<'static, str>>,
-    key: String,
-    request: &impl Serialize,
-    scope: &OrgScope,
-) -> Result<Idempotency> {
-    let body = serde_json::to_value(request).map_err(domain::Error::internal)?;
-    let organization = scope.owner()?.map(|org| org.to_string());
-    let mut digest = Sha256::new();
-    digest.update(canonical(body));
-    digest.update(organization.unwrap_or_default());
-    Ok(Idempotency { route: route.into(), key, fingerprint: digest.finalize().to_vec() })
 }
 
 /// The source text: base64 of UTF-8 (or of Latin-1, as old editors send it), else the text itself.

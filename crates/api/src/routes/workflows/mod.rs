@@ -13,11 +13,12 @@ use crate::AppState;
 use crate::extract::{Json, Signed};
 use crate::problem::{Problem, Problems};
 
-pub(crate) mod execute;
+mod execute;
 mod pause;
 mod problems;
 mod providers;
 mod rerun;
+pub(crate) mod run;
 mod validate;
 pub(crate) mod wait;
 

@@ -10,7 +10,7 @@ use domain::id::ExecutionId;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::execute::{Run, WorkflowExecutionResponse, idempotency};
+use super::run::{Run, WorkflowExecutionResponse, idempotency};
 use crate::AppState;
 use crate::extract::{IdempotencyKey, Path, Signed};
 use crate::problem::{Problem, Problems};

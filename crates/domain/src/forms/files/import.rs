@@ -35,10 +35,10 @@ pub(super) struct Imported {
     owner: Option<OrgId>,
 }
 
-impl Imported {
-    pub(super) async fn record(self, tx: &mut SystemTx) -> Result<()> {
-        audit::record_system_for(tx, self.owner, self.action, ACTOR, self.form, None).await
-    }
+/// Records what files have changed.
+pub(super) async fn record(tx: &mut SystemTx, imported: Vec<Imported>) -> Result<()> {
+    let deeds = imported.into_iter().map(|one| (one.owner, one.action, one.form.to_string()));
+    audit::record_system_all(tx, ACTOR, deeds).await
 }
 
 /// A file as found.
