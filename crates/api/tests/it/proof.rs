@@ -69,6 +69,34 @@ async fn an_invited_person_signs_in_after_the_mailed_link_and_not_before() {
 }
 
 #[tokio::test]
+async fn registering_with_a_changed_address_does_not_get_its_account() {
+    let mut server = MailServer::start().await;
+    let world = production(&server).await;
+    invite(&world, "grace@acme.example").await;
+    let account = json!({"email": "grace@acme.example", "password": PASSWORD});
+    post(&world, "/auth/register", &account).await.expect_status(StatusCode::CREATED);
+    let token = json!({"token": server.next().await.token()});
+    post(&world, "/auth/verify", &token).await.expect_status(StatusCode::OK);
+    sign_in(world.nobody(), "grace@acme.example", PASSWORD).await.expect_status(StatusCode::OK);
+    // As an administrator of her organization leaves it.
+    world.sql("UPDATE users SET email = 'hopper@acme.example', is_verified = FALSE WHERE email = 'grace@acme.example'").await;
+
+    let stranger = json!({"email": "hopper@acme.example", "password": NEW_PASSWORD});
+    let refused = post(&world, "/auth/register", &stranger).await.expect_status(StatusCode::BAD_REQUEST);
+    assert_eq!(refused.text("detail"), "Email already registered");
+    sign_in(world.nobody(), "hopper@acme.example", NEW_PASSWORD)
+        .await
+        .expect_status(StatusCode::UNAUTHORIZED);
+
+    // Who has the mailbox has the account.
+    post(&world, "/auth/forgot-password", &json!({"email": "hopper@acme.example"})).await;
+    let reset = json!({"token": server.next().await.token(), "password": NEW_PASSWORD});
+    post(&world, "/auth/reset-password", &reset).await.expect_status(StatusCode::OK);
+    sign_in(world.nobody(), "hopper@acme.example", NEW_PASSWORD).await.expect_status(StatusCode::OK);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn who_only_knows_an_invited_address_has_no_hold_on_it() {
     let mut server = MailServer::start().await;
     let world = production(&server).await;
