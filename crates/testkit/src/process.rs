@@ -1,5 +1,6 @@
 //! The real binaries as processes, killed when the test ends.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -244,14 +245,17 @@ impl Drop for Process {
 }
 
 /// A port of the loopback interface that nobody listens on. It is below those that Linux gives to connections, one of which
-/// could have it before whoever asked.
+/// could have it before whoever asked. Nobody in this process has been given it before, and may be about to listen on it.
 ///
 /// # Panics
 /// When there is none left.
 #[must_use]
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let any = || 10_000 + u16::try_from(Uuid::new_v4().as_u128() % 22_000).expect("is below");
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let mut is_free =
+        |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok() && given.insert(*port);
     std::iter::repeat_with(any).take(1_000).find(is_free).expect("a port is free")
 }
 
