@@ -254,8 +254,7 @@ pub fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let any = || 10_000 + u16::try_from(Uuid::new_v4().as_u128() % 22_000).expect("is below");
-    let is_free =
-        |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok() && given.insert(*port);
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok() && given.insert(*port);
     std::iter::repeat_with(any).take(1_000).find(is_free).expect("a port is free")
 }
 
