@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use domain::id::{OrgId, SessionId};
+use domain::remembered::get_or_find;
 use domain::sessions::{self, Principal};
 use domain::{Error, OrgScope, Platform, Result, organizations};
 use ipnet::IpNet;
@@ -116,11 +117,10 @@ impl App {
     /// # Errors
     /// [`Error::Unavailable`] when PostgreSQL is away and nobody remembers.
     pub(crate) async fn live_session(&self, id: SessionId) -> Result<Option<Arc<Principal>>> {
-        let find = async {
+        let find = async || {
             deadline::in_time(sessions::find(&self.platform.db, id)).await.map(|found| found.map(Arc::new))
         };
-        // One lookup at a time per session: a burst of requests asks once.
-        self.sessions.try_get_with(id, find).await.map_err(|error| Error::shared(&error))
+        get_or_find(&self.sessions, id, find).await
     }
 
     /// Forgets a session that was just ended, so that this process refuses it at once.
@@ -133,17 +133,17 @@ impl App {
     /// # Errors
     /// [`Error::Impossible`] when it does not.
     pub(crate) async fn check_organization(&self, administrator: &Principal, id: OrgId) -> Result<()> {
-        let find = async {
+        let find = async || {
             let scope = OrgScope::for_principal(administrator, None, None)?;
             let mut tx = self.platform.db.begin(&scope).await?;
             organizations::get(&mut tx, id).await?;
             tx.commit().await
         };
-        match self.organizations.try_get_with(id, find).await {
-            Err(error) if matches!(&*error, Error::NotFound(_)) => {
+        match get_or_find(&self.organizations, id, find).await {
+            Err(Error::NotFound(_)) => {
                 Err(Error::Impossible("X-Organization-Id names no organization".into()))
             }
-            other => other.map_err(|error| Error::shared(&error)),
+            other => other,
         }
     }
 }

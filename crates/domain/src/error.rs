@@ -71,6 +71,8 @@ impl Error {
     /// An error of work that many waited for, as each of them gets it.
     pub fn shared(error: &Arc<Self>) -> Self {
         match &**error {
+            Self::NotFound(what) => Self::NotFound(what),
+            Self::Conflict(text) => Self::Conflict(text.clone()),
             Self::Unavailable { service, .. } => {
                 Self::Unavailable { service, source: error.to_string().into() }
             }

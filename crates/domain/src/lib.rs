@@ -39,6 +39,7 @@ pub mod platform;
 pub mod process;
 pub mod python;
 pub mod readings;
+pub mod remembered;
 pub mod roles;
 pub mod sabotage;
 pub mod schedules;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::error::OnConstraint;
 use crate::id::OrgId;
 use crate::page::NameCursor;
+use crate::remembered::get_or_find;
 use crate::{Db, Error, OrgTx, Result, SystemScope};
 
 /// How old the answer may be. It stays below the five seconds within which a deactivation must act.
@@ -186,9 +187,7 @@ impl Activity {
     /// # Errors
     /// [`Error::Impossible`] when it is inactive, [`Error::Unavailable`] when nobody can tell.
     pub async fn require(&self, id: OrgId) -> Result<()> {
-        // One lookup at a time: a burst of submissions asks once.
-        let found = self.known.try_get_with(id, is_active(&self.db, id)).await;
-        match found.map_err(|error| Error::shared(&error))? {
+        match get_or_find(&self.known, id, async || is_active(&self.db, id).await).await? {
             true => Ok(()),
             false => Err(Error::Impossible("the organization is inactive; nothing runs in it".into())),
         }

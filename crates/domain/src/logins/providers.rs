@@ -28,6 +28,7 @@ use uuid::Uuid;
 use super::claims::{self, TENANT, Tokens};
 use super::{Flow, Proven, Provider};
 use crate::outbound::Outbound;
+use crate::remembered::get_or_find;
 use crate::settings::Settings;
 use crate::{Error, Result, opaque};
 
@@ -299,7 +300,7 @@ impl Providers {
     }
 
     async fn document(&self, provider: Provider, issuer: &str) -> Result<Arc<Document>> {
-        let fetch = async {
+        let fetch = async || {
             let metadata: CoreProviderMetadata =
                 self.get_json(&format!("{issuer}{WELL_KNOWN}"), None).await?;
             if !speaks_for(metadata.issuer(), provider, issuer) {
@@ -309,8 +310,7 @@ impl Providers {
             let keys = self.keys(&metadata).await?;
             Ok(Arc::new(Document { metadata, keys }))
         };
-        // One at a time per provider: a burst of sign-ins asks once.
-        self.documents.try_get_with(provider, fetch).await.map_err(|error| Error::shared(&error))
+        get_or_find(&self.documents, provider, fetch).await
     }
 
     async fn keys(&self, metadata: &CoreProviderMetadata) -> Result<CoreJsonWebKeySet> {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Parameter, Workflow};
 use crate::id::{OrgId, WorkflowId};
+use crate::remembered::get_or_find;
 use crate::{Db, Error, OrgScope, Reach, Result};
 
 /// How long a process may act on a definition that has changed since.
@@ -37,16 +38,8 @@ impl Catalog {
             Reach::Global | Reach::Platform => None,
             Reach::Nothing => return Err(Error::NotFound("workflow")),
         };
-        self.known.try_get_with((id_or_name.to_owned(), org), find(db, scope, id_or_name)).await.map_err(
-            |error| match &*error {
-                Error::NotFound(what) => Error::NotFound(what),
-                Error::Conflict(text) => Error::Conflict(text.clone()),
-                Error::Unavailable { service, .. } => {
-                    Error::Unavailable { service, source: error.to_string().into() }
-                }
-                _ => Error::internal(error.to_string()),
-            },
-        )
+        let key = (id_or_name.to_owned(), org);
+        get_or_find(&self.known, key, async || find(db, scope, id_or_name).await).await
     }
 }
 

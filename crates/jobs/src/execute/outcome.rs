@@ -2,7 +2,7 @@
 //!
 //! What a process says of itself is written by whoever wrote the workflow: texts are masked and numbers bounded before they are stored.
 
-use std::num::NonZero;
+use std::sync::LazyLock;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ use super::{Attempt, End, GIVEN_BACK, Reason, failure};
 
 /// CPU time that a process may have used before it was a run's, which its own usage includes.
 const BEFORE: Duration = Duration::from_secs(60);
+/// Cores that a run may use. The system is asked once: it opens files of control groups each time.
+static CORES: LazyLock<f64> =
+    LazyLock::new(|| available_parallelism().map_or(1.0, |cores| cores.get() as f64));
 /// How many times the memory that it may hold a run may have seen at most: some is not counted, such as what it shares.
 const UNCOUNTED: u64 = 16;
 /// The same where a run may hold as much as there is.
@@ -129,8 +132,7 @@ impl Attempt<'_> {
 
 /// The usage as far as it can be: sums over many runs are made of it, and must hold whatever one of them has claimed.
 fn plausible(usage: Usage, took: Duration, memory_mb: u64) -> Usage {
-    let cores = available_parallelism().map_or(1, NonZero::get);
-    let most_cpu = (took + BEFORE).as_secs_f64() * cores as f64;
+    let most_cpu = (took + BEFORE).as_secs_f64() * *CORES;
     let most_memory = i64::try_from(memory_mb.saturating_mul(UNCOUNTED * 1024 * 1024)).unwrap_or(i64::MAX);
     Usage {
         cpu_seconds: if usage.cpu_seconds.is_nan() { 0.0 } else { usage.cpu_seconds.clamp(0.0, most_cpu) },

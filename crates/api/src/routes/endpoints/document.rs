@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::remembered::get_or_find;
 use domain::workflows::{self, Endpoint, Parameter, Workflow};
 use domain::{Platform, Result};
 use serde_json::{Map, Value, json};
@@ -32,7 +33,7 @@ impl Documents {
     /// # Errors
     /// [`domain::Error::Unavailable`] when PostgreSQL is away.
     pub(crate) async fn get(&self, platform: &Platform) -> Result<Arc<str>> {
-        let make = async {
+        let make = async || {
             let workflows = workflows::list_endpoints(&platform.db).await?;
             let mut document = (self.fixed)().clone();
             if let Some(paths) = document["paths"].as_object_mut() {
@@ -40,7 +41,7 @@ impl Documents {
             }
             Ok(document.to_string().into())
         };
-        self.current.try_get_with((), make).await.map_err(|error| domain::Error::shared(&error))
+        get_or_find(&self.current, (), make).await
     }
 }
 
