@@ -24,10 +24,10 @@ async def get(key: str, org_id: str | None = None, default: Any = None) -> Any:
 
 async def set(key: str, value: Any, org_id: str | None = None, is_secret: bool = False) -> None:
     """Store a value; the next read sees it."""
-    if _runtime.current is None:
+    run = _runtime.current
+    if run is None:
         _http.post("config/set", "config", key=key, value=value, org_id=org_id, is_secret=is_secret)
         return
-    run = _runtime.require("config.set")
     arguments = {"key": key, "value": value, "is_secret": is_secret}
     await run.connection.call("config.set", arguments | ({"org_id": org_id} if org_id else {}))
 

@@ -143,7 +143,8 @@ def _pieces(method: str, path: str) -> bytes:
 
 def _uploaded_names(directory: str) -> builtins.list[str]:
     """What is in a folder of the uploads, folders with a trailing `/`."""
-    prefix = directory.strip("/").removeprefix("uploads").strip("/")
+    first, _, below_it = directory.strip("/").partition("/")
+    prefix = below_it.strip("/") if first == "uploads" else directory.strip("/")
     prefix = prefix + "/" if prefix else ""
     paths = [p for p in _ask("uploads.list") if p.startswith(prefix)]
     if not paths and prefix:

@@ -1,5 +1,6 @@
 """Outcomes of real runs, through the real template."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -282,3 +283,81 @@ def test_lines_of_third_party_code_are_not_the_workflow_s(template: Template, fl
     outcome = template.run(path=path)
     assert outcome.logs == [("ERROR", "ours")]
     assert next(frame["data"] for frame in outcome.frames if frame["t"] == "log") == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("signature", "given", "result"),
+    [
+        ("context, **rest", {"context": 1, "a": 2}, [{"a": 2}, {"context": 1}]),
+        ("who: ExecutionContext, **rest", {"who": 1, "a": 2}, [{"a": 2}, {"who": 1}]),
+        ("context, /, **rest", {"context": 1, "a": 2}, [{"context": 1, "a": 2}, {}]),
+        ("context, a=0", {"context": 1, "a": 2}, [2, {"context": 1}]),
+        ("a=1, b=2, /", {"b": 5}, [1, 5, {}]),
+        ("a=1, b=2, /, *, c=3", {"b": 5, "d": 6}, [1, 5, 3, {"d": 6}]),
+        ("context, a, b=2, /, c=3", {"a": 4, "c": 6}, [4, 2, 6, {}]),
+        ("a=1, b=2, /, **rest", {"b": 5, "c": 6}, [1, 5, {"c": 6}, {}]),
+    ],
+)
+def test_arguments_find_their_place(
+    template: Template, flow: Flow, signature: str, given: dict[str, Any], result: Any
+) -> None:
+    path = flow(
+        "from bifrost import ExecutionContext, context as told\n"
+        f"def run({signature}):\n"
+        "    found = [value for name, value in locals().items() if name not in ('context', 'who')]\n"
+        "    return [*found, told.parameters]\n"
+    )
+    assert template.run(path=path, parameters=given).result["result"] == result
+
+
+def test_a_positional_argument_without_default_is_missed(template: Template, flow: Flow) -> None:
+    path = flow("def run(a, b=2, /): return [a, b]\n")
+    error = template.run(path=path, parameters={"b": 5}).result["error"]
+    assert "missing 1 required positional argument: 'a'" in error["message"]
+
+
+def test_streams_take_the_options_that_scripts_give_them(template: Template, flow: Flow) -> None:
+    path = flow(
+        "import sys\n"
+        "def run():\n"
+        "    for stream in (sys.stdout, sys.stderr):\n"
+        "        stream.reconfigure(encoding='utf-8', line_buffering=True)\n"
+        "    print('grüezi')\n"
+    )
+    assert template.run(path=path).messages("DEBUG") == ["grüezi"]
+
+
+def test_a_model_that_cannot_be_dumped_is_no_result(template: Template, flow: Flow) -> None:
+    path = flow(
+        "class Model:\n    def model_dump(self): raise LookupError('no such field')\n"
+        "def run(): return [Model()]\n"
+    )
+    error = template.run(path=path).result["error"]
+    assert error["type"] == "ResultNotSerializable"
+    assert "Model.model_dump() raised LookupError('no such field')" in error["message"]
+
+
+def test_what_is_imported_before_the_fork_is_harmless_and_the_same_for_all(tmp_path: Path) -> None:
+    installed, workspace = tmp_path / "installed", tmp_path / "workspace"
+    installed.mkdir()
+    workspace.mkdir()
+    source = "import os, random\nLOADED_BY, OWN = os.getpid(), random.Random()\n"
+    for name in ("drawn", "named"):
+        (installed / f"{name}.py").write_text(source)
+    (workspace / "never.py").write_text(
+        "import antigravity, idlelib.idle, json.tool, this, turtledemo.__main__, wave\n"
+    )
+    (workspace / "flow.py").write_text(
+        "import os, sys\n"
+        "loaded = sorted(sys.modules.keys() & {'antigravity', 'idlelib', 'this', 'turtledemo', 'wave'})\n"
+        "import drawn, named\n"
+        "def run():\n"
+        "    return [loaded, [m.LOADED_BY == os.getpid() for m in (drawn, named)], drawn.OWN.random()]\n"
+    )
+    template = Template(workspace, tmp_path, extra_path=str(installed), options=("--preload", "named"))
+    try:
+        first, second = (template.run().result["result"] for _ in range(2))
+    finally:
+        template.stop()
+    assert first[:2] == [["wave"], [True, False]]
+    assert first[2] != second[2]

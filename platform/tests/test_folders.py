@@ -116,3 +116,50 @@ def test_a_file_beside_the_workflow_wins_over_an_installed_module_that_was_impor
     finally:
         process.end()
         template.stop()
+
+
+@pytest.mark.parametrize("package", [True, False])
+def test_a_workflow_that_ran_before_can_be_imported_with_its_folder(
+    flow: Flow, serve: Serve, package: bool
+) -> None:
+    name = f"ran_{package}".lower()
+    if package:
+        flow("", f"{name}/deep/__init__.py")
+        flow("", f"{name}/__init__.py")
+    first = flow("runs = []\ndef run():\n    runs.append(1)\n    return len(runs)\n", f"{name}/deep/first.py")
+    importing = (
+        f"import {name}.deep.first\n"
+        f"def run(): return len({name}.deep.first.runs)\n"
+        f"def late():\n    import {name}.deep.first\n    return {name}.deep.first.runs\n"
+    )
+    other = flow(importing, f"{name}/deep/other.py")
+    relative = flow("from . import first\ndef run(): return len(first.runs)\n", f"{name}/deep/relative.py")
+    elsewhere = flow("def run(): return 0\n", f"{name}/elsewhere/flow.py")
+    paths = [first, other, first, other, elsewhere, other, first, relative, relative]
+    assert [serve(path) for path in paths] == [1, 1, 2, 2, 0, 2, 3, 3, 3]
+
+
+def test_a_workspace_may_have_folders_with_names_of_the_platform(flow: Flow, serve: Serve) -> None:
+    flow("WHERE = 'src'\n", "src/util.py")
+    flow("WHERE = 'below'\n", "src/parts/helper.py")
+    flow("WHERE = 'package'\n", "src/whole/__init__.py")
+    flow("from src.util import WHERE\n", "src/whole/inner.py")
+    flow("WHERE = 'models'\n", "src/models/own.py")
+    flow("WHERE = 'shared'\n", "shared/util.py")
+    flow("raise RuntimeError('hides the platform')\n", "shared/decorators.py")
+    flow("raise RuntimeError('hides the platform')\n", "src/__init__.py")
+    path = flow(
+        "import bifrost, src.util, src.models.own\n"
+        "from src import whole\n"
+        "from src.parts import helper\n"
+        "from src.whole import inner\n"
+        "from src.models.enums import ExecutionStatus\n"
+        "from shared import util\n"
+        "from shared.decorators import workflow\n"
+        "def run():\n"
+        "    assert workflow is bifrost.workflow\n"
+        "    return [m.WHERE for m in (src.util, helper, whole, inner, src.models.own, util)]\n"
+    )
+    assert serve(path) == ["src", "below", "package", "src", "models", "shared"]
+    inside = flow("from src.util import WHERE\ndef run(): return WHERE\n", "src/inside.py")
+    assert [serve(inside), serve(path)[0]] == ["src", "src"]

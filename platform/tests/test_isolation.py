@@ -137,6 +137,7 @@ def test_a_run_reads_nothing_that_is_not_its_own(enclosed: Template, place: Path
         private / "PG_VERSION",
         overlay / "a.txt",
         place / "workspace" / ".env",
+        place / "workspace" / ".env.local",
         place / "master.key",
     ):
         path.write_text("canary")
@@ -155,7 +156,8 @@ def test_a_run_reads_nothing_that_is_not_its_own(enclosed: Template, place: Path
     worker, template = os.getpid(), enclosed.process.pid
     reads = [
         *(str(path) for path in (private, private / "PG_VERSION", overlay, overlay / "a.txt")),
-        *(str(place / "workspace" / ".env"), str(place / "master.key"), temporary),
+        *(str(place / "workspace" / name) for name in (".env", ".env.local")),
+        *(str(place / "master.key"), temporary),
         *(str(Path(temporary).parent), str(Path(temporary).parent.parent), str(place), "/root", "/home"),
         *(
             f"/proc/{pid}/{what}"

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PLATFORM
+from conftest import PLATFORM, Flow, Template
 
 from bifrost._host.limits import Limits
+
+LIMITS = {
+    **{"memory_bytes": 256 << 20, "cpu_seconds": 10, "processes": 4096, "file_size_bytes": 1 << 20},
+    **{"open_files": 100, "result_bytes": 1 << 20},
+}
 
 # In a process that may start none: nobody may exceed a limit of 0 but root, who becomes somebody else.
 STARTS = """
@@ -78,3 +83,40 @@ def test_a_process_that_is_refused_is_one(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     ways = ("fork", "bare", "forkpty", "spawn", "program", "prepared", "multiprocessing")
     assert told == dict.fromkeys(ways, "more than 7 processes are running")
+
+
+def test_a_run_cannot_lift_its_limits(template: Template, flow: Flow) -> None:
+    path = flow(
+        "import resource\n"
+        "KINDS = (resource.RLIMIT_AS, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE)\n"
+        "def run():\n"
+        "    for kind in KINDS:\n"
+        "        hard = resource.getrlimit(kind)[1]\n"
+        "        resource.setrlimit(kind, (hard, hard))\n"
+        "        try: resource.setrlimit(kind, (hard + 1, hard + 1))\n"
+        "        except (ValueError, OSError): pass\n"
+        "    try: bytearray(512 << 20)\n"
+        "    except MemoryError: refused = True\n"
+        "    return [refused, *(resource.getrlimit(kind)[0] for kind in KINDS[1:])]\n"
+    )
+    assert template.run(path=path, limits=LIMITS).result["result"] == [True, 1 << 20, 4096, 100]
+
+
+def test_limits_of_a_pooled_process_hold_for_all_its_runs(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from resource import RLIMIT_CPU, RLIMIT_NOFILE, getrlimit, setrlimit\n"
+        "def lower(): setrlimit(RLIMIT_NOFILE, (50, getrlimit(RLIMIT_NOFILE)[1]))\n"
+        "def run(): return [*getrlimit(RLIMIT_NOFILE), getrlimit(RLIMIT_CPU)[0]]\n"
+    )
+    connection = template.connect()
+
+    def run(function: str, **more: int) -> Any:
+        start = template.start_frame(function, path, pooled=True, limits=LIMITS | more)
+        connection.send(start)
+        return connection.until(lambda frame: frame["t"] == "result")["result"]
+
+    run("lower")
+    files, hard, cpu = run("run")
+    assert (files, hard) == (100, 100)
+    assert run("run", open_files=200, cpu_seconds=90) == [100, 100, cpu + 80]
+    connection.close()

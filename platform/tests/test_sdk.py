@@ -439,3 +439,15 @@ def test_dates_of_executions_are_days_moments_or_texts(template: Template, flow:
         ("2026-01-02T00:00:00+00:00", "2026-01-03T04:00:00+02:00"),
     ]
     assert asked[0][1]["limit"] == 1000
+
+
+def test_folders_of_the_uploads_are_named_with_and_without_uploads(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from bifrost import files\n"
+        "def run(): return [files.list(name, 'uploads') for name in\n"
+        "    ('', 'uploads', 'uploads/2024/', '2024', 'uploads_2024', 'uploads/uploads')]\n"
+    )
+    answer, _ = answers(uploads_list=["2024/b.pdf", "uploads/c.pdf", "uploads_2024/a.pdf"])
+    top = ["2024/", "uploads/", "uploads_2024/"]
+    result = template.run(path=path, answer=answer).result["result"]
+    assert result == [top, top, ["b.pdf"], ["b.pdf"], ["a.pdf"], ["c.pdf"]]

@@ -2,7 +2,10 @@
 
 import json
 
-from conftest import Flow, Template
+from conftest import Files, Flow, Template
+
+from bifrost._awaitable import _Ready
+from bifrost._host.convert import describe
 
 
 def test_variables_follow_the_rules(template: Template, flow: Flow) -> None:
@@ -84,3 +87,73 @@ def test_all_variables_together_have_a_bound(template: Template, flow: Flow) -> 
     shown = template.run(path=flow(f"def run():\n{body}    return 1\n")).result["variables"]
     assert 10 <= len(shown) < 40
     assert len(json.dumps(shown)) <= 1024 * 1024 + 1024
+
+
+SHOWN = """
+import collections, enum, logging
+from bifrost import files
+
+class Level(enum.StrEnum):
+    HIGH = "high"
+
+class Loud(dict):
+    def items(self): raise LookupError("never called")
+
+Point = collections.namedtuple("Point", "x y")
+
+def run():
+    text, names, there, done = files.read("a.txt"), files.list(), files.exists("a.txt"), files.delete("b.txt")
+    counts, groups = collections.Counter("aab"), collections.defaultdict(list, x=[1])
+    level, loud, point, keyed = Level.HIGH, Loud(a=1), Point(1, there), {Level.HIGH: text}
+    groups["self"] = groups
+    logging.getLogger(__name__).info("read", extra={"text": text, "there": there})
+"""
+
+
+def test_values_of_the_sdk_and_of_subclasses_are_shown_as_what_they_hold(
+    template: Template, flow: Flow
+) -> None:
+    worker = Files({"a.txt": b"hello", "b.txt": b""})
+    outcome = template.run(path=flow(SHOWN), answer=worker.answer)
+    assert outcome.result["variables"] == {
+        **{"text": "hello", "names": ["a.txt", "b.txt"], "there": True, "done": None},
+        **{"counts": {"a": 2, "b": 1}, "groups": {"x": [1], "self": "[Circular Reference]"}},
+        **{"level": "high", "loud": {"a": 1}, "point": [1, True], "keyed": {"high": "hello"}},
+    }
+    assert next(f["data"] for f in outcome.frames if f["t"] == "log") == {"text": "hello", "there": True}
+
+
+def test_a_child_run_is_shown_once_it_has_answered_and_never_waited_for(
+    template: Template, flow: Flow
+) -> None:
+    path = flow(
+        "from bifrost import workflows\n"
+        "async def run():\n"
+        "    known, unknown = workflows.execute('a'), workflows.execute('b')\n"
+        "    known['n']\n"
+    )
+    variables = template.run(path=path, answer=lambda _: {"ok": {"n": 1}}).result["variables"]
+    assert variables == {"known": {"n": 1}, "unknown": "<Reply>"}
+
+
+def test_a_dict_that_changes_while_it_is_shown_is_named() -> None:
+    changing: dict[int, object] = {}
+
+    class Key(_Ready):
+        def _plain(self) -> str:
+            changing[len(changing) + 1] = "c"
+            return "changed"
+
+    changing |= {1: Key(), 2: "b"}
+    assert describe(changing) == '"<dict>"'
+
+
+def test_a_flag_that_is_false_is_a_partial_failure(template: Template, flow: Flow) -> None:
+    path = flow("from bifrost import files\ndef run(name): return {'success': files.exists(name)}\n")
+    worker = Files({"a.txt": b""})
+    outcomes = {
+        name: template.run(path=path, answer=worker.answer, parameters={"name": name}).result
+        for name in ("a.txt", "none.txt")
+    }
+    assert [frame["outcome"] for frame in outcomes.values()] == ["success", "completed_with_errors"]
+    assert [frame["result"] for frame in outcomes.values()] == [{"success": True}, {"success": False}]

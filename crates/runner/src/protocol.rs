@@ -149,6 +149,9 @@ pub struct ResultFrame {
     pub variables: Option<Box<RawValue>>,
     /// What it took.
     pub usage: Option<Usage>,
+    /// Whether the process serves no other run: this one left threads or programs that go on.
+    #[serde(default)]
+    pub last: bool,
 }
 
 /// What became of a run. Whatever else a process says is a failure.

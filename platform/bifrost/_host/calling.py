@@ -24,19 +24,24 @@ def bind(
         names = names[1:]
     args: list[Any] = []
     positional_only = list(code.co_varnames[: code.co_posonlyargcount])
+    defaults = getattr(function, "__defaults__", None) or ()
+    defaulted = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+    default_of = dict(zip(defaulted, defaults, strict=True)) if positional_only else {}
+    rest, extra = dict(given), {}
     if code.co_argcount and _wants_context(function, names[0]):
         args.append(context)
+        if not positional_only and names[0] in rest:
+            extra[names[0]] = rest.pop(names[0])  # it cannot be given twice
         names = names[1:]
         positional_only = positional_only[1:]
-    rest = dict(given)
     for name in positional_only:
-        if name not in rest:
+        if name not in rest and name not in default_of:
             break
-        args.append(rest.pop(name))
+        args.append(rest.pop(name) if name in rest else default_of[name])
     if code.co_flags & inspect.CO_VARKEYWORDS:
-        return args, rest, {}
+        return args, rest, extra
     kwargs = {name: rest.pop(name) for name in names if name in rest and name not in positional_only}
-    return args, kwargs, rest
+    return args, kwargs, rest | extra
 
 
 def _wants_context(function: Callable[..., Any], first: str) -> bool:

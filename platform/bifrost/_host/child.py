@@ -15,17 +15,20 @@ import resource
 import shutil
 import signal
 import stat
-import sys
 import tempfile
+import time
 import traceback
+from _thread import _count as count_threads
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context
 from types import CoroutineType, FrameType, FunctionType, GeneratorType
 from typing import Any, NoReturn
 
 from .. import _context, _runtime, errors
+from .._awaitable import Flag
 from .._context import ExecutionContext, Organization, context
-from . import failures, forks, logs, script, variables
+from . import failures, forks, logs, script, surroundings, variables
 from .calling import bind, options_of
 from .connection import Connection
 from .convert import ResultTooLarge, encode_result
@@ -36,6 +39,7 @@ from .isolation import Isolation
 from .limits import Interrupted, Limits
 
 _DEFAULT_RESULT_BYTES = 16 * 1024 * 1024
+_LAST_MOMENT = 0.002
 _SCRIPT_RESULT = {"status": "completed", "message": "Script executed successfully"}
 
 
@@ -73,6 +77,11 @@ class Child:
         self.script_runs = 0
         self.handler = logs.WorkspaceHandler(self.connection, finder.root)
         self.out, self.err = logs.PrintStream(self.connection, 1), logs.PrintStream(self.connection, 2)
+        logs.activate(self.handler, self.out, self.err)
+        self.surroundings = surroundings.Surroundings(self.handler, self.out, self.err)
+        self.has_served = False
+        self.threads = 0
+        self.has_programs = False
         forks.in_copies_of_runs(self._forget_connection)
 
     def serve(self, fd: int) -> NoReturn:
@@ -85,14 +94,21 @@ class Child:
             while True:
                 start = self.connection.next_start()
                 self.isolation.enclose()
-                frame = Execution(self, start).perform()
+                perform = Execution(self, start).perform
+                # What the run before has set in context variables belongs to that one's context.
+                frame = Context().run(perform) if self.has_served else perform()
                 _running = False
                 if os.getpid() != owner:
                     break  # user code forked, and the copy came back from the workflow: it has no say here
                 self._flush()
+                is_last = not start.get("pooled")
+                if not is_last and self._has_more_than_before():
+                    is_last = True
+                    frame = self.connection.last(frame)
                 self.connection.send(frame)
-                if not start.get("pooled"):
+                if is_last:
                     break
+                self.has_served = True
             code = 0
         except Terminated:
             self._flush()
@@ -119,11 +135,34 @@ class Child:
         self.finder.forget_rehearsal()
 
     def end_rehearsals(self) -> None:
-        """Have asyncio forget the loops there were."""
-        asyncio.set_event_loop(None)
-        if sys.version_info < (3, 14):
-            # Else it remembers that there was one, and makes none for plain code that asks it for one.
-            asyncio.set_event_loop_policy(None)
+        surroundings.forget_loops()
+
+    def begin_pooled(self) -> None:
+        """Have a run find what the first one of this process found."""
+        if self.has_served:
+            self.loop = surroundings.renew_loop(self.loop)
+            self.surroundings.restore()
+            if tempfile.tempdir != self.temp_dir:
+                tempfile.tempdir = None
+        else:
+            self.surroundings.keep()
+        self.threads = count_threads()
+
+    def keep_loaded(self) -> None:
+        """What files did to the process while they were loaded is there for all its runs."""
+        self.surroundings.keep()
+        self.threads = count_threads()
+        self.has_programs = surroundings.are_programs_alive()
+
+    def _has_more_than_before(self) -> bool:
+        """Whether the run leaves threads or programs, which would go on beside the next one."""
+        if not self._has_more():
+            return False
+        time.sleep(_LAST_MOMENT)  # for what is ending already
+        return self._has_more()
+
+    def _has_more(self) -> bool:
+        return count_threads() > self.threads or (surroundings.are_programs_alive() and not self.has_programs)
 
     def _flush(self) -> None:
         self.out.finish()
@@ -140,10 +179,9 @@ class Child:
         path: str | None = start.get("temp_dir") or self.isolation.folder
         if path is not None and start.get("pooled"):
             path = self._next_temp_dir(path)
-        if path is not None and path != self.temp_dir:
-            os.makedirs(path, 0o700, exist_ok=True)
-        # A run before may have changed what names it.
-        if path != self.temp_dir or self.pooled_runs:
+        if path != self.temp_dir:
+            if path is not None:
+                os.makedirs(path, 0o700, exist_ok=True)
             self.enter(path)
         return path
 
@@ -162,10 +200,9 @@ class Child:
     def enter(self, folder: str | None) -> None:
         """Have temporary files, and what belongs to a home, made in `folder`."""
         self.temp_dir = folder
+        self.surroundings.set_variable("TMPDIR", folder)
         if folder is not None:
-            os.environ["TMPDIR"] = os.environ["HOME"] = folder
-        else:
-            os.environ.pop("TMPDIR", None)
+            self.surroundings.set_variable("HOME", folder)
         tempfile.tempdir = None
 
     def use_generation(self, generation: str | None) -> None:
@@ -243,7 +280,10 @@ class Execution:
             startup=start.get("startup"),
             traceparent=told.get("traceparent"),
         )
-        self._tell_trace()
+        if start.get("pooled"):
+            child.begin_pooled()
+        # Where libraries that trace look for their parent.
+        child.surroundings.set_variable("TRACEPARENT", self.context.traceparent or None)
         child.use_generation(start.get("generation"))
         temp_dir = child.use_temp_dir(start)
         _context.current = self.context
@@ -252,18 +292,12 @@ class Execution:
             self.limits.apply(limits)
         gc.enable()
 
-    def _tell_trace(self) -> None:
-        """Libraries that trace look for their parent in the environment."""
-        if self.context.traceparent:
-            os.environ["TRACEPARENT"] = self.context.traceparent
-        else:
-            os.environ.pop("TRACEPARENT", None)
-
     def _load(self) -> Callable[..., Any]:
         workflow = self.start["workflow"]
         finder = self.child.finder
         file = finder.file(workflow["path"])
         finder.enter_folder(file.folder)
+        loaded = finder.loaded
         try:
             module = finder.load_file(file)
         except (FileNotFoundError, NotADirectoryError) as problem:
@@ -274,6 +308,8 @@ class Execution:
             raise
         except BaseException as problem:
             raise self._load_error(problem) from problem
+        if finder.loaded != loaded and self.start.get("pooled"):
+            self.child.keep_loaded()
         function = getattr(module, workflow["function"], None)
         if not callable(function):
             raise WorkflowNotFound(f"{workflow['path']} has no function {workflow['function']}")
@@ -387,7 +423,8 @@ class Execution:
             value = options_of(value)
         limit = (self.start.get("limits") or {}).get("result_bytes") or _DEFAULT_RESULT_BYTES
         text, kind = encode_result(value, limit)
-        partial = isinstance(value, dict) and value.get("success") is False
+        success = value.get("success") if isinstance(value, dict) else None
+        partial = success is False or (type(success) is Flag and not success)
         outcome = "completed_with_errors" if partial else "success"
         return self._frame(outcome, text, kind, "null")
 

@@ -16,9 +16,12 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
+from .._awaitable import Reply, _Ready
+
 VARIABLE_BYTES = 64 * 1024
 VARIABLES_BYTES = 1024 * 1024
 _MAX_DEPTH = 64
+_PLAIN = frozenset((type(None), bool, int, float, str, dict, list, tuple))
 
 
 class ResultNotSerializable(Exception):
@@ -77,7 +80,12 @@ def _convert(value: Any) -> Any:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     dump = getattr(type(value), "model_dump", None)
     if dump is not None:
-        return dump(value)
+        try:
+            return dump(value)
+        except MemoryError:
+            raise
+        except Exception as problem:
+            raise ValueError(f"{type(value).__name__}.model_dump() raised {problem!r}") from problem
     plain = getattr(type(value), "__json__", None)
     if plain is not None:
         return plain(value)
@@ -131,7 +139,7 @@ class _Budget:
 
 def describe(value: Any, limit: int = VARIABLE_BYTES) -> str:
     """JSON text for a variable or log field, never more than `limit` bytes and never an exception."""
-    if isinstance(value, str) and type(value) is str and len(value) * 6 > limit:
+    if issubclass(type(value), str) and len(value := str.__str__(value)) * 6 > limit:
         value = _shorten(value, limit)
     try:
         text = json.dumps(
@@ -139,7 +147,7 @@ def describe(value: Any, limit: int = VARIABLE_BYTES) -> str:
         )
     except _TooLarge:
         return f'"<{_type_name(value)} too large to show>"'
-    except (ValueError, RecursionError):
+    except (ValueError, RuntimeError):  # nested too deeply, or changed by another thread meanwhile
         return f'"<{_type_name(value)}>"'
     if _utf8_size(text) > limit:
         return f'"<{_type_name(value)} too large to show>"'
@@ -156,8 +164,23 @@ def _shorten(text: str, limit: int) -> str:
     return kept + "… [truncated]"
 
 
+def _understood(value: Any) -> tuple[Any, type]:
+    """What a value of the SDK stands for, and the plain type that a value is of; runs none of its code."""
+    kind = type(value)
+    if kind is Reply and value._value is not None:  # to ask for it would wait
+        return value._value, dict
+    if issubclass(kind, _Ready):
+        value = value._plain()
+        return value, type(value)
+    if issubclass(kind, str):
+        return str.__str__(value), str
+    return value, next((base for base in (dict, list, tuple) if issubclass(kind, base)), kind)
+
+
 def _lenient(value: Any, budget: _Budget, above: set[int], depth: int) -> Any:
     kind = type(value)
+    if kind not in _PLAIN:
+        value, kind = _understood(value)
     if value is None or kind is bool:
         budget.take(4)
         return value
@@ -181,14 +204,20 @@ def _lenient(value: Any, budget: _Budget, above: set[int], depth: int) -> Any:
     try:
         if kind is dict:
             shown = {}
-            for key, item in value.items():
-                name = key if type(key) is str else str(key) if type(key) is int else f"<{_type_name(key)}>"
+            for key, item in dict.items(value):
+                name = _name_of(key)
                 budget.take(len(name) + 4)
                 shown[name] = _lenient(item, budget, above, depth + 1)
             return shown
-        return [_lenient(item, budget, above, depth + 1) for item in value]
+        return [_lenient(item, budget, above, depth + 1) for item in kind.__iter__(value)]
     finally:
         above.discard(id(value))
+
+
+def _name_of(key: Any) -> str:
+    if issubclass(type(key), str):
+        return str.__str__(key)
+    return str(key) if type(key) is int else f"<{_type_name(key)}>"
 
 
 def _type_name(value: Any) -> str:

@@ -27,6 +27,11 @@ def pack(text: str) -> bytes:
         body = text.encode()
     except UnicodeEncodeError:
         body = text.encode("utf-8", "replace")
+    return reframe(body)
+
+
+def reframe(body: bytes) -> bytes:
+    """Frame the bytes of one JSON object."""
     if len(body) > MAX_FRAME:
         raise FrameTooLarge(f"frame of {len(body)} bytes exceeds {MAX_FRAME}")
     return _pack_header(len(body)) + body

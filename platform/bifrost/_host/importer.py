@@ -15,6 +15,8 @@ from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 PROTECTED = sys.stdlib_module_names | {"bifrost", "shared", "src"}
+_SHARED_NAMES = ("shared", "src")
+"""Packages of the platform whose names workspaces use for folders of their own."""
 
 
 class CodeCache:
@@ -46,6 +48,18 @@ class WorkspaceLoader(Loader):
     def get_source(self, _name: str) -> str:
         with open(self._path, encoding="utf-8", errors="replace") as file:
             return file.read()
+
+
+class KeptLoader(Loader):
+    """Gives a module that was executed before."""
+
+    def __init__(self, kept: dict[str, ModuleType]) -> None:
+        self._kept = kept
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._kept.pop(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None: ...
 
 
 class WorkspaceFile(NamedTuple):
@@ -81,6 +95,13 @@ class WorkspaceFinder(MetaPathFinder):
         self._hidden: dict[str, ModuleType] = {}
         """Installed modules whose name is that of a workspace file here."""
         self._files: dict[str, WorkspaceFile] = {}
+        self._running: WorkspaceFile | None = None
+        self._ran: set[str] = set()
+        """Names of workflow files in folders that were loaded in this process."""
+        self._waiting: dict[str, ModuleType] = {}
+        """Those of them that are out of the way, see `_stand_aside`."""
+        self.loaded = 0
+        """How often a workflow file was executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, _target: ModuleType | None = None
@@ -97,6 +118,9 @@ class WorkspaceFinder(MetaPathFinder):
             if place.startswith(self.root):
                 spec = self._spec(fullname, f"{place}/{fullname.rpartition('.')[2]}")
                 if spec is not None:
+                    known = self._waiting.get(fullname)
+                    if known is not None and known.__file__ == spec.origin:
+                        spec.loader = KeptLoader(self._waiting)
                     return spec
         return None
 
@@ -122,18 +146,20 @@ class WorkspaceFinder(MetaPathFinder):
         self.places = (folder, self.root) if folder != self.root else (folder,)
         # A new process has nothing to put away, and looking for it would copy pages of the template.
         if left:
-            self._left[left] = self._take_own()
+            self._left[left] = self._take_own() | self._waiting
+            self._waiting, self._running = {}, None
             self._hide_installed()
             sys.modules.update(self._left.pop(folder, {}))
 
     def forget_modules(self) -> None:
         """Drop every workspace module of this process, because the workspace changed."""
         self._left.clear()
+        self._waiting = {}
         self._take_own()
         self._hide_installed()
 
     def forget_rehearsal(self) -> None:
-        self.folder, self.places = "", (self.root,)
+        self.folder, self.places, self._running, self.loaded = "", (self.root,), None, 0
         _take([name for name in sys.modules if name.startswith("_workspace_")])
 
     def _take_own(self) -> dict[str, ModuleType]:
@@ -171,9 +197,13 @@ class WorkspaceFinder(MetaPathFinder):
 
     def load_file(self, file: WorkspaceFile) -> ModuleType:
         """Execute the file of a workflow as the module an import of it would give."""
+        if file is not self._running:
+            self._stand_aside(file.name)
+            self._running = file
         known = sys.modules.get(file.name)
         if known is not None and getattr(known, "__file__", None) == file.path:
             return known
+        self.loaded += 1
         module = ModuleType(file.name)
         module.__file__ = file.path
         module.__package__ = file.name.rpartition(".")[0]
@@ -185,11 +215,33 @@ class WorkspaceFinder(MetaPathFinder):
         except BaseException:
             sys.modules.pop(file.name, None)
             raise
+        if "." in file.name:
+            self._ran.add(file.name)
         return module
+
+    def _stand_aside(self, name: str) -> None:
+        """Take what ran before the file `name` out of the way of `import folder.file`.
+
+        A workflow file is loaded without the package it is in. An import that finds it in memory would not
+        make it a member of that package; so it waits, and is given to the import that asks for it.
+        """
+        if (module := self._waiting.pop(name, None)) is not None:
+            sys.modules[name] = module
+        for other in self._ran:
+            if other == name or (module := sys.modules.get(other)) is None:
+                continue
+            package, _, member = other.rpartition(".")
+            if (parent := sys.modules.get(package)) is None:
+                self._waiting[other] = sys.modules.pop(other)
+            elif member not in parent.__dict__:
+                setattr(parent, member, module)
 
 
 class FolderFinder(MetaPathFinder):
-    """Lets workspace folders without `__init__.py` be packages; last in line, as namespace packages are."""
+    """Lets workspace folders without `__init__.py` be packages; last in line, as namespace packages are.
+
+    So it also finds what is in a workspace folder with the name of a package of the platform, which wins.
+    """
 
     def __init__(self, finder: WorkspaceFinder) -> None:
         self._finder = finder
@@ -197,9 +249,20 @@ class FolderFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if path is not None or fullname in PROTECTED:
-            return None
-        folders = [f"{place}/{fullname}" for place in reversed(self._finder.places)]
+        if path is not None:
+            return self._in_shared(fullname) if fullname.partition(".")[0] in _SHARED_NAMES else None
+        return None if fullname in PROTECTED else self._folder_spec(fullname, fullname)
+
+    def _in_shared(self, fullname: str) -> ModuleSpec | None:
+        below = fullname.replace(".", "/")
+        for place in self._finder.places:
+            spec = self._finder._spec(fullname, f"{place}/{below}")
+            if spec is not None:
+                return spec
+        return self._folder_spec(fullname, below)
+
+    def _folder_spec(self, fullname: str, below: str) -> ModuleSpec | None:
+        folders = [f"{place}/{below}" for place in reversed(self._finder.places)]
         found = [folder for folder in folders if os.path.isdir(folder)]
         if not found:
             return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from .tree import Tree
 MODES = ("required", "best-effort", "off")
 _CLONE_NEWNET = 0x40000000
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_SHARED_MEMORY = "/dev/shm"
 _CAPABILITIES, _NONE = struct.pack("Ii", 0x20080522, 0), bytes(24)
 
 Owner = tuple[int, int]
@@ -98,6 +100,8 @@ class Isolation:
         self._peak = -1
         # Two templates of one host begin at different users.
         self._serial = int.from_bytes(os.urandom(2)) if wanted.owners > 1 else 0
+        self._users: dict[int, int] = {}
+        """Who the processes are, where each has a user of its own."""
         self.folder: str | None = None
         """The private directory of this process, in a run."""
         if is_on:
@@ -125,6 +129,8 @@ class Isolation:
 
     def began(self, pid: int) -> str | None:
         """The process is there; gives the name of its control group."""
+        if self.wanted.owners > 1 and (owner := self._owner()) is not None:
+            self._users[pid] = owner[0]
         return self._cgroups.began(pid) if self._cgroups is not None else None
 
     def before_fork(self) -> None:
@@ -190,6 +196,12 @@ class Isolation:
 
     def end_remains(self, pid: int, living: Collection[int]) -> cgroups.Ending:
         """End what a process that just ended has started; `living` are the ones that go on."""
+        ending = self._end_remains(pid, living)
+        if (user := self._users.pop(pid, None)) is not None and os.listdir(_SHARED_MEMORY):
+            _remove_all_of(user, _SHARED_MEMORY)
+        return ending
+
+    def _end_remains(self, pid: int, living: Collection[int]) -> cgroups.Ending:
         if self._cgroups is None:
             self.tree.end_remains(pid, living)
             return cgroups.Ending()
@@ -312,6 +324,19 @@ def _become(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
     # Runs may share a user, and that alone would let one read the memory of another.
     LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _remove_all_of(user: int, folder: str) -> None:
+    """Remove what a user without a process has left in a folder that all share."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_uid != user:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
 
 
 def report(pieces: list[Piece]) -> list[dict[str, Any]]:

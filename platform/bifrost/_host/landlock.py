@@ -169,7 +169,7 @@ class Reach:
         with contextlib.suppress(OSError), os.scandir(self._workspace) as entries:
             for entry in entries:
                 # A link may lead anywhere; what it leads to within the workspace is listed itself.
-                if entry.name.lower() not in RESERVED and not entry.is_symlink():
+                if not _is_reserved(entry.name.lower()) and not entry.is_symlink():
                     self._hold(entry.path, READ, os.O_NOFOLLOW)
 
     def _hold(self, path: str, rights: int, more: int = 0) -> None:
@@ -192,6 +192,11 @@ class Reach:
         """In a run, which has closed what the template holds."""
         self._handles = []
         self._attributes = []
+
+
+def _is_reserved(name: str) -> bool:
+    # `.env.production` and the like are as secret.
+    return name in RESERVED or name.startswith(".env.")
 
 
 def interpreter() -> Iterator[str]:

@@ -33,7 +33,11 @@ def address_space() -> int:
 
 
 class Limits:
-    """Applies the limits of a start frame; those of a pooled process are set once and only ever move up."""
+    """Applies the limits of a start frame.
+
+    A run cannot lift them, so those of a pooled process are set once and never move up. Only that of CPU time
+    does, for each run.
+    """
 
     def __init__(self, base_address_space: int) -> None:
         self._base = base_address_space
@@ -43,7 +47,7 @@ class Limits:
         self._wanted = wanted
         if memory := wanted.get("memory_bytes"):
             # What the warm template has mapped already is not the run's.
-            _lower(resource.RLIMIT_AS, self._base + memory)
+            _bound(resource.RLIMIT_AS, self._base + memory)
         global _counts_cpu
         if seconds := wanted.get("cpu_seconds"):
             _counts_cpu = True
@@ -51,13 +55,15 @@ class Limits:
             soft = max(1, int(used.ru_utime + used.ru_stime + seconds + 0.999))
             # Soft only: the limit moves on for the next run of a pooled process. The kernel repeats the
             # signal every second, so a run that swallows it is stopped by the next one.
-            _lower(resource.RLIMIT_CPU, soft)
+            hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+            soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
+            resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
         if processes := wanted.get("processes"):
-            _lower(resource.RLIMIT_NPROC, processes)
+            _bound(resource.RLIMIT_NPROC, processes)
         if size := wanted.get("file_size_bytes"):
-            _lower(resource.RLIMIT_FSIZE, size)
+            _bound(resource.RLIMIT_FSIZE, size)
         if files := wanted.get("open_files"):
-            _lower(resource.RLIMIT_NOFILE, files)
+            _bound(resource.RLIMIT_NOFILE, files)
 
     def lift_cpu(self) -> None:
         """Let the host finish: report the result of a run that has used up its CPU time."""
@@ -83,10 +89,11 @@ class Limits:
         return None
 
 
-def _lower(which: int, soft: int) -> None:
-    """Set the soft limit, within the hard one that is in force."""
+def _bound(which: int, most: int) -> None:
+    """Set the soft limit, and the hard one so that it stays, within the one that is in force."""
     hard = resource.getrlimit(which)[1]
-    resource.setrlimit(which, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(which, (most, most))
 
 
 def _was_starting(error: BaseException) -> bool:

@@ -128,6 +128,9 @@ class PrintStream(io.TextIOBase):
     def isatty(self) -> bool:
         return False
 
+    def reconfigure(self, **_options: Any) -> None:
+        """Accepted, as scripts ask for UTF-8; there is nothing to choose."""
+
     def write(self, text: str, /) -> int:
         if self._connection.detached:
             return os.write(self._fd, text.encode("utf-8", "replace"))

@@ -19,7 +19,7 @@ from _socket import socket as RawSocket
 from itertools import product
 from typing import NoReturn
 
-from . import child, forks, logs
+from . import child, forks
 from .frames import pack, pack_value
 from .importer import CodeCache, install
 from .isolation import Isolation, Wanted
@@ -38,7 +38,6 @@ class Server:
     def __init__(self, path: str, *, control: int, wanted: Wanted) -> None:
         self.isolation = Isolation(wanted)
         self.cache = CodeCache()
-        self.child = child.Child(install(wanted.workspace, self.cache), address_space(), self.isolation)
         self.worker = os.getppid()
         self.runs: dict[int, int] = {}
         """Processes, by the descriptor that becomes readable when they end."""
@@ -49,7 +48,8 @@ class Server:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self.listener = _listen(path)
         self.control = control
-        logs.activate(self.child.handler, self.child.out, self.child.err)
+        # Last, as it remembers how runs are to find the process.
+        self.child = child.Child(install(wanted.workspace, self.cache), address_space(), self.isolation)
 
     def compile(self, paths: list[str]) -> None:
         """Have the code of workspace files at hand for all runs."""

@@ -37,6 +37,10 @@ COMMON = (
     *("textwrap", "time", "traceback", "typing", "unicodedata", "urllib.error", "urllib.parse"),
     *("urllib.request", "uuid", "zoneinfo"),
 )
+# Modules of the standard library that act when they are imported.
+_ACTING = frozenset(
+    ("__hello__", "__phello__", "antigravity", "idlelib", "lib2to3", "rlcompleter", "this", "turtledemo")
+)
 # The SDK's modules, so that a run finds all of them in memory.
 SDK = ("bifrost", "bifrost._http")
 
@@ -50,12 +54,14 @@ def preload(names: list[str]) -> None:
             print(f"template: cannot preload {name}: {problem!r}", file=sys.stderr, flush=True)
 
 
-def scan(paths: list[str], workspace: str) -> list[str]:
-    """Name the installed modules that workspace files import."""
+def scan(paths: list[str]) -> list[str]:
+    """Name the modules of the standard library that workspace files import.
+
+    Others are imported by each run: what they draw at random, or take hold of, runs must not share. A module
+    that is loaded here would also hide another version of it among the packages of the workspace.
+    """
     wanted: set[str] = set()
-    own: set[str] = set()
     for path in paths:
-        own.update(os.path.relpath(path, workspace).removesuffix(".py").split(os.sep))
         try:
             with open(path, "rb") as file:
                 tree = ast.parse(file.read())
@@ -66,12 +72,12 @@ def scan(paths: list[str], workspace: str) -> list[str]:
                 wanted.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 wanted.add(node.module)
-    return sorted(name for name in wanted if _is_installed(name, own))
+    return sorted(name for name in wanted if _is_harmless(name))
 
 
-def _is_installed(name: str, own: set[str]) -> bool:
+def _is_harmless(name: str) -> bool:
     top = name.partition(".")[0]
-    if top in ("bifrost", "shared", "src") or (top in own and top not in sys.stdlib_module_names):
+    if top not in sys.stdlib_module_names or top in _ACTING or name.endswith(".__main__"):
         return False
     try:
         return importlib.util.find_spec(top) is not None
@@ -109,11 +115,7 @@ def main() -> None:
     preload([*COMMON, *SDK, *filter(None, options.preload.split(","))])
     # Opening a pipe would wait for whoever writes into it.
     paths = [path for path in python_files(workspace, hidden=True) if os.path.isfile(path)]
-    imported = scan(paths, workspace)
-    if options.packages:
-        # A module of the interpreter that is loaded here would hide another version of it in the folder.
-        imported = [name for name in imported if name.partition(".")[0] in sys.stdlib_module_names]
-    preload(imported)
+    preload(scan(paths))
     memory.give_back()
     memory.use_huge_pages()
     # Last, so that what every run touches lies close together: each page of it is copied in each run.

@@ -1,0 +1,294 @@
+"""What a run of a pooled process leaves to the next one: its modules, and nothing else."""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Flow, Frame, Outcome, RunConnection, Template
+
+SETTINGS = """
+import asyncio, contextvars, logging, logging.config, os, random, signal, socket, sys, tempfile
+
+NAMED = logging.getLogger("named")
+VARIABLE = contextvars.ContextVar("variable", default="unset")
+
+def read():
+    mask = os.umask(0o22)
+    os.umask(mask)
+    root = logging.getLogger()
+    loop = asyncio.get_event_loop()
+    return {
+        "variables": sorted(os.environ.items()),
+        "folder": os.getcwd(),
+        "mask": mask,
+        "signals": [repr(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGXCPU, signal.SIGALRM)],
+        "alarm": signal.getitimer(signal.ITIMER_REAL)[0],
+        "timeout": socket.getdefaulttimeout(),
+        "streams": [type(sys.stdout).__name__, type(sys.stderr).__name__],
+        "logging": [[type(handler).__name__ for handler in root.handlers], root.level, root.filters,
+                    root.handlers[0].level, root.manager.disable, NAMED.disabled],
+        "context": VARIABLE.get(),
+        "temporary": tempfile.gettempdir(),
+        "loop": [loop.is_closed(), loop.run_until_complete(asyncio.sleep(0, "slept"))],
+    }
+
+def variables():
+    os.environ.update(API_KEY="leak", HOME="/elsewhere")
+    del os.environ["LANG"]
+
+def folder():
+    place = tempfile.mkdtemp()
+    os.chdir(place)
+    os.rmdir(place)
+
+def mask(): os.umask(0)
+
+def signals():
+    for number in (signal.SIGTERM, signal.SIGXCPU, signal.SIGALRM): signal.signal(number, signal.SIG_IGN)
+
+def alarm(): signal.setitimer(signal.ITIMER_REAL, 60)
+def timeout(): socket.setdefaulttimeout(0.01)
+def streams(): sys.stdout = sys.stderr = open(os.devnull, "w")
+
+def handlers():
+    logging.getLogger().handlers[:] = []
+    logging.basicConfig(level=logging.ERROR)
+    logging.disable(logging.CRITICAL)
+
+def filters():
+    logging.getLogger().addFilter(lambda record: False)
+    logging.getLogger().handlers[0].setLevel(logging.CRITICAL)
+
+def configuration():
+    logging.config.dictConfig({"version": 1, "root": {"level": "ERROR", "handlers": []}})
+
+def context(): VARIABLE.set("leak")
+def temporary(): tempfile.tempdir = "/"
+def closed(): asyncio.run(asyncio.sleep(0))
+def other(): asyncio.set_event_loop(asyncio.new_event_loop())
+async def executor(): await asyncio.to_thread(str)
+async def handler(): asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, str)
+
+class Policy(asyncio.DefaultEventLoopPolicy):
+    def get_event_loop(self): raise RuntimeError("no loop for you")
+
+def policy(): asyncio.set_event_loop_policy(Policy())
+"""
+CHANGES = (
+    *("variables", "folder", "mask", "signals", "alarm", "timeout", "streams", "handlers", "filters"),
+    *("configuration", "context", "temporary", "closed", "other", "executor", "handler", "policy"),
+)
+
+
+class Pooled:
+    """One pooled process."""
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+        self.connection: RunConnection = template.connect()
+        self.last = False
+
+    def run(self, path: str, function: str = "run", **more: object) -> Outcome:
+        self.connection.send(self.template.start_frame(function, path, pooled=True, **more))
+        outcome = Outcome()
+        self.last = bool(self.connection.until(lambda frame: frame["t"] == "result", outcome).get("last"))
+        return outcome
+
+    def result(self, path: str, function: str = "run", **more: object) -> object:
+        frame: Frame = self.run(path, function, **more).result
+        assert frame["outcome"] == "success", frame["error"]
+        return frame["result"]
+
+    def has_ended(self) -> bool:
+        """Whether it said with its result that it takes no further run, and ended."""
+        if not self.last:
+            return False
+        end = self.template.exit_of(self.connection.pid)
+        return (end["code"], end["signal"]) == (0, None)
+
+
+@pytest.fixture
+def pooled(template: Template) -> Iterator[Pooled]:
+    process = Pooled(template)
+    yield process
+    process.connection.close()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_finds_the_settings_that_the_first_one_found(
+    flow: Flow, pooled: Pooled, tmp_path: Path, change: str
+) -> None:
+    path, place = flow(SETTINGS), str(tmp_path / "t")
+    before = pooled.result(path, "read", temp_dir=place)
+    pooled.result(path, change, temp_dir=place)
+    assert pooled.result(path, "read", temp_dir=place) == before
+
+
+def test_lines_are_logged_whatever_a_file_has_configured(flow: Flow, pooled: Pooled) -> None:
+    configuring = flow(
+        "import logging.config\n"
+        "logging.config.dictConfig({'version': 1, 'root': {'level': 'WARNING', 'handlers': ['console']},\n"
+        "    'handlers': {'console': {'class': 'logging.StreamHandler'}}})\n"
+        "def run(): pass\n",
+        "configures_logging.py",
+    )
+    path = flow("import logging\nlog = logging.getLogger(__name__)\ndef run(): log.info('patching')\n")
+    for _ in range(2):
+        assert pooled.run(path).logs == [("INFO", "patching")]
+        pooled.run(configuring)
+    assert pooled.run(path).logs == [("INFO", "patching")]
+
+
+def test_what_a_file_sets_while_it_is_loaded_stays(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import os, socket\n"
+        "os.environ['REGION'] = 'ch'\nsocket.setdefaulttimeout(7)\n"
+        "def run(): return [os.environ.get('REGION'), socket.getdefaulttimeout()]\n"
+        "def change():\n    os.environ['REGION'] = 'de'\n    socket.setdefaulttimeout(None)\n"
+    )
+    assert pooled.result(path) == ["ch", 7]
+    pooled.result(path, "change")
+    assert pooled.result(path) == ["ch", 7]
+
+
+def test_random_numbers_are_not_those_of_the_seed_of_a_run_before(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import random\n"
+        "def seed(): random.seed(1)\n"
+        "def state(): random.setstate(random.Random(1).getstate())\n"
+        "def run(): return random.random()\n"
+    )
+    predictable = random.Random(1).random()
+    for way in ("seed", "state"):
+        pooled.result(path, way)
+        assert pooled.result(path) != predictable
+
+
+def test_what_a_run_has_scheduled_does_not_happen_in_the_next(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import asyncio\n"
+        "async def leave():\n"
+        "    loop = asyncio.get_running_loop()\n"
+        "    loop.call_later(0.01, print, 'of the run before')\n"
+        "    loop.call_soon(loop.call_soon, print, 'of the run before')\n"
+        "async def run(): await asyncio.sleep(0.05)\n"
+    )
+    pooled.result(path, "leave")
+    assert pooled.run(path).logs == []
+
+
+def test_a_loop_in_which_nothing_is_left_serves_the_next_run(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import asyncio\n"
+        "loops = []\n"
+        "async def run():\n"
+        "    await asyncio.wait_for(asyncio.sleep(0), 60)\n"
+        "    loops.append(asyncio.get_running_loop())\n"
+        "    return loops[0] is loops[-1]\n"
+    )
+    assert [pooled.result(path) for _ in range(3)] == [True] * 3
+
+
+def test_a_run_is_cancelled_whatever_the_one_before_did_with_the_signal(
+    template: Template, flow: Flow, pooled: Pooled
+) -> None:
+    path = flow(
+        "import signal, time\n"
+        "def ignore(): signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "def run():\n    try:\n        print('up')\n        time.sleep(60)\n    finally: print('down')\n"
+    )
+    pooled.result(path, "ignore")
+    pooled.connection.send(template.start_frame(path=path, pooled=True))
+    pooled.connection.until(lambda frame: frame.get("message") == "up")
+    os.kill(pooled.connection.pid, signal.SIGTERM)
+    pooled.connection.until(lambda frame: frame.get("message") == "down")
+    assert template.exit_of(pooled.connection.pid)["code"] == 143
+
+
+@pytest.mark.parametrize(
+    "leaving",
+    [
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+        "globals().setdefault('kept', concurrent.futures.ThreadPoolExecutor()).submit(str)",
+        "subprocess.Popen(['sleep', '60'])",
+    ],
+)
+def test_a_process_ends_with_the_run_that_leaves_threads_or_programs(
+    flow: Flow, pooled: Pooled, leaving: str
+) -> None:
+    path = flow(
+        "import concurrent.futures, subprocess, threading, time\n"
+        f"def run():\n    left = {leaving}\n    return 'done'\n"
+    )
+    assert pooled.result(path) == "done"
+    assert pooled.has_ended()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "subprocess.run(['true'])",
+        "os.waitpid(os.fork() or os._exit(0), 0)",
+        "os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)",
+        "asyncio.run(program())",
+        "asyncio.run(asyncio.to_thread(str))",
+        "multiprocessing.get_context('fork').Pool(2).terminate()",
+    ],
+)
+def test_a_process_goes_on_after_a_run_that_ends_what_it_starts(
+    flow: Flow, pooled: Pooled, work: str
+) -> None:
+    path = flow(
+        "import asyncio, multiprocessing.pool, os, subprocess\n"
+        "async def program():\n"
+        "    started = await asyncio.create_subprocess_exec('true')\n"
+        "    await started.wait()\n"
+        f"runs = []\ndef run():\n    {work}\n    runs.append(1)\n    return len(runs)\n"
+    )
+    assert [(pooled.result(path), pooled.last) for _ in range(3)] == [(1, False), (2, False), (3, False)]
+
+
+def test_a_process_whose_result_is_large_ends_as_well(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import threading, time\n"
+        "def run():\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    return 'x' * 3_000_000\n"
+    )
+    assert pooled.result(path) == "x" * 3_000_000
+    assert pooled.has_ended()
+
+
+def test_threads_and_programs_of_a_file_that_is_loaded_stay(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import atexit, concurrent.futures, subprocess, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "helper = subprocess.Popen(['sleep', '60'])\n"
+        "runs = []\n"
+        "def run():\n"
+        "    with concurrent.futures.ThreadPoolExecutor() as pool: pool.submit(runs.append, 1).result()\n"
+        "    subprocess.run(['true'])\n"
+        "    return [len(runs), helper.poll()]\n"
+    )
+    assert [pooled.result(path) for _ in range(3)] == [[1, None], [2, None], [3, None]]
+
+
+def test_what_has_ended_is_collected(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import os, time\n"
+        "def leave():\n"
+        "    read, write = os.pipe()\n"
+        "    for _ in range(3):\n"
+        "        if os.fork() == 0: os._exit(0)\n"
+        "    os.close(write)\n"
+        "    os.read(read, 1)\n"
+        "    time.sleep(0.05)\n"
+        "def run():\n"
+        "    try: return os.waitpid(-1, os.WNOHANG)\n"
+        "    except ChildProcessError: return 'none'\n"
+    )
+    pooled.result(path, "leave")
+    assert pooled.result(path) == "none"
