@@ -1,5 +1,5 @@
-//! The template in use: the indexer makes one after the other, and whoever runs something waits here for one with the
-//! packages it needs.
+//! The template in use: the indexer makes one after the other, and whoever runs something waits here for one that gives
+//! processes and has the packages they need.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,8 +8,8 @@ use std::time::Duration;
 use runner::Template;
 use tokio::sync::{mpsc, watch};
 
-/// How long a run waits until this machine has the packages it needs, before it is given back.
-const PACKAGES_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a run waits until this machine has a template with the packages it needs, before it is given back.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Asks the indexer to look at once. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,28 +40,35 @@ impl Templates {
         Self { current, look_again, wanted: AtomicI64::new(0) }
     }
 
-    /// The template with the packages of this version or a later one; `None` when this machine cannot make them in time.
+    /// The template with the packages of this version or a later one; `None` when this machine cannot make it in time.
     pub(crate) async fn with_packages(&self, version: i64) -> Option<Arc<Template>> {
         {
             let current = self.current.borrow();
-            if has_packages(&current, version) {
+            if is_usable(&current, version) {
                 return current.clone();
             }
         }
         self.wanted.fetch_max(version, Ordering::Relaxed);
         self.look_again.now();
         let mut current = self.current.clone();
-        let ready = current.wait_for(|template| has_packages(template, version));
-        tokio::time::timeout(PACKAGES_PATIENCE, ready).await.ok()?.ok()?.clone()
+        let ready = current.wait_for(|template| is_usable(template, version));
+        tokio::time::timeout(PATIENCE, ready).await.ok()?.ok()?.clone()
     }
 
     /// Waits until there is one with the newest packages that were asked for; `false` when there will be none.
     pub(crate) async fn ready(&self) -> bool {
+        let wanted = || self.wanted.load(Ordering::Relaxed);
+        if is_usable(&self.current.borrow(), wanted()) {
+            return true;
+        }
+        // The indexer looks seldom at one that nobody misses.
+        self.look_again.now();
         let mut current = self.current.clone();
-        current.wait_for(|template| has_packages(template, self.wanted.load(Ordering::Relaxed))).await.is_ok()
+        current.wait_for(|template| is_usable(template, wanted())).await.is_ok()
     }
 }
 
-fn has_packages(template: &Option<Arc<Template>>, version: i64) -> bool {
-    template.as_ref().is_some_and(|template| template.environment_version() >= version)
+/// Whether it gives processes with the packages of this version or a later one.
+fn is_usable(template: &Option<Arc<Template>>, version: i64) -> bool {
+    template.as_ref().is_some_and(|template| template.environment_version() >= version && !template.is_gone())
 }

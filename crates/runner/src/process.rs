@@ -41,6 +41,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Whether it has ended while nobody looked: one that stands ready for long may be killed from outside.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.exit.try_recv().is_ok()
+    }
+
     /// Connects to the template, which forks, and takes what the template says of the child.
     pub(crate) async fn fork(
         socket: &Path,

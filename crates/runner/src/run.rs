@@ -1,6 +1,8 @@
 //! One run over one process: send the start, read what it says, answer its calls, end it.
 
 use std::any::Any;
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ const MAX_LINE: usize = 64 * 1024;
 const EXIT_PATIENCE: Duration = Duration::from_secs(2);
 const READ_CHUNK: usize = 64 * 1024;
 const DRAIN_CHUNK: usize = 8 * 1024;
+/// The most that a process without rights can have a pipe hold.
+const MAX_PIPE: usize = 1024 * 1024;
 
 /// A run under way. Dropping it kills the process and all it has started.
 #[derive(Debug)]
@@ -119,7 +123,10 @@ impl Run {
                 }
             };
             if !frames.is_empty() {
-                if matches!(frames.last(), Some(Frame::Result(_))) {
+                if let Some(Frame::Result(result)) = frames.last() {
+                    if result.last {
+                        self.tenant = None;
+                    }
                     // What was written before the result belongs before it.
                     let at = frames.len() - 1;
                     let rest = self.drain_output();
@@ -146,21 +153,23 @@ impl Run {
         }
     }
 
-    /// Asks it to end; `finally` blocks run.
-    pub fn terminate(&self) {
+    /// Asks it to end; `finally` blocks run. Whenever that reaches it, it serves no other run.
+    pub fn terminate(&mut self) {
+        self.tenant = None;
         if let Some(process) = &self.process {
             process.terminate();
         }
     }
 
     /// Ends it and all it has started.
-    pub fn kill(&self) {
+    pub fn kill(&mut self) {
+        self.tenant = None;
         if let Some(process) = &self.process {
             process.kill_tree();
         }
     }
 
-    /// After a result: a pooled process may serve again, any other is ended.
+    /// After a result: a pooled process may serve again, unless it says that it does not or was asked to end; any other is ended.
     pub fn finish(mut self) {
         let (Some(mut process), Some(tenant)) = (self.process.take(), self.tenant.take()) else { return };
         let writer = self.writer.take().and_then(|replier| Arc::into_inner(replier.writer));
@@ -173,25 +182,21 @@ impl Run {
         }
     }
 
-    /// Reads once from the connection or the output; false at the end of the connection.
+    /// Reads once from the output, the connection or both; false at the end of the connection.
     async fn read(&mut self, frames: &mut Vec<Frame>) -> Result<bool, Error> {
         let process = self.process.as_mut().expect("a run has its process until it ends");
         let reader = self.reader.as_mut().expect("a run is read after it was started");
-        self.incoming.reserve(READ_CHUNK);
-        tokio::select! {
-            biased;
-            read = process.output.read_buf(&mut self.captured), if self.output_open => {
-                self.output_open = read? > 0;
-                take_lines(&mut self.captured, &mut self.mid_line, !self.output_open, frames);
-            }
-            read = reader.read_buf(&mut self.incoming) => {
-                if read? == 0 {
-                    return Ok(false);
-                }
-                while let Some(frame) = protocol::take(&mut self.incoming)? {
-                    frames.push(protocol::decode(&frame)?);
-                }
-            }
+        let output = (&mut process.output, self.output_open);
+        let (written, said) = read_next(output, &mut self.captured, reader, &mut self.incoming).await?;
+        if let Some(written) = written {
+            self.output_open = written > 0;
+            take_lines(&mut self.captured, &mut self.mid_line, !self.output_open, frames);
+        }
+        if said == Some(0) {
+            return Ok(false);
+        }
+        while let Some(frame) = protocol::take(&mut self.incoming)? {
+            frames.push(protocol::decode(&frame)?);
         }
         Ok(true)
     }
@@ -257,14 +262,35 @@ impl Replier {
 }
 
 fn take_stream(process: &mut Process) -> Result<tokio::net::UnixStream, Error> {
-    process.stream.take().ok_or_else(|| std::io::Error::other("the process runs already").into())
+    process.stream.take().ok_or_else(|| io::Error::other("the process runs already").into())
 }
 
-/// Reads what is in the pipe now. Straight from the descriptor: the runtime would say that there is nothing until it has
-/// heard of what was written last.
-fn drain(output: &pipe::Receiver, captured: &mut BytesMut) {
+/// Waits until there is something in the output, if that is open, or on the connection; gives how many bytes were read from
+/// each, and `None` where nothing was read. Output comes first, for what was written before a frame belongs before it, but
+/// whoever writes without end does not keep the frames waiting.
+async fn read_next(
+    (output, is_open): (&mut pipe::Receiver, bool),
+    captured: &mut BytesMut,
+    connection: &mut OwnedReadHalf,
+    incoming: &mut BytesMut,
+) -> io::Result<(Option<usize>, Option<usize>)> {
+    captured.reserve(READ_CHUNK);
+    incoming.reserve(READ_CHUNK);
+    tokio::select! {
+        biased;
+        // What is wrong with the connection shows again when it is read next.
+        written = output.read_buf(captured), if is_open => {
+            Ok((Some(written?), connection.try_read_buf(incoming).ok()))
+        }
+        said = connection.read_buf(incoming) => Ok((None, Some(said?))),
+    }
+}
+
+/// Reads what is in the pipe now, and nothing of what is written without end meanwhile. Straight from the descriptor: the
+/// runtime would say that there is nothing until it has heard of what was written last.
+fn drain(output: &impl AsFd, captured: &mut BytesMut) {
     let mut chunk = [0; DRAIN_CHUNK];
-    loop {
+    for _ in 0..MAX_PIPE / DRAIN_CHUNK {
         match rustix::io::read(output, &mut chunk) {
             Ok(0) => return,
             Ok(read) => captured.extend_from_slice(&chunk[..read]),
@@ -326,6 +352,35 @@ mod tests {
         drain(&output, &mut captured);
 
         assert_eq!(&captured[..], b"first\nlast\n");
+    }
+
+    #[tokio::test]
+    async fn whoever_writes_without_end_does_not_keep_what_it_says_waiting() {
+        let (reader, writer) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).expect("makes a pipe");
+        let mut output = pipe::Receiver::from_owned_fd(reader).expect("is a pipe");
+        let written = rustix::io::write(&writer, &[b'\n'; READ_CHUNK / 2]).expect("fits");
+        let (ours, mut its) = tokio::net::UnixStream::pair().expect("makes sockets");
+        its.write_all(b"said").await.expect("fits");
+        let (mut connection, _) = ours.into_split();
+        output.readable().await.expect("is readable");
+        connection.readable().await.expect("is readable");
+
+        let (mut captured, mut incoming) = (BytesMut::new(), BytesMut::new());
+        let read = read_next((&mut output, true), &mut captured, &mut connection, &mut incoming).await;
+
+        assert_eq!(read.expect("reads"), (Some(written), Some(4)), "all of both at once");
+        assert_eq!((captured.len(), &incoming[..]), (written, &b"said"[..]));
+    }
+
+    #[test]
+    fn what_is_written_without_end_is_read_to_an_end() {
+        let endless = std::fs::File::open("/dev/zero").expect("opens");
+        let mut captured = BytesMut::new();
+
+        drain(&endless, &mut captured);
+
+        assert_eq!(captured.len(), MAX_PIPE);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cgroups::Cgroups;
@@ -25,6 +26,10 @@ use crate::{Error, Run};
 
 /// How long an interpreter may take to import what runs need.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a template may give no process before it counts as gone: a fork takes milliseconds.
+const FORK_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause after a fork that failed; longer with each that follows.
+const FORK_PAUSE: Duration = Duration::from_millis(50);
 /// Runs after which a pooled process is replaced, so that what it leaks is bounded.
 const MAX_SERVED: u32 = 2_000;
 
@@ -127,7 +132,7 @@ impl Template {
         let mut control =
             child.stdout.take().ok_or_else(|| Error::Template("it has no standard output".into()))?;
         let mut buffer = BytesMut::new();
-        let ready = tokio::time::timeout(START_TIMEOUT, first_frame(&mut control, &mut buffer))
+        let ready = timeout(START_TIMEOUT, first_frame(&mut control, &mut buffer))
             .await
             .map_err(|_| Error::Template(format!("not ready after {} s", START_TIMEOUT.as_secs())))??;
         let exits = Arc::<Exits>::default();
@@ -143,7 +148,8 @@ impl Template {
         });
         let (sender, standby) = mpsc::channel(config.standby.max(1));
         let cgroups = config.enclosure.cgroup.as_ref().map(|(cgroups, _)| cgroups.clone());
-        tokio::spawn(keep_ready(socket, folder.path().to_owned(), cgroups, exits.clone(), sender));
+        let folders = folder.path().to_owned();
+        tokio::spawn(keep_ready(socket, folders, cgroups, exits.clone(), gone.clone(), sender));
         Ok(Arc::new(Self {
             config,
             ready,
@@ -161,7 +167,7 @@ impl Template {
         &self.ready
     }
 
-    /// Whether the interpreter has ended.
+    /// Whether the interpreter has ended, or gives no processes any more. Runs that have theirs go on.
     pub fn is_gone(&self) -> bool {
         self.gone.is_cancelled()
     }
@@ -218,8 +224,13 @@ impl Template {
             return None;
         }
         let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = warm.iter().rposition(|(owner, _)| owner == tenant)?;
-        Some(warm.remove(newest).1)
+        loop {
+            let newest = warm.iter().rposition(|(owner, _)| owner == tenant)?;
+            let mut process = warm.remove(newest).1;
+            if !process.has_ended() {
+                return Some(process);
+            }
+        }
     }
 
     async fn take_standby(&self) -> Result<Process, Error> {
@@ -227,8 +238,7 @@ impl Template {
         loop {
             let gone = || std::io::Error::other("the template ended");
             let mut process = standby.recv().await.ok_or_else(gone)?;
-            // One that stood ready for long may have been killed from outside.
-            if process.exit.try_recv().is_err() {
+            if !process.has_ended() {
                 return Ok(process);
             }
         }
@@ -346,22 +356,34 @@ async fn keep_ready(
     folders: PathBuf,
     cgroups: Option<Arc<Cgroups>>,
     exits: Arc<Exits>,
+    gone: CancellationToken,
     ready: mpsc::Sender<Process>,
 ) {
-    let mut failures = 0;
     while let Ok(place) = ready.reserve().await {
-        match Process::fork(&socket, &folders, cgroups.as_deref(), |pid| exits.expect(pid)).await {
-            Ok(process) => {
-                failures = 0;
-                place.send(process);
+        let forked = timeout(FORK_PATIENCE, fork(&socket, &folders, cgroups.as_deref(), &exits));
+        match gone.run_until_cancelled(forked).await {
+            Some(Ok(process)) => place.send(process),
+            Some(Err(_)) => {
+                tracing::error!(patience = ?FORK_PATIENCE, "the template gives no processes any more");
+                break;
             }
+            None => break,
+        }
+    }
+    // Whoever waits for a process learns that there will be none; by then the template counts as gone.
+    gone.cancel();
+}
+
+/// Forks, again and again while that fails.
+async fn fork(socket: &Path, folders: &Path, cgroups: Option<&Cgroups>, exits: &Exits) -> Process {
+    let mut failures = 0;
+    loop {
+        match Process::fork(socket, folders, cgroups, |pid| exits.expect(pid)).await {
+            Ok(process) => return process,
             Err(error) => {
                 failures += 1;
                 tracing::warn!(%error, failures, "the template gave no process");
-                if failures > 20 {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(50) * failures).await;
+                sleep(FORK_PAUSE * failures).await;
             }
         }
     }

@@ -1,7 +1,12 @@
 //! Changes of the workspace are in use without a restart, and a broken file breaks nothing else.
 
-use domain::executions::Status;
+use std::path::Path;
+
+use domain::executions::{Execution, Status};
+use futures::FutureExt as _;
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde_json::json;
+use testkit::eventually;
 
 use crate::support::{Engine, PATIENCE, result, write_file};
 
@@ -29,6 +34,134 @@ async fn a_changed_file_is_used_by_the_next_run() {
         {}
     };
     tokio::time::timeout(PATIENCE, changed).await.expect("the change is used");
+    engine.close().await;
+}
+
+/// The interpreter that the processes of this engine are forked from.
+fn template_of(engine: &Engine) -> Pid {
+    let folder = engine.platform.settings.temp_path.display().to_string();
+    let parent = format!("PPid:\t{}\n", getpid().as_raw_nonzero());
+    let is_it = |process: &Path| {
+        let read = |file: &str| std::fs::read_to_string(process.join(file)).unwrap_or_default();
+        let command = read("cmdline");
+        command.contains("bifrost._host.template")
+            && command.contains(&folder)
+            && read("status").contains(&parent)
+    };
+    let mut processes = std::fs::read_dir("/proc").expect("reads /proc").flatten().map(|entry| entry.path());
+    let template = processes.find(|process| is_it(process)).expect("it runs");
+    let number = template.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("a number");
+    Pid::from_raw(number).expect("not 0")
+}
+
+/// An engine whose template is ready.
+async fn engine_of_quick_runs() -> Engine {
+    let source = "from bifrost import workflow\n\n@workflow()\ndef quick():\n    return 1\n";
+    let engine = Engine::on_files(&[("quick.py", source)]).await;
+    assert_eq!(engine.run(&Engine::admin(), "quick", json!({})).await.status, Status::Success);
+    engine
+}
+
+/// More runs than there are processes that stand ready.
+async fn run_many(engine: &Engine) -> Vec<Execution> {
+    let scope = Engine::admin();
+    let runs = (0..8).map(|_| engine.run(&scope, "quick", json!({})).boxed());
+    let runs = futures::future::join_all(runs).await;
+    let failed: Vec<_> = runs.iter().filter(|run| run.status != Status::Success).collect();
+    println!("runs whose template is gone: failed {} of {}", failed.len(), runs.len());
+    assert!(failed.is_empty(), "{failed:?}");
+    runs
+}
+
+/// Goes on when this is dropped, and so ends when nobody needs it.
+struct Stopped(Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_hangs_is_replaced_and_fails_no_run() {
+    let engine = engine_of_quick_runs().await;
+
+    let template = Stopped(template_of(&engine));
+    kill_process(template.0, Signal::STOP).expect("is there");
+    let runs = run_many(&engine).await;
+
+    assert!(runs.iter().any(|run| run.attempt > 1), "some wait for a process, and are given back");
+    assert!(runs.iter().all(|run| run.attempt == run.max_attempts), "which does not count");
+    drop(template);
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_template_is_replaced_and_fails_no_run() {
+    let engine = engine_of_quick_runs().await;
+
+    let template = template_of(&engine);
+    kill_process(template, Signal::KILL).expect("is there");
+    let process = format!("/proc/{}", template.as_raw_nonzero());
+    eventually("its end to be heard of", || async { (!Path::new(&process).exists()).then_some(()) }).await;
+
+    run_many(&engine).await;
+
+    assert_ne!(template_of(&engine), template);
+    engine.close().await;
+}
+
+/// Which reading of the workspace the rows are equal to.
+async fn reading(engine: &Engine) -> i64 {
+    let mut conn = engine.test.db.connect().await;
+    sqlx::query_scalar("SELECT reading FROM workspace_index").fetch_one(&mut conn).await.expect("reads")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_saved_and_indexed_meanwhile_is_not_deactivated_by_an_older_reading() {
+    let declaring =
+        |name: &str| format!("from bifrost import workflow\n\n@workflow()\ndef {name}():\n    return 1\n");
+    let (kept, saved) = (declaring("kept"), declaring("saved"));
+    let engine = Engine::on_files(&[("kept.py", &kept), ("saved.py", &saved)]).await;
+    // The first is that of the engine, the second that of its indexer.
+    eventually("the indexer", || async { (reading(&engine).await >= 2).then_some(()) }).await;
+    let mut conn = engine.test.db.connect().await;
+    let row = "SELECT xmin::text || is_active FROM workflows WHERE path = 'saved.py'";
+    let before: String = sqlx::query_scalar(row).fetch_one(&mut conn).await.expect("is there");
+
+    // The indexer reads the workspace without the file, and comes to the rows after somebody who read it with the file.
+    let mut editor = engine.test.db.connect().await;
+    sqlx::raw_sql("BEGIN; SELECT pg_advisory_xact_lock(hashtext('bifrost.workspace'))")
+        .execute(&mut editor)
+        .await
+        .expect("locks");
+    std::fs::remove_file(engine.workspace.join("saved.py")).expect("removes");
+    let waits = || async {
+        let mut conn = engine.test.db.connect().await;
+        let waiting: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_locks
+                            WHERE locktype = 'advisory' AND NOT granted
+                              AND objid::bigint = (hashtext('bifrost.workspace')::bigint & 4294967295)
+                              AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
+        )
+        .fetch_one(&mut conn)
+        .await
+        .expect("asks");
+        waiting.then_some(())
+    };
+    eventually("the indexer to come to the rows", waits).await;
+    write_file(&engine.workspace, "saved.py", &saved);
+    let later: i64 = sqlx::query_scalar(
+        "UPDATE workspace_index SET reading = nextval('workspace_readings') RETURNING reading",
+    )
+    .fetch_one(&mut editor)
+    .await
+    .expect("applies");
+    sqlx::raw_sql("COMMIT").execute(&mut editor).await.expect("unlocks");
+
+    eventually("the next reading", || async { (reading(&engine).await > later).then_some(()) }).await;
+    let after: String = sqlx::query_scalar(row).fetch_one(&mut conn).await.expect("is there");
+    assert_eq!(after, before, "nobody has touched it");
     engine.close().await;
 }
 
