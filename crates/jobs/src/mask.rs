@@ -1,7 +1,7 @@
 //! Masking: values of secrets a run has read do not leave it, in whatever form they are written.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 use base64::Engine;
@@ -22,6 +22,10 @@ const SHORTEST_LINE: usize = 8;
 /// Bytes of a form that are searched for. What follows is compared where they are found, so that a secret of 64 KiB
 /// costs no more memory than one of this size.
 const SEARCHED: usize = 512;
+/// Lengths of the lines that Base64 is broken into: by `openssl`, and by `base64`, Python's `encodebytes` and mails.
+const LINE_LENGTHS: [usize; 2] = [64, 76];
+/// The same of such a line: a secret of 64 KiB has thousands of them.
+const SEARCHED_OF_LINE: usize = 24;
 /// How often a form is escaped once more.
 const ESCAPES: usize = 2;
 /// What the host appends to text that it cut.
@@ -30,7 +34,8 @@ const CUT: &str = "… [truncated]";
 /// The secrets a run has read, in all their forms.
 #[derive(Debug, Default)]
 pub(crate) struct Mask {
-    forms: HashSet<String>,
+    /// Each with the most of its bytes that are searched for.
+    forms: HashMap<String, usize>,
     /// Finds any of them in one pass; made when it is needed first after one was added.
     finder: Option<Finder>,
 }
@@ -40,6 +45,8 @@ pub(crate) struct Mask {
 struct Finder {
     beginnings: AhoCorasick,
     forms: Vec<Vec<String>>,
+    /// Where among these the beginnings of lines are: a longer beginning of something shorter hides them.
+    lines: HashMap<String, usize>,
 }
 
 impl Mask {
@@ -49,21 +56,22 @@ impl Mask {
         // Also without the blanks around it: who reads a secret from a file or a form strips it first.
         let stripped = Some(value.trim()).filter(|stripped| stripped.len() < value.len());
         let whole = std::iter::once(value).chain(stripped).filter(|value| value.len() >= SHORTEST);
-        let values = whole.chain(lines);
-        let mut forms: Vec<String> = values.flat_map(forms_of).collect();
+        let values: Vec<&str> = whole.chain(lines).collect();
+        self.insert(values.iter().copied().flat_map(base64_lines).collect(), SEARCHED_OF_LINE);
+        let mut forms: Vec<String> = values.into_iter().flat_map(forms_of).collect();
         // Text in JSON within JSON is escaped twice, and once more where that is part of a result.
         for _ in 0..ESCAPES {
             let escaped = forms.iter().flat_map(|form| [json_escaped(form), ascii_escaped(form)]);
             let escaped: HashSet<String> = escaped.collect();
-            self.insert(forms);
+            self.insert(forms, SEARCHED);
             forms = escaped.into_iter().collect();
         }
-        self.insert(forms);
+        self.insert(forms, SEARCHED);
     }
 
-    fn insert(&mut self, forms: Vec<String>) {
+    fn insert(&mut self, forms: Vec<String>, searched: usize) {
         for form in forms {
-            if self.forms.insert(form) {
+            if self.forms.insert(form, searched) != Some(searched) {
                 self.finder = None;
             }
         }
@@ -120,10 +128,10 @@ impl Mask {
 }
 
 impl Finder {
-    fn new(all: &HashSet<String>) -> Self {
+    fn new(all: &HashMap<String, usize>) -> Self {
         let mut by_beginning: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for form in all {
-            by_beginning.entry(&form[..form.floor_char_boundary(SEARCHED)]).or_default().push(form.clone());
+        for (form, searched) in all {
+            by_beginning.entry(&form[..form.floor_char_boundary(*searched)]).or_default().push(form.clone());
         }
         // Of two that begin together the longer one: a form that contains another must go as a whole. Never a DFA,
         // which takes kilobytes for each byte searched for.
@@ -132,14 +140,20 @@ impl Finder {
             .kind(Some(AhoCorasickKind::ContiguousNFA))
             .build(by_beginning.keys())
             .expect("beginnings are far shorter than what an automaton can hold");
-        Self { beginnings, forms: by_beginning.into_values().collect() }
+        let of_lines = |(at, beginning): (usize, &&str)| {
+            (beginning.len() == SEARCHED_OF_LINE).then(|| ((*beginning).to_owned(), at))
+        };
+        let lines = by_beginning.keys().enumerate().filter_map(of_lines).collect();
+        Self { beginnings, forms: by_beginning.into_values().collect(), lines }
     }
 
     fn replace<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let (mut at, mut masked) = (0, String::new());
         while let Some(found) = self.beginnings.find(Input::new(text).range(at..)) {
             let rest = &text[found.start()..];
-            let forms = self.forms[found.pattern()].iter();
+            let line = rest.get(..SEARCHED_OF_LINE).and_then(|beginning| self.lines.get(beginning));
+            let forms =
+                self.forms[found.pattern()].iter().chain(line.into_iter().flat_map(|at| &self.forms[*at]));
             let length = forms.map(|form| common(form, rest)).max().unwrap_or(found.len());
             masked.push_str(&text[at..found.start()]);
             masked.push_str(MASK);
@@ -228,6 +242,15 @@ fn inside_base64(value: &str) -> impl Iterator<Item = String> {
     (0..3).flat_map(part).filter(|part| part.len() >= SHORTEST_PART).collect::<Vec<_>>().into_iter()
 }
 
+/// The lines that a value is broken into when it is encoded alone, for each may arrive by itself.
+fn base64_lines(value: &str) -> Vec<String> {
+    let encoded = STANDARD_NO_PAD.encode(value);
+    let lengths = LINE_LENGTHS.into_iter().filter(|length| *length < encoded.len());
+    let places = lengths.flat_map(|length| (0..encoded.len()).step_by(length).map(move |at| at..at + length));
+    let lines = places.map(|place| encoded[place.start..place.end.min(encoded.len())].to_owned());
+    lines.filter(|line| line.len() >= SHORTEST_PART).collect()
+}
+
 fn percent_encoded(value: &str, kept: &str) -> String {
     let encode = |byte: u8| match char::from(byte) {
         plain if plain.is_ascii_alphanumeric() || kept.contains(plain) => plain.to_string(),
@@ -297,6 +320,27 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_masked_in_base64_that_is_broken_into_lines() {
+        for last in 'x'..='z' {
+            // 73 to 75 bytes, none of them twice.
+            let secret: String = ('0'..=last).collect();
+            let mut mask = Mask::default();
+            mask.add(&secret);
+            for (length, after) in [(64, ""), (76, ""), (64, "\n")] {
+                let encoded = STANDARD.encode(format!("{secret}{after}"));
+                let (first, second) = encoded.split_at(length);
+                assert_eq!(mask.text(&format!("a {first}")), "a ***", "in a line of the log");
+                // Padding, or what stands for the line feed.
+                let rest = mask.text(second).strip_prefix(MASK).expect("is masked").to_owned();
+                assert!(rest.len() <= 4, "{length}, {last}: {rest}");
+                let result = serde_json::json!({ "encoded": format!("{first}\n{second}\n") });
+                let masked = mask.json(serde_json::value::to_raw_value(&result).expect("JSON"));
+                assert_eq!(masked.get(), format!(r#"{{"encoded":"***\n***{rest}\n"}}"#));
+            }
+        }
+    }
+
+    #[test]
     fn every_line_of_a_secret_is_masked_by_itself() {
         let mut mask = Mask::default();
         mask.add("-----BEGIN KEY-----\nMIIEvQIBADANBgkq\n-----END KEY-----\n");
@@ -358,6 +402,11 @@ mod tests {
         assert_eq!(mask.text(&format!("<{secret}>")), "<***>");
         assert_eq!(mask.text(&format!("<{}>", STANDARD.encode(&secret))), "<***>");
         assert_eq!(mask.text(&format!("<{}… [truncated]", &secret[..9000])), "<***… [truncated]");
+        let encoded = STANDARD.encode(&secret);
+        for start in (0..encoded.len()).step_by(76) {
+            let line = &encoded[start..encoded.len().min(start + 76)];
+            assert!(mask.text(line).starts_with(MASK), "from {start} on");
+        }
         let bytes = mask.finder().expect("was made").beginnings.memory_usage();
         println!("a secret of {} KiB: {} KiB of automaton", secret.len() / 1024, bytes / 1024);
         assert!(bytes < 2 * 1024 * 1024, "{bytes}");

@@ -20,13 +20,15 @@ async def reads_secret():
 
 @workflow()
 async def leaks_in_every_way():
-    import json, os, sys
+    import json, os, sys, textwrap
     value, logger = await secrets.get("api_token"), logging.getLogger(__name__)
     forms = {
         "plain": value, "repr": repr(value), "json": json.dumps(value), "json in json": json.dumps({"inner": json.dumps({"v": value})}),
         "base64": base64.b64encode(value.encode()).decode(), "url-safe": base64.urlsafe_b64encode(value.encode()).decode(),
         "quote": urllib.parse.quote(value), "quote all": urllib.parse.quote(value, safe=""), "plus": urllib.parse.quote_plus(value),
         "form": urllib.parse.urlencode({"v": value}), "url": "https://user:" + urllib.parse.quote(value, safe="") + "@example.com/",
+        "mime": base64.encodebytes(value.encode()).decode(),
+        "openssl": "\n".join(textwrap.wrap(base64.b64encode(value.encode()).decode(), 64)),
     }
     for before in range(4):
         forms["inside %d" % before] = base64.b64encode(b"u" * before + value.encode() + b"xyz").decode().rstrip("=")
