@@ -139,6 +139,9 @@ pub struct Update {
     pub is_user_error: bool,
     /// Sequence of the last line logged, at the end.
     pub last_sequence: Option<i64>,
+    /// At the end: whether there are variables to read. Processes of the version before do not say so.
+    #[serde(default)]
+    pub has_variables: bool,
     /// Kept out of histories. Processes of the version before do not say so.
     #[serde(default)]
     pub transient: bool,
@@ -261,6 +264,7 @@ mod tests {
             error_type: None,
             is_user_error: false,
             last_sequence: None,
+            has_variables: false,
             transient: true,
         };
         let now = serde_json::to_string(&update).expect("an event is JSON");

@@ -1,7 +1,8 @@
 //! Live events: what happens to executions, told to whoever watches, on any replica.
 //!
 //! Nothing relies on an event arriving: a watcher that misses one finds the state in the rows. Two arms, Redis
-//! publish/subscribe (`redis`) and the process itself. What there is to tell is in `kinds`.
+//! publish/subscribe (`redis`) and the process itself. What there is to tell is in `kinds`. Changes of state, the most by far,
+//! go to those processes alone that have somebody to tell: a worker's own come back to no worker.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +42,8 @@ enum Bus {
 struct Hub {
     watchers: Mutex<HashMap<ExecutionId, Vec<Watcher>>>,
     everything: broadcast::Sender<Arc<Event>>,
+    /// Apart, since workers act on these and on no change of state.
+    orders: broadcast::Sender<Arc<Event>>,
     /// Apart, since every connection hears them, and most need nothing else of everything.
     notices: broadcast::Sender<Arc<Event>>,
 }
@@ -97,15 +100,30 @@ impl Events {
     pub fn watch(&self, execution_id: ExecutionId, with_logs: bool) -> Watch {
         let (sender, events) = mpsc::channel(BACKLOG);
         let id = self.hub.add(execution_id, sender);
+        self.hear_updates();
         if with_logs && let Bus::Redis(redis) = &self.bus {
             redis.subscribe(execution_id);
         }
         Watch { execution_id, id, events, from: self.clone(), with_logs }
     }
 
-    /// Every change of state and cancel request of the installation, for workers and history channels.
+    /// From now on changes of state reach this process. The first who watches asks for it too, and is heard a moment later:
+    /// whoever serves watchers says so before the first comes.
+    pub fn hear_updates(&self) {
+        if let Bus::Redis(redis) = &self.bus {
+            redis.hear_updates();
+        }
+    }
+
+    /// Every change of state and everything else of the installation, for history channels.
     pub fn everything(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.hear_updates();
         self.hub.everything.subscribe()
+    }
+
+    /// The same without changes of state: what there is to do, for workers.
+    pub fn orders(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.hub.orders.subscribe()
     }
 
     /// What becomes of the notifications of everybody.
@@ -155,6 +173,7 @@ impl Hub {
         Self {
             watchers: Mutex::default(),
             everything: broadcast::channel(BACKLOG * 4).0,
+            orders: broadcast::channel(BACKLOG).0,
             notices: broadcast::channel(BACKLOG).0,
         }
     }
@@ -189,7 +208,8 @@ impl Hub {
         let _ = match &**event {
             Event::Lines(_) | Event::Answered(_) => Ok(0),
             Event::Notice(_) => self.notices.send(event.clone()),
-            _ => self.everything.send(event.clone()),
+            Event::Update(_) => self.everything.send(event.clone()),
+            _ => self.orders.send(event.clone()).and(self.everything.send(event.clone())),
         };
     }
 

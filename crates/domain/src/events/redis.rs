@@ -1,10 +1,11 @@
-//! Events between processes: Redis publish/subscribe, with a channel for changes of state and one per execution for its
-//! log lines. Connects in the background and goes on trying.
+//! Events between processes: Redis publish/subscribe, with a channel for changes of state, one per execution for its
+//! log lines, and one for all else. Connects in the background and goes on trying.
 //!
 //! The invariant: a subscription that is dead without a word is noticed and made anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::redis::io::tcp::TcpSettings;
@@ -27,10 +28,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Redis {
     outbox: mpsc::Sender<Arc<Event>>,
     subscriptions: mpsc::UnboundedSender<Subscription>,
+    hears_updates: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 enum Subscription {
+    /// Changes of state, for good.
+    Updates,
     Begin(ExecutionId),
     End(ExecutionId),
 }
@@ -51,12 +55,19 @@ impl Redis {
         let channels = Channels { prefix: prefix.to_owned() };
         tokio::spawn(publish_forever(client.clone(), channels.clone(), events));
         tokio::spawn(subscribe_forever(client, channels, hub, wanted));
-        Ok(Self { outbox, subscriptions })
+        Ok(Self { outbox, subscriptions, hears_updates: Arc::default() })
     }
 
     pub(super) fn publish(&self, event: Arc<Event>) {
         if self.outbox.try_send(event).is_err() {
             tracing::debug!("the event publisher is behind, watchers will look at the rows");
+        }
+    }
+
+    /// Asks for changes of state, once.
+    pub(super) fn hear_updates(&self) {
+        if !self.hears_updates.swap(true, Ordering::Relaxed) {
+            let _ = self.subscriptions.send(Subscription::Updates);
         }
     }
 
@@ -70,15 +81,19 @@ impl Redis {
     }
 }
 
-/// Channel names: one for changes of state, one per execution for its log lines.
+/// Channel names: one for changes of state, one per execution for its log lines, one for all else.
 #[derive(Debug, Clone)]
 struct Channels {
     prefix: String,
 }
 
 impl Channels {
-    fn updates(&self) -> String {
+    fn orders(&self) -> String {
         format!("{}:events", self.prefix)
+    }
+
+    fn updates(&self) -> String {
+        format!("{}:updates", self.prefix)
     }
 
     fn logs(&self, id: ExecutionId) -> String {
@@ -88,7 +103,8 @@ impl Channels {
     fn of(&self, event: &Event) -> String {
         match event {
             Event::Lines(lines) => self.logs(lines.execution_id),
-            _ => self.updates(),
+            Event::Update(_) | Event::Answered(_) => self.updates(),
+            _ => self.orders(),
         }
     }
 }
@@ -122,14 +138,22 @@ async fn subscribe_forever(
     hub: Arc<Hub>,
     mut wanted: mpsc::UnboundedReceiver<Subscription>,
 ) {
-    let mut counts: HashMap<ExecutionId, usize> = HashMap::new();
+    let mut heard = Heard::default();
     loop {
-        match subscribe(&client, &channels, &hub, &mut wanted, &mut counts).await {
+        match subscribe(&client, &channels, &hub, &mut wanted, &mut heard).await {
             Ok(()) => return,
             Err(error) => tracing::warn!(%error, "Redis ended the subscription, connecting again"),
         }
         tokio::time::sleep(RECONNECT).await;
     }
+}
+
+/// What was asked for, and is asked for anew on another connection.
+#[derive(Debug, Default)]
+struct Heard {
+    updates: bool,
+    /// By how many the lines of an execution are wanted.
+    logs: HashMap<ExecutionId, usize>,
 }
 
 /// Runs one subscription; `Ok` when nobody is left who could want one.
@@ -138,11 +162,14 @@ async fn subscribe(
     channels: &Channels,
     hub: &Arc<Hub>,
     wanted: &mut mpsc::UnboundedReceiver<Subscription>,
-    counts: &mut HashMap<ExecutionId, usize>,
+    heard: &mut Heard,
 ) -> redis::RedisResult<()> {
     let (mut sink, mut messages) = answered(client.get_async_pubsub()).await?.split();
-    answered(sink.subscribe(channels.updates())).await?;
-    for id in counts.keys() {
+    answered(sink.subscribe(channels.orders())).await?;
+    if heard.updates {
+        answered(sink.subscribe(channels.updates())).await?;
+    }
+    for id in heard.logs.keys() {
         answered(sink.subscribe(channels.logs(*id))).await?;
     }
     let mut pinging = std::pin::pin!(ping_forever(sink.clone()));
@@ -160,18 +187,22 @@ async fn subscribe(
             }
             change = wanted.recv() => match change {
                 None => return Ok(()),
+                Some(Subscription::Updates) => {
+                    heard.updates = true;
+                    answered(sink.subscribe(channels.updates())).await?;
+                }
                 Some(Subscription::Begin(id)) => {
-                    let count = counts.entry(id).or_default();
+                    let count = heard.logs.entry(id).or_default();
                     *count += 1;
                     if *count == 1 {
                         answered(sink.subscribe(channels.logs(id))).await?;
                     }
                 }
                 Some(Subscription::End(id)) => {
-                    let count = counts.entry(id).or_default();
+                    let count = heard.logs.entry(id).or_default();
                     *count = count.saturating_sub(1);
                     if *count == 0 {
-                        counts.remove(&id);
+                        heard.logs.remove(&id);
                         answered(sink.unsubscribe(channels.logs(id))).await?;
                     }
                 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use chrono::Utc;
+use deadpool_redis::redis;
 use domain::events::{Event, Events, Lines, LiveLine, Update};
 use domain::executions::Status;
 use domain::id::{ExecutionId, UserId};
+use secrecy::ExposeSecret;
 use testkit::TestEnv;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +31,7 @@ fn update(execution_id: ExecutionId, status: Status) -> Event {
         error_type: None,
         is_user_error: false,
         last_sequence: Some(1),
+        has_variables: false,
         transient: false,
     })
 }
@@ -89,4 +92,47 @@ async fn a_large_result_is_left_to_the_row() {
     let large = serde_json::value::to_raw_value(&"x".repeat(100_000)).expect("JSON");
     let update = update.with_result(Some(large));
     assert!(update.result.is_none() && update.result_omitted);
+}
+
+#[tokio::test]
+async fn changes_of_state_go_to_those_alone_who_have_somebody_to_tell() {
+    let test = TestEnv::create().await;
+    let settings = test.settings();
+    let url = settings.redis_url.clone().expect("the services are up");
+    let worker = Events::redis(&url, &settings.redis_prefix).expect("the URL is read");
+    let mut orders = worker.orders();
+    let mut server = redis::Client::open(url.expose_secret()).expect("a URL");
+    let updates = format!("{}:updates", settings.redis_prefix);
+    let mut hear = async || {
+        loop {
+            worker.publish(update(ExecutionId::generate(), Status::Success));
+            worker.publish(Event::WorkspaceChanged);
+            if let Ok(event) = tokio::time::timeout(Duration::from_millis(100), orders.recv()).await {
+                return event.expect("hears");
+            }
+        }
+    };
+    let heard = tokio::time::timeout(PATIENCE, hear()).await.expect("hears what there is to do");
+    assert!(matches!(&*heard, Event::WorkspaceChanged), "{heard:?}");
+    let mut hearers = || {
+        let (_, count): (String, usize) =
+            redis::cmd("PUBSUB").arg("NUMSUB").arg(&updates).query(&mut server).expect("answers");
+        count
+    };
+    assert_eq!(hearers(), 0, "nobody waits for an execution there");
+
+    let watched = ExecutionId::generate();
+    let mut watch = worker.watch(watched, false);
+    let end = async {
+        loop {
+            worker.publish(update(watched, Status::Success));
+            if let Some(end) = watch.terminal(Duration::from_millis(100)).await {
+                return end;
+            }
+        }
+    };
+    let end = tokio::time::timeout(PATIENCE, end).await.expect("hears the end");
+    assert_eq!(end.execution_id, watched);
+    assert_eq!(hearers(), 1);
+    test.close().await;
 }
