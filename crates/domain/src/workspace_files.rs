@@ -4,7 +4,8 @@
 //! it, by `..` or by a link that somebody exchanges meanwhile, is refused where it happens. Who may do what is for the
 //! callers; runs have their own way in Python. All of this blocks: call it on a thread that may.
 //!
-//! The invariant: no name given from outside reaches a file outside of the root, or one in [`RESERVED`].
+//! The invariant: no name given from outside reaches a file outside of the root, or one that is reserved: in [`RESERVED`], or
+//! `.env`, which holds secrets of whoever runs the server.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -16,11 +17,14 @@ use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
+use crate::forms::files::is_form_file;
 use crate::workspace_trees::{self, RESERVED, Tree};
 use crate::{Error, Result};
 
 /// Name of a file that is being written; nothing shows it.
 const WRITING: &str = ".writing-";
+/// The file of the root with variables for programs; `.env.production` and the like are as secret.
+const VARIABLES: &str = ".env";
 /// How people may put the root in front of a path.
 const ROOT: &str = "/workspace/";
 const MAX_PATH: usize = 1_024;
@@ -59,6 +63,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Files {
     root: Dir,
+    hides_forms: bool,
     /// Held by those who may write into a tree that is exchanged.
     _lock: Option<std::fs::File>,
 }
@@ -130,6 +135,7 @@ impl FilePath {
         let mut parts = self.0.split('/');
         let first = parts.next().unwrap_or_default();
         RESERVED.iter().any(|name| first.eq_ignore_ascii_case(name))
+            || is_of_variables(first)
             || parts.any(|part| part.eq_ignore_ascii_case(".git"))
             || self.name().starts_with(WRITING)
     }
@@ -186,7 +192,7 @@ impl Files {
             Some(inside) => base.open_dir(inside).map_err(away)?,
             None => base,
         };
-        Ok(Self { root, _lock: Some(lock) })
+        Ok(Self { root, hides_forms: false, _lock: Some(lock) })
     }
 
     /// Opens a folder that is never exchanged, such as an overlay.
@@ -196,7 +202,14 @@ impl Files {
     pub fn open(root: &Path) -> Result<Self> {
         let root = Dir::open_ambient_dir(root, ambient_authority())
             .map_err(|source| Error::Unavailable { service: "the workspace", source: source.into() })?;
-        Ok(Self { root, _lock: None })
+        Ok(Self { root, hides_forms: false, _lock: None })
+    }
+
+    /// The same for those who read for one organization. The shared workspace holds the forms of all organizations: their
+    /// files are not there, by whatever name.
+    #[must_use]
+    pub fn without_forms(self) -> Self {
+        Self { hides_forms: true, ..self }
     }
 
     /// Reads a file of at most `most` bytes.
@@ -354,7 +367,8 @@ impl Files {
     /// [`Error::NotFound`]; [`Error::Impossible`] when it leads outside or is a file.
     pub fn list(&self, path: &FilePath) -> Result<Vec<Entry>> {
         self.check_links(path)?;
-        let read = || -> io::Result<Vec<Entry>> { entries_of(&self.root.open_dir(path.as_path())?, path) };
+        let read =
+            || -> io::Result<Vec<Entry>> { self.entries_of(&self.root.open_dir(path.as_path())?, path) };
         let mut entries = read().map_err(|error| match error.kind() {
             io::ErrorKind::NotADirectory if self.root.exists(path.as_path()) => {
                 Error::Impossible(format!("{path} is not a folder"))
@@ -376,7 +390,7 @@ impl Files {
         while let Some((path, depth)) = folders.pop() {
             // A folder that vanishes meanwhile has nothing in it.
             let Ok(folder) = self.root.open_dir(path.as_path()) else { continue };
-            for entry in entries_of(&folder, &path).unwrap_or_default() {
+            for entry in self.entries_of(&folder, &path).unwrap_or_default() {
                 let name = entry.path.name();
                 if entry.is_folder && !name.starts_with('.') && name != "__pycache__" && depth < MAX_DEPTH {
                     folders.push((entry.path, depth + 1));
@@ -404,8 +418,8 @@ impl Files {
         })
     }
 
-    /// A link within the workspace may be followed, but not into what is reserved. Who exchanges links at the right moment
-    /// gets past this; nobody gets past the root.
+    /// A link within the workspace may be followed, but not to what is reserved or hidden. Who exchanges links at the right
+    /// moment gets past this; nobody gets past the root.
     fn check_links(&self, path: &FilePath) -> Result<()> {
         let mut at = path.clone();
         // What does not exist yet leads where its folder does.
@@ -413,32 +427,38 @@ impl Files {
             match self.root.canonicalize(at.as_path()) {
                 Ok(real) => {
                     let real = real.to_str().unwrap_or(RESERVED[0]);
-                    return FilePath::parse(real).map(drop);
+                    let is_hidden = self.hides(&FilePath::parse(real)?);
+                    return if is_hidden { Err(Error::NotFound("file or folder")) } else { Ok(()) };
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !at.is_root() => at = at.parent(),
                 Err(error) => return Err(fault(path, error)),
             }
         }
     }
-}
 
-fn entries_of(folder: &Dir, path: &FilePath) -> io::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for found in folder.entries()?.take(MAX_ENTRIES) {
-        let found = found?;
-        // Names that are no text cannot be asked for either.
-        let Ok(name) = found.file_name().into_string() else { continue };
-        let here = path.join(&name);
-        if here.is_reserved() || name.chars().any(char::is_control) {
-            continue;
+    fn entries_of(&self, folder: &Dir, path: &FilePath) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for found in folder.entries()?.take(MAX_ENTRIES) {
+            let found = found?;
+            // Names that are no text cannot be asked for either.
+            let Ok(name) = found.file_name().into_string() else { continue };
+            let here = path.join(&name);
+            if here.is_reserved() || self.hides(&here) || name.chars().any(char::is_control) {
+                continue;
+            }
+            // Not the target of a link: it may be anywhere.
+            let Ok(metadata) = found.metadata() else { continue };
+            if metadata.is_dir() || metadata.is_file() {
+                entries.push(entry(here, &metadata));
+            }
         }
-        // Not the target of a link: it may be anywhere.
-        let Ok(metadata) = found.metadata() else { continue };
-        if metadata.is_dir() || metadata.is_file() {
-            entries.push(entry(here, &metadata));
-        }
+        Ok(entries)
     }
-    Ok(entries)
+
+    fn hides(&self, path: &FilePath) -> bool {
+        // On some disks capitals and small letters are the same.
+        self.hides_forms && is_form_file(&path.name().to_ascii_lowercase())
+    }
 }
 
 fn entry(path: FilePath, metadata: &Metadata) -> Entry {
@@ -457,6 +477,11 @@ fn sync(folder: &Dir) -> io::Result<()> {
 
 fn too_large(path: &FilePath, most: u64) -> Error {
     Error::Impossible(format!("{path} is larger than {} MiB", most / (1024 * 1024)))
+}
+
+fn is_of_variables(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.strip_prefix(VARIABLES).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// What went wrong, for a person; never a path of the disk.

@@ -26,7 +26,9 @@ impl Disk {
         }
         std::fs::write(outside.join("canary"), CANARY).expect("writes");
         std::fs::write(root.join("folder/file"), "inside").expect("writes");
-        std::fs::write(root.join(".overlays/org/private"), CANARY).expect("writes");
+        for reserved in [".overlays/org/private", ".env", ".env.local"] {
+            std::fs::write(root.join(reserved), CANARY).expect("writes");
+        }
         Self { _folder: folder, root, outside }
     }
 
@@ -49,6 +51,10 @@ impl Disk {
         let mut found = Vec::new();
         read(&self.outside, &mut found);
         read(&self.root.join(".overlays"), &mut found);
+        for name in [".env", ".env.local"] {
+            let text = std::fs::read_to_string(self.root.join(name)).unwrap_or_default();
+            found.push((name.to_owned(), text));
+        }
         found.sort();
         found
     }
@@ -120,6 +126,10 @@ fn no_path_leads_out_of_the_workspace() {
         "./.overlays/./org/private",
         ".overlays",
         ".uploads/x",
+        ".env",
+        ".ENV",
+        "folder/../.env",
+        ".env.local",
         ".git/hooks/post-checkout",
         "folder/.git/config",
         "x/.GIT/config",
@@ -146,6 +156,7 @@ fn no_path_leads_out_of_the_workspace() {
         ("root", "/"),
         ("overlay", ".overlays/org"),
         ("overlay-file", ".overlays/org/private"),
+        ("variables", ".env"),
         ("loop", "loop"),
         ("proc", "/proc/self/root"),
         ("by-way", "folder/../../outside"),
@@ -191,6 +202,39 @@ fn no_path_leads_out_of_the_workspace() {
     }
     println!("workspace paths: {} tried with every operation, outside {}", corpus.len(), outside.len());
     assert!(outside.is_empty(), "{}", outside.join("\n"));
+}
+
+#[test]
+fn who_reads_for_one_organization_finds_no_file_of_a_form_by_any_name() {
+    let disk = Disk::new();
+    let path = |text: &str| FilePath::parse(text).expect("a path");
+    for name in ["forms/a.form.json", "folder/form.json", "folder/B.Form.JSON", "forms/form.json.txt"] {
+        disk.files().write(&path(name), b"a form").expect("writes");
+    }
+    for (link, target) in
+        [("alias", "forms/a.form.json"), ("again", "alias"), ("other", "forms"), ("folder/up", "../forms")]
+    {
+        symlink(target, disk.root.join(link)).expect("a link can be made");
+    }
+    let files = disk.files().without_forms();
+    let ways = ["forms/a.form.json", "folder/form.json", "folder/B.Form.JSON", "alias", "again"];
+    for way in ways.into_iter().chain(["other/a.form.json", "folder/up/a.form.json"]) {
+        let way = path(way);
+        assert_eq!(disk.files().read(&way, 10).expect("is there").bytes, b"a form");
+        assert!(matches!(files.read(&way, 10), Err(Error::NotFound(_))), "{way}");
+        assert!(matches!(files.open_file(&way), Err(Error::NotFound(_))), "{way}");
+        assert!(matches!(files.entry(&way), Err(Error::NotFound(_))), "{way}");
+        assert!(matches!(files.list(&way), Err(Error::NotFound(_))), "{way}");
+    }
+    let names = |files: &Files, folder: &str| -> Vec<String> {
+        files.list(&path(folder)).expect("lists").into_iter().map(|entry| entry.path.to_string()).collect()
+    };
+    assert_eq!(names(&files, "forms"), ["forms/form.json.txt"]);
+    assert_eq!(names(&files, "folder"), ["folder/file"]);
+    assert_eq!(names(&files, "other"), ["other/form.json.txt"]);
+    assert_eq!(names(&disk.files(), "forms").len(), 2);
+    assert!(files.find(|name| name.to_lowercase().ends_with("form.json")).expect("looks").is_empty());
+    assert_eq!(files.read(&path("other/form.json.txt"), 10).expect("is no form's").bytes, b"a form");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! `files.*` in the workspace: read and written here, for no run can open what belongs to single organizations.
 //!
-//! A run of an organization reads its organization's overlay in front of the shared files, and writes only there. One of
-//! no organization uses the shared files, where code and forms are for platform administrators. It reads them in the tree that it is
-//! made of, so that all it reads is of one state; only what it has itself changed since another tree took that one's place, it reads
-//! where it wrote it.
+//! A run of an organization reads its organization's overlay in front of the shared files, and writes only there; of the shared
+//! files it does not have those of forms, which are of all organizations. One of no organization uses the shared files, where
+//! code and forms are for platform administrators to change. It reads them in the tree that it is made of, so that all it reads is
+//! of one state; only what it has itself changed since another tree took that one's place, it reads where it wrote it.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -119,7 +119,7 @@ pub(super) async fn list(caller: &Caller, args: Folder) -> Answer {
                 .then(|| format!("{}{}", entry.path.name(), if entry.is_folder { "/" } else { "" }))
         };
         for root in places.existing() {
-            match Files::open(root)?.list(folder) {
+            match places.open(root)?.list(folder) {
                 Err(Error::NotFound(_)) => {}
                 Err(error) => return Err(error),
                 Ok(entries) => {
@@ -172,12 +172,19 @@ impl Places {
         self.roots.iter().filter(|root| root.is_dir())
     }
 
+    /// Opens one of the roots.
+    fn open(&self, root: &Path) -> Result<Files, Error> {
+        let files = Files::open(root)?;
+        let is_shared_by_all = self.overlay.as_deref().is_some_and(|overlay| overlay != root);
+        Ok(if is_shared_by_all { files.without_forms() } else { files })
+    }
+
     /// What the first place that has it gives.
     fn first<T>(&self, path: &FilePath, ask: impl Fn(&Files) -> Result<T, Error>) -> Result<T, Error> {
         let changed = self.changed_in(path);
         if !changed.contains(path) {
             for root in self.existing() {
-                match ask(&Files::open(root)?) {
+                match ask(&self.open(root)?) {
                     Err(Error::NotFound(_)) => {}
                     other => return other,
                 }

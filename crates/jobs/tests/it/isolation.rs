@@ -57,7 +57,7 @@ def pries(canary: str, folders: list, files_: list):
         except OSError:
             continue
         if content: read.append(place)
-    for way in ("/workspace/.overlays", "../.overlays", ".overlays", "private/canary.txt"):
+    for way in ("/workspace/.overlays", "../.overlays", ".overlays", "private/canary.txt", ".env"):
         tried += 1
         try:
             if canary in files.read(way): read.append(way)
