@@ -115,7 +115,8 @@ pub async fn revoke(tx: &mut OrgTx, id: SdkKeyId) -> Result<SdkKey> {
     Ok(key)
 }
 
-/// Ends all keys of a user of the scope, who is removed: should they come back, the keys do not.
+/// Ends all keys of a user of the scope, who is removed or leaves their organization: should they come back, the keys do
+/// not.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.

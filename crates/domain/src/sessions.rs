@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::audit::{self, Action};
@@ -197,9 +198,20 @@ pub async fn start(
     user_agent: Option<&str>,
     request_id: Option<&str>,
 ) -> Result<Started> {
+    let mut conn = db.system(&SIGN_IN).await?;
+    start_on(&mut conn, user, lifetime_days, user_agent, request_id).await
+}
+
+/// The same on a connection of the system role, which may be in a transaction.
+pub(crate) async fn start_on(
+    conn: &mut PgConnection,
+    user: &Authenticated,
+    lifetime_days: i64,
+    user_agent: Option<&str>,
+    request_id: Option<&str>,
+) -> Result<Started> {
     let session_id = SessionId::generate();
     let refresh_token = opaque::generate();
-    let mut conn = db.system(&SIGN_IN).await?;
     // One statement, which is a transaction: what waits beside a sign-in waits for PostgreSQL most (ADR 39).
     let principal = principal!(
         conn,

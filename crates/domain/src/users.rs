@@ -81,7 +81,7 @@ pub struct Registered {
 pub async fn register(db: &Db, new: Registration, request_id: Option<&str>) -> Result<Registered> {
     let email = valid_email(&new.email)?;
     passwords::check_strength(&new.password, new.production)?;
-    let name = new.name;
+    let name = new.name.as_deref().map(manage::valid_name).transpose()?;
     let hash = passwords::hash(new.password).await?;
 
     let mut tx = db.begin_system(&REGISTRATION).await?;
@@ -132,6 +132,23 @@ pub async fn get(db: &Db, id: UserId) -> Result<User> {
 /// Waits until nobody else makes an account; the end of the transaction lets the next one.
 pub(crate) async fn lock_registration(tx: &mut SystemTx) -> Result<()> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.register'))").execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// Takes from an account whose address nobody proved what might lead into it again, and is to be its owner's: logins with
+/// providers, SDK keys, the second factor. Password and sessions are the caller's to end.
+pub(crate) async fn forget_unproven(tx: &mut SystemTx, user: UserId) -> Result<()> {
+    sqlx::query!(
+        "WITH logins AS (DELETE FROM provider_logins WHERE user_id = $1),
+         keys AS (UPDATE sdk_keys SET is_active = FALSE WHERE user_id = $1 AND is_active),
+         method AS (DELETE FROM mfa_methods WHERE user_id = $1),
+         codes AS (DELETE FROM recovery_codes WHERE user_id = $1),
+         devices AS (DELETE FROM trusted_devices WHERE user_id = $1)
+         UPDATE users SET mfa_enabled = FALSE WHERE id = $1",
+        user as _,
+    )
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }
 
@@ -191,6 +208,7 @@ async fn join(
         Some(user) if user.is_taken => Err(email_taken()),
         Some(user) => {
             links::forget(tx.conn(), user.id).await?;
+            forget_unproven(tx, user.id).await?;
             complete_stub(tx, email, name, hash).await
         }
         None if production => {

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use domain::audit::{self, Action};
 use domain::id::OrgId;
-use domain::mfa::{self, Holder};
+use domain::mfa;
 use domain::page::NameCursor;
 use domain::passwords;
 use domain::users::directory::{self, Filters, Kind, UserKey};
@@ -220,7 +220,7 @@ async fn invite_user(
         organization,
     };
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
-    let user = manage::invite(&mut tx, invitation).await?;
+    let user = manage::invite(&mut tx, &app.platform.db, invitation).await?;
     let details = json!({"email": user.email, "organization_id": user.organization_id, "is_superuser": user.is_superuser});
     audit::record_for(&mut tx, user.organization_id, Action::UserInvited, user.id, &details).await?;
     tx.commit().await?;
@@ -254,8 +254,8 @@ async fn get_user(
 /// Changes a user.
 ///
 /// Acts within five seconds on all the user has open, WebSockets included. The last active platform administrator can be
-/// neither demoted nor deactivated. Needs the permission `users.manage`, and then only users who may do no more than the
-/// caller can be changed.
+/// neither demoted nor deactivated. A move to another organization ends the user's sessions and SDK keys. Needs the permission
+/// `users.manage`, and then only users who may do no more than the caller can be changed.
 #[utoipa::path(
     patch, path = "/api/users/{user_id}", tag = "Users", security(("bearer" = [])),
     params(("user_id" = String, Path, description = "Id or e-mail address.")),
@@ -287,17 +287,19 @@ async fn update_user(
         is_verified: input.is_verified,
         organization: input.organization_id.map(OrgId),
     };
-    let mut tx = app.platform.db.begin(&signed.scope.clone().widened()).await?;
-    let changed = manage::update(&mut tx, &key, changes).await?;
-    let owner = changed.user.organization_id;
-    audit::record_for(&mut tx, owner, Action::UserUpdated, changed.user.id, &details).await?;
-    let mut user = finish(&app, tx, changed).await?;
-    if input.mfa_enabled == Some(false) && user.mfa_enabled {
-        let (email, request_id) = (&signed.scope.actor().email, signed.scope.request_id());
-        mfa::remove(&app.platform.db, Holder { user: user.id, email, request_id }).await?;
-        user.mfa_enabled = false;
+    let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
+    let mut changed = manage::update(&mut tx, &app.platform.db, &key, changes).await?;
+    let (id, owner) = (changed.user.id, changed.user.organization_id);
+    let loses_factor = input.mfa_enabled == Some(false) && changed.user.mfa_enabled;
+    if loses_factor {
+        mfa::remove_of(&mut tx, id).await?;
+        changed.user.mfa_enabled = false;
     }
-    Ok(Json(user.into()))
+    audit::record_for(&mut tx, owner, Action::UserUpdated, id, &details).await?;
+    if loses_factor {
+        audit::record_for(&mut tx, owner, Action::MfaRemoved, id, &()).await?;
+    }
+    Ok(Json(finish(&app, tx, changed).await?.into()))
 }
 
 /// Deletes a user.
@@ -316,7 +318,7 @@ async fn delete_user(
 ) -> Result<StatusCode, Problem> {
     signed.scope.require(Permission::UsersManage)?;
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
-    let changed = manage::delete(&mut tx, &key).await?;
+    let changed = manage::delete(&mut tx, &app.platform.db, &key).await?;
     let owner = changed.user.organization_id;
     audit::record_for(&mut tx, owner, Action::UserDeleted, changed.user.id, &()).await?;
     finish(&app, tx, changed).await?;

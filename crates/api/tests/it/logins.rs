@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use domain::settings::Settings;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use testkit::{Client, LoginServer, Reply, Visitor};
+use testkit::{Client, LoginServer, MailServer, Reply, Visitor};
 
 use crate::support::{AT_ONCE, PASSWORD, Replica, World, cookie};
 
@@ -195,6 +195,76 @@ async fn whoever_registered_with_an_address_of_somebody_else_is_put_out_by_its_o
     .await;
     assert!(began.elapsed() < AT_ONCE);
     assert_eq!(world.count("SELECT count(*) FROM mfa_methods").await, 0);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn who_had_an_account_before_its_address_was_proven_has_no_way_back() {
+    let (server, mut mails) = (LoginServer::start().await, MailServer::start().await);
+    let url = mails.url().to_owned();
+    let world = World::with(|settings| {
+        configure(&server, settings);
+        settings.smtp_url = Some(url.into());
+    })
+    .await;
+    world.org("acme").await;
+    let sign_in = async |subject: u64, email: &str, provider: &str| {
+        server.seat(Visitor::new(subject, email));
+        let signed = Browser::new(world.nobody()).sign_in(&server, provider).await;
+        signed.expect_status(StatusCode::OK)
+    };
+    let mut returned = 0;
+    for (subject, is_by_mail) in [(10, true), (20, false)] {
+        let signed = sign_in(subject, &format!("eve{subject}@acme.example"), "github").await;
+        let account = me(&world, &signed).await["id"].clone();
+        let eve = world.nobody().with_bearer(signed.text("access_token"));
+        let made = eve.post("/api/sdk/keys", &json!({"name": "laptop"})).await;
+        let key = world.nobody().with_bearer(made.expect_status(StatusCode::CREATED).text("key"));
+        key.get("/api/sdk/context").await.expect_status(StatusCode::OK);
+        // She has a second factor, and whoever manages the users of her organization claims an address for her account.
+        world
+            .sql(
+                "WITH eve AS (SELECT id FROM users WHERE email LIKE 'eve%'),
+                 methods AS (INSERT INTO mfa_methods (user_id, sealed, activated_at) SELECT id, '\\x01'::bytea, now() FROM eve),
+                 codes AS (INSERT INTO recovery_codes (user_id, code_hash) SELECT id, '\\x01'::bytea FROM eve),
+                 devices AS (
+                     INSERT INTO trusted_devices (id, user_id, token_hash, user_agent, expires_at)
+                     SELECT gen_random_uuid(), id, uuid_send(id), 'a browser', now() + interval '1 day' FROM eve)
+                 UPDATE users
+                 SET email = replace(email, 'eve', 'owner'), is_verified = FALSE, mfa_enabled = TRUE
+                 WHERE email LIKE 'eve%'",
+            )
+            .await;
+
+        let owner = format!("owner{subject}@acme.example");
+        if is_by_mail {
+            let asked = world.nobody().post("/auth/forgot-password", &json!({"email": owner})).await;
+            asked.expect_status(StatusCode::ACCEPTED);
+            let reset = json!({"token": mails.next().await.token(), "password": PASSWORD});
+            world.nobody().post("/auth/reset-password", &reset).await.expect_status(StatusCode::OK);
+            // Nobody asks the owner for a code of somebody else's app.
+            let owner = world.nobody().sign_in(&owner, PASSWORD).await;
+            assert_eq!(owner.get("/auth/me").await.expect_status(StatusCode::OK).json()["id"], account);
+        } else {
+            let signed = sign_in(subject + 1, &owner, "google").await;
+            assert_eq!(me(&world, &signed).await["id"], account);
+        }
+
+        // The same person there, with another address by now.
+        let signed = sign_in(subject, &format!("back{subject}@acme.example"), "github").await;
+        returned += usize::from(me(&world, &signed).await["id"] == account);
+        key.get("/api/sdk/context").await.expect_status(StatusCode::UNAUTHORIZED);
+        for kept in [
+            "SELECT count(*) FROM mfa_methods",
+            "SELECT count(*) FROM recovery_codes",
+            "SELECT count(*) FROM trusted_devices",
+            "SELECT count(*) FROM users WHERE mfa_enabled",
+        ] {
+            assert_eq!(world.count(kept).await, 0, "{kept}");
+        }
+    }
+    println!("accounts whose address was proven by another: 2, entered by their former holder {returned}");
+    assert_eq!(returned, 0);
     world.close().await;
 }
 

@@ -28,6 +28,10 @@ impl App {
     }
 }
 
+/// A trigger that fails whatever it guards.
+const REFUSE: &str =
+    "CREATE FUNCTION refuse() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$";
+
 /// Makes every code good again, as the passing of half a minute does.
 async fn half_a_minute_passes(world: &World) {
     world.sql("UPDATE mfa_methods SET last_step = last_step - 3").await;
@@ -148,7 +152,8 @@ async fn recovery_codes_are_good_once_and_dead_when_replaced() {
     assert_eq!(count, json!({"total": 10, "remaining": 9}));
 
     let path = "/auth/mfa/recovery-codes/regenerate";
-    admin.post(path, &json!({"mfa_code": codes[1]})).await.expect_status(StatusCode::UNAUTHORIZED);
+    let reply = admin.post(path, &json!({"mfa_code": codes[1]})).await;
+    assert_eq!(reply.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/mfa_code"]);
     let new = admin.post(path, &json!({"mfa_code": app.code(0)})).await.expect_status(StatusCode::OK).json();
     assert_eq!(new["count"], 10);
     second(world.nobody(), &asked, &codes[1]).await.expect_status(StatusCode::UNAUTHORIZED);
@@ -255,6 +260,48 @@ async fn an_administrator_removes_it_for_somebody_who_lost_everything() {
 }
 
 #[tokio::test]
+async fn a_second_factor_goes_with_the_change_of_its_user_or_neither_happens() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    enroll(&world, &ada).await;
+    world.sql(REFUSE).await;
+    world.sql("CREATE TRIGGER refused BEFORE DELETE ON recovery_codes EXECUTE FUNCTION refuse()").await;
+    let (admin, path) = (&world.admin.client, format!("/api/users/{}", ada.id));
+    let body = json!({"is_active": false, "mfa_enabled": false});
+    admin.patch(&path, &body).await.expect_status(StatusCode::INTERNAL_SERVER_ERROR);
+    let user = admin.get(&path).await.json();
+    assert_eq!((&user["is_active"], &user["mfa_enabled"]), (&json!(true), &json!(true)));
+    let audited = "SELECT count(*) FROM audit_log WHERE action IN ('user.updated', 'mfa.removed')";
+    assert_eq!(world.count(audited).await, 0);
+
+    world.sql("DROP TRIGGER refused ON recovery_codes").await;
+    let user = admin.patch(&path, &body).await.expect_status(StatusCode::OK).json();
+    assert_eq!((&user["is_active"], &user["mfa_enabled"]), (&json!(false), &json!(false)));
+    assert_eq!(world.count(audited).await, 2);
+    let left = "SELECT (SELECT count(*) FROM mfa_methods) + (SELECT count(*) FROM recovery_codes)";
+    assert_eq!(world.count(left).await, 0);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_enrolment_ends_with_a_session_and_shown_codes_or_not_at_all() {
+    let world = World::start().await;
+    let admin = &world.admin.client;
+    let begun = admin.post("/auth/mfa/setup", &Value::Null).await.expect_status(StatusCode::OK);
+    let code = json!({"code": App::of(&begun.text("secret")).code(0)});
+    world.sql(REFUSE).await;
+    world.sql("CREATE TRIGGER refused BEFORE INSERT ON sessions EXECUTE FUNCTION refuse()").await;
+    admin.post("/auth/mfa/verify", &code).await.expect_status(StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(admin.get("/auth/mfa/status").await.json()["mfa_enabled"], false);
+
+    world.sql("DROP TRIGGER refused ON sessions").await;
+    let ended = admin.post("/auth/mfa/verify", &code).await.expect_status(StatusCode::OK).json();
+    assert_eq!(ended["recovery_codes"].as_array().map(Vec::len), Some(10));
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_policy_that_asks_everybody_leads_through_the_enrolment() {
     let world = World::start().await;
     let settings = Settings { mfa_policy: "required".into(), ..(*world.platform().settings).clone() };
@@ -286,6 +333,8 @@ async fn a_sign_in_begun_with_the_old_password_ends_with_it() {
     let world = World::start().await;
     world.org("acme").await;
     let (ada, bob) = (world.person("ada@acme.example").await, world.person("bob@acme.example").await);
+    // Else a reset would take the second factor too, which may be anybody's.
+    world.sql("UPDATE users SET is_verified = TRUE").await;
     let settings = Settings { mfa_policy: "required".into(), ..(*world.platform().settings).clone() };
     let strict = Replica::start(settings).await;
     let nobody = &strict.nobody;
@@ -341,6 +390,27 @@ async fn guesses_are_bounded_per_address_and_account() {
     }
     println!("second factor: {guesses} guesses a minute from one address");
     assert!(guesses <= 5);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn guesses_count_together_wherever_a_code_is_taken() {
+    let world = World::with(|settings| settings.environment = Environment::Development).await;
+    let admin = &world.admin.client;
+    let mut guesses = 0;
+    for _ in 0..5 {
+        for (method, path, member) in [
+            (Method::POST, "/auth/mfa/verify", "code"),
+            (Method::POST, "/auth/mfa/totp/verify", "code"),
+            (Method::DELETE, "/auth/mfa", "mfa_code"),
+            (Method::POST, "/auth/mfa/recovery-codes/regenerate", "mfa_code"),
+        ] {
+            let reply = admin.send(admin.request(method, path).json(&json!({member: "000000"}))).await;
+            guesses += usize::from(reply.status != StatusCode::TOO_MANY_REQUESTS);
+        }
+    }
+    println!("second factor: {guesses} guesses a minute from one address at four doors");
+    assert_eq!(guesses, 5);
     world.close().await;
 }
 

@@ -1,7 +1,8 @@
 //! Logins with providers: who a person is there, and which account that opens (ADR 29).
 //!
 //! The invariant: issuer and subject identify. An address leads to an account only when the provider vouches for it, and
-//! then once: an account that has a login of this provider is never opened by another one of it.
+//! then once: an account that has a login of this provider is never opened by another one of it, unless nobody had proved
+//! its address: then its owner gets the account, and whatever led into it before does so no more.
 //!
 //! What is said to the provider is in `providers.rs`, what is remembered between the two ends of a sign-in in `flow.rs`.
 
@@ -285,21 +286,18 @@ async fn account_of(
 
 /// Hands an account to the proven owner of its address; the version of its credentials from then on. Whoever had
 /// registered with the address never proved it, so nothing they could come back with stays: no password, no session, no
-/// SDK key, no second factor.
+/// login with a provider, no SDK key, no second factor.
 async fn take_over(tx: &mut SystemTx, user: UserId, name: Option<&str>) -> Result<i64> {
+    users::forget_unproven(tx, user).await?;
     Ok(sqlx::query_scalar!(
         "WITH ended AS (
              UPDATE sessions
              SET revoked_at = now(), revoked_reason = 'address proven by another'
-             WHERE user_id = $1 AND revoked_at IS NULL),
-         keys AS (UPDATE sdk_keys SET is_active = FALSE WHERE user_id = $1 AND is_active),
-         method AS (DELETE FROM mfa_methods WHERE user_id = $1),
-         codes AS (DELETE FROM recovery_codes WHERE user_id = $1),
-         devices AS (DELETE FROM trusted_devices WHERE user_id = $1)
+             WHERE user_id = $1 AND revoked_at IS NULL)
          UPDATE users
          SET name = CASE WHEN is_registered THEN name ELSE COALESCE($2, name) END, is_registered = TRUE,
              is_verified = TRUE, password_hash = NULL, credentials_version = credentials_version + 1,
-             mfa_enabled = FALSE, updated_at = now()
+             updated_at = now()
          WHERE id = $1
          RETURNING credentials_version",
         user as _,

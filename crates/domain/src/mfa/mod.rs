@@ -12,8 +12,9 @@ use totp_rs::{Builder, Secret, Totp};
 
 use crate::audit::{self, Action};
 use crate::id::UserId;
+use crate::sessions::{self, Authenticated, Started};
 use crate::vault::{Place, Vault};
-use crate::{Db, Error, Result, SystemScope, SystemTx, data_keys};
+use crate::{Db, Error, OrgTx, Result, SystemScope, SystemTx, data_keys};
 
 /// What authenticator apps show beside the account.
 pub const ISSUER: &str = "Bifrost";
@@ -110,8 +111,41 @@ pub async fn activate(
     code: &str,
 ) -> Result<Vec<SecretString>> {
     let mut tx = db.begin_system(&SCOPE).await?;
-    hold(&mut tx, holder, credentials_version).await?;
-    let step = match method(&mut tx, vault, holder, false).await? {
+    let codes = activate_in(&mut tx, vault, holder, credentials_version, code).await?;
+    tx.commit().await?;
+    Ok(codes)
+}
+
+/// Does the same and starts a session, or neither: recovery codes that nobody was shown would be lost.
+///
+/// # Errors
+/// As [`activate`].
+pub async fn activate_and_start(
+    db: &Db,
+    vault: &Vault,
+    user: &Authenticated,
+    code: &str,
+    lifetime_days: i64,
+    user_agent: Option<&str>,
+    request_id: Option<&str>,
+) -> Result<(Vec<SecretString>, Started)> {
+    let holder = Holder { user: user.user_id, email: &user.email, request_id };
+    let mut tx = db.begin_system(&SCOPE).await?;
+    let codes = activate_in(&mut tx, vault, holder, user.credentials_version, code).await?;
+    let started = sessions::start_on(tx.conn(), user, lifetime_days, user_agent, request_id).await?;
+    tx.commit().await?;
+    Ok((codes, started))
+}
+
+async fn activate_in(
+    tx: &mut SystemTx,
+    vault: &Vault,
+    holder: Holder<'_>,
+    credentials_version: i64,
+    code: &str,
+) -> Result<Vec<SecretString>> {
+    hold(tx, holder, credentials_version).await?;
+    let step = match method(tx, vault, holder, false).await? {
         None => return Err(Error::Impossible("no enrolment was begun".into())),
         Some(totp) => matching_step(&totp, code),
     };
@@ -134,9 +168,8 @@ pub async fn activate(
     if activated == 0 {
         return Err(Error::Impossible("the code is wrong".into()));
     }
-    let codes = new_recovery_codes(&mut tx, holder.user).await?;
-    record(&mut tx, Action::MfaActivated, holder).await?;
-    tx.commit().await?;
+    let codes = new_recovery_codes(tx, holder.user).await?;
+    record(tx, Action::MfaActivated, holder).await?;
     Ok(codes)
 }
 
@@ -219,6 +252,16 @@ pub async fn remove(db: &Db, holder: Holder<'_>) -> Result<()> {
     .await?;
     record(&mut tx, Action::MfaRemoved, holder).await?;
     tx.commit().await
+}
+
+/// Removes the same of a user of the scope, with what else changes of them; whoever asks records it.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn remove_of(tx: &mut OrgTx, user: UserId) -> Result<()> {
+    // No scope sees more of it than this; a trigger takes the rest.
+    sqlx::query!("UPDATE users SET mfa_enabled = FALSE WHERE id = $1", user as _).execute(tx.conn()).await?;
+    Ok(())
 }
 
 /// New recovery codes in place of the old ones, which are dead from then on.

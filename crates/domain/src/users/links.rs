@@ -145,7 +145,8 @@ pub async fn verify(db: &Db, token: &SecretString, request_id: Option<&str>) -> 
 }
 
 /// Sets the password of the account that a link was mailed to. That proves the address, completes an invitation, and
-/// ends all sessions: which they were.
+/// ends all sessions: which they were. Where nobody had proved the address, whatever else led into the account ends too:
+/// it may be anybody's who knew it.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a weak password, which leaves the link good; [`Error::Impossible`] for an unknown, used or
@@ -161,6 +162,12 @@ pub async fn reset(
     let hash = passwords::hash(password).await?;
     let mut tx = db.begin_system(&SCOPE).await?;
     let user = spend(&mut tx, Purpose::Reset, token).await?;
+    let was_proven = sqlx::query_scalar!("SELECT is_verified FROM users WHERE id = $1", user as _)
+        .fetch_one(tx.conn())
+        .await?;
+    if !was_proven {
+        super::forget_unproven(&mut tx, user).await?;
+    }
     let email = sqlx::query_scalar!(
         "UPDATE users
          SET password_hash = $2, credentials_version = credentials_version + 1, is_verified = TRUE,

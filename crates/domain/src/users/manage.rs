@@ -1,15 +1,18 @@
 //! Inviting, changing and removing users.
 //!
 //! The invariants: the last active platform administrator stays one; a user without platform rights, whatever their
-//! roles, changes only users of their own organization who may do no more than they themselves; a new address leaves
-//! nothing to whoever had the old one.
+//! roles, changes only users of their own organization who may do no more than they themselves, and gives none an address
+//! of another organization's domain; a new address leaves nothing to whoever had the old one.
 
 use super::directory::{UserKey, lock};
 use super::{User, links, valid_email};
 use crate::error::{OnConstraint, Refusal};
 use crate::id::{OrgId, SessionId, UserId};
 use crate::permissions::PermissionSet;
-use crate::{Error, OrgScope, OrgTx, Result, sdk_keys};
+use crate::{Db, Error, OrgScope, OrgTx, Result, SystemScope, sdk_keys};
+
+const DOMAINS: SystemScope =
+    SystemScope::because("whose domain an address is of, no organization sees of another");
 
 /// Somebody who is to register later.
 #[derive(Debug)]
@@ -42,7 +45,8 @@ pub struct Changes {
     pub is_superuser: Option<bool>,
     /// Whether the e-mail address counts as proven: what platform administrators say. A new address that anybody else typed is not.
     pub is_verified: Option<bool>,
-    /// Moves into this organization; a demotion needs one.
+    /// Moves into this organization; a demotion needs one. A move from another ends all sessions and SDK keys: whoever acts
+    /// with one of them was let in by the organization that is left. The password stays, since nobody else is to know it.
     pub organization: Option<OrgId>,
 }
 
@@ -58,15 +62,18 @@ pub struct Changed {
 /// Adds a user who has not registered yet.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a bad e-mail, name or organization, [`Error::Conflict`] for an e-mail in use,
-/// [`Error::Forbidden`] for what only platform administrators may.
-pub async fn invite(tx: &mut OrgTx, new: Invitation) -> Result<User> {
+/// [`Error::Invalid`] for a bad e-mail, name or organization, [`Error::Conflict`] for an e-mail in use or of another
+/// organization's domain, [`Error::Forbidden`] for what only platform administrators may.
+pub async fn invite(tx: &mut OrgTx, db: &Db, new: Invitation) -> Result<User> {
     let email = valid_email(&new.email)?;
     let name = match new.name.as_deref().map(str::trim) {
         None | Some("") => email.split('@').next().unwrap_or_default().to_owned(),
         Some(name) => valid_name(name)?,
     };
     check_right(tx.scope(), new.is_superuser, new.organization)?;
+    if is_of_another(db, tx.scope(), &email).await? {
+        return Err(address_taken());
+    }
     let organization = new.organization.filter(|_| !new.is_superuser);
     sqlx::query_as!(
         User,
@@ -92,10 +99,15 @@ pub async fn invite(tx: &mut OrgTx, new: Invitation) -> Result<User> {
 /// [`Error::NotFound`]; [`Error::Invalid`] and [`Error::Conflict`] as for [`invite`], and for a demotion that names no
 /// organization; [`Error::Impossible`] when nobody would be left to administer the platform; [`Error::Forbidden`] for
 /// what is beyond the actor.
-pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<Changed> {
+pub async fn update(tx: &mut OrgTx, db: &Db, key: &UserKey, changes: Changes) -> Result<Changed> {
     let email = changes.email.as_deref().map(valid_email).transpose()?;
     let name = changes.name.as_deref().map(valid_name).transpose()?;
     check_right(tx.scope(), changes.is_superuser == Some(true), changes.organization)?;
+    // Before anything is held: nobody who holds a connection of the platform's waits for it.
+    let is_foreign = match &email {
+        Some(email) => is_of_another(db, tx.scope(), email).await?,
+        None => false,
+    };
     let user = lock(tx, key).await?;
     check_reach(tx, &user).await?;
 
@@ -110,6 +122,9 @@ pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<C
     let is_admin = tx.scope().actor().is_platform_admin;
     if changes.is_verified == Some(true) && !is_admin && (has_new_address || !user.is_verified) {
         return Err(Error::Forbidden("an address is proven by the link that is mailed to it".into()));
+    }
+    if has_new_address && is_foreign {
+        return Err(address_taken());
     }
     // Nobody proved the old address, so the password may be anybody's who knew it.
     let loses_password = has_new_address && !user.is_verified && !has_password;
@@ -151,11 +166,18 @@ pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<C
         links::forget(tx.conn(), user.id).await?;
     }
     let is_shut_out = user.is_active && !changed.is_active;
-    let ended = match (has_password, loses_password, is_shut_out) {
+    let has_moved = user.organization_id.is_some()
+        && changed.organization_id.is_some()
+        && changed.organization_id != user.organization_id;
+    if has_moved {
+        sdk_keys::revoke_all(tx, user.id).await?;
+    }
+    let ended = match (has_password, loses_password, is_shut_out, has_moved) {
         (true, ..) => end_sessions(tx, user.id, "password set").await?,
-        (_, true, _) => end_sessions(tx, user.id, "unproven address changed").await?,
-        (.., true) => end_sessions(tx, user.id, "user deactivated").await?,
-        (false, false, false) => Vec::new(),
+        (_, true, ..) => end_sessions(tx, user.id, "unproven address changed").await?,
+        (_, _, true, _) => end_sessions(tx, user.id, "user deactivated").await?,
+        (.., true) => end_sessions(tx, user.id, "moved to another organization").await?,
+        (false, false, false, false) => Vec::new(),
     };
     Ok(Changed { user: changed, ended })
 }
@@ -165,12 +187,12 @@ pub async fn update(tx: &mut OrgTx, key: &UserKey, changes: Changes) -> Result<C
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Impossible`] for the actor themselves and the last platform administrator;
 /// [`Error::Forbidden`] for what is beyond the actor.
-pub async fn delete(tx: &mut OrgTx, key: &UserKey) -> Result<Changed> {
+pub async fn delete(tx: &mut OrgTx, db: &Db, key: &UserKey) -> Result<Changed> {
     let actor = tx.scope().actor();
     if key.means(actor.id, &actor.email) {
         return Err(Error::Impossible("Cannot delete yourself".into()));
     }
-    let changed = update(tx, key, Changes { is_active: Some(false), ..Changes::default() }).await?;
+    let changed = update(tx, db, key, Changes { is_active: Some(false), ..Changes::default() }).await?;
     sdk_keys::revoke_all(tx, changed.user.id).await?;
     Ok(changed)
 }
@@ -189,6 +211,25 @@ fn check_right(scope: &OrgScope, is_promotion: bool, organization: Option<OrgId>
         }
         _ => Ok(()),
     }
+}
+
+/// Whether an address is of the domain of another active organization than the actor's, whose people alone have it. Platform
+/// administrators say who is who, so to them it is of none.
+async fn is_of_another(db: &Db, scope: &OrgScope, email: &str) -> Result<bool> {
+    if scope.actor().is_platform_admin {
+        return Ok(false);
+    }
+    let (domain, own) = (email.rsplit('@').next().unwrap_or_default(), scope.org());
+    let mut conn = db.system(&DOMAINS).await?;
+    Ok(sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM organizations WHERE domain = $1 AND is_active AND id IS DISTINCT FROM $2
+           ) AS "is_of_another!""#,
+        domain,
+        own as _,
+    )
+    .fetch_one(&mut *conn)
+    .await?)
 }
 
 /// Whether the actor may act on this user: row-level security has seen to the organization, this sees to it that
@@ -290,7 +331,7 @@ async fn end_sessions(tx: &mut OrgTx, user: UserId, reason: &str) -> Result<Vec<
     .await?)
 }
 
-fn valid_name(name: &str) -> Result<String> {
+pub(super) fn valid_name(name: &str) -> Result<String> {
     let name = name.trim();
     if name.chars().count() > 255 {
         return Err(Error::invalid("/name", "must have at most 255 characters"));
@@ -298,8 +339,13 @@ fn valid_name(name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
+/// The same for an address in use and one that may not be claimed: it tells of neither.
+fn address_taken() -> Error {
+    Error::Conflict("another user has this e-mail address".into())
+}
+
 /// What the constraints of the table tell of the input.
 const REFUSALS: &[Refusal] = &[
-    ("users_email_key", || Error::Conflict("another user has this e-mail address".into())),
+    ("users_email_key", address_taken),
     ("users_organization_id_fkey", || Error::invalid("/organization_id", "names no organization")),
 ];

@@ -122,7 +122,7 @@ async fn a_password_proven_before_it_was_changed_starts_no_session() {
     let administrator = OrgScope::for_run(None, actor("admin", true)).widened();
     let mut tx = db.begin(&administrator).await.expect("begins");
     let changes = Changes { password_hash: Some(hash), ..Changes::default() };
-    manage::update(&mut tx, &UserKey::Id(jo), changes).await.expect("sets it");
+    manage::update(&mut tx, db, &UserKey::Id(jo), changes).await.expect("sets it");
     tx.commit().await.expect("commits");
 
     for late in [before_reset, before_change] {

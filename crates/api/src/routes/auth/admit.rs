@@ -14,7 +14,7 @@ use crate::problem::Problem;
 use crate::tokens::MfaStage;
 use crate::{AppState, cookies};
 
-const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
+pub(super) const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
 /// The ways a second factor can be given.
 const METHODS: [&str; 2] = ["totp", "recovery_code"];
 

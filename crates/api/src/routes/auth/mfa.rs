@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::admit::{self, LoginResponse};
+use super::admit::{self, LoginResponse, SECONDS_PER_DAY};
 use crate::envelope::NO_STORE;
 use crate::extract::{Client, Json, OptionalJson, Signed, bearer_of, check_text};
 use crate::limits::Rate;
@@ -25,7 +25,6 @@ use crate::{AppState, cookies, deadline, limits};
 
 /// Guesses a minute from one address.
 const PER_ADDRESS: Rate = Rate { most: 5, window: Duration::from_secs(60) };
-const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -195,7 +194,7 @@ async fn begin_mfa_setup(
 
 /// Ends the enrolment by its first code, and signs in.
 ///
-/// The recovery codes are shown once.
+/// The recovery codes are shown once. At most five guesses a minute per address, ten per account.
 #[utoipa::path(
     post, path = "/auth/mfa/verify", tag = "auth", security(("bearer" = [])), request_body = MFACode,
     responses((status = 200, body = MFAEnrollVerifyResponse), (status = 400, description = "A wrong code, or nothing was begun."), Problems),
@@ -206,12 +205,17 @@ async fn verify_mfa_setup(
     enrolling: Enrolling,
     Json(given): Json<MFACode>,
 ) -> Result<Response, Problem> {
-    let recovery_codes = activate(&app, &client, &enrolling.user, &given.code).await?;
-    let token = admit::tokens_of(&app, &admit::start(&app, &client, &enrolling.user).await?);
+    let user = &enrolling.user;
+    count_guess(&app, &client, &user.email).await?;
+    let (db, vault, days) = (&app.platform.db, &app.platform.vault, app.platform.settings.refresh_token_days);
+    let (user_agent, request_id) = (client.user_agent.as_deref(), client.request_id.as_deref());
+    let (recovery_codes, started) =
+        mfa::activate_and_start(db, vault, user, &given.code, days, user_agent, request_id).await?;
+    let token = admit::tokens_of(&app, &started);
     let (access, refresh) = (token.access_token.clone(), token.refresh_token.clone());
     let answer = MFAEnrollVerifyResponse {
         success: true,
-        recovery_codes,
+        recovery_codes: shown(&recovery_codes),
         access_token: token.access_token,
         refresh_token: token.refresh_token,
         token_type: token.token_type,
@@ -292,7 +296,7 @@ async fn begin_totp_setup(
 
 /// Ends the enrolment by its first code, signed in.
 ///
-/// The recovery codes are shown once; the session goes on.
+/// The recovery codes are shown once; the session goes on. At most five guesses a minute per address, ten per account.
 #[utoipa::path(
     post, path = "/auth/mfa/totp/verify", tag = "auth", security(("bearer" = [])), request_body = MFACode,
     responses((status = 200, body = MFAVerifyResponse), (status = 400, description = "A wrong code, or nothing was begun."), Problems),
@@ -303,11 +307,15 @@ async fn verify_totp_setup(
     signed: Signed,
     Json(given): Json<MFACode>,
 ) -> Result<Response, Problem> {
+    check_code("/code", &given.code)?;
     let user = owner_of(&app, &signed).await?;
-    let recovery_codes = activate(&app, &client, &user, &given.code).await?;
+    count_guess(&app, &client, &user.email).await?;
+    let (db, vault) = (&app.platform.db, &app.platform.vault);
+    let recovery_codes =
+        mfa::activate(db, vault, holder(&user, &client), user.credentials_version, &given.code).await?;
     let answer = MFAVerifyResponse {
         success: true,
-        recovery_codes: Some(recovery_codes),
+        recovery_codes: Some(shown(&recovery_codes)),
         access_token: None,
         refresh_token: None,
         token_type: "bearer",
@@ -317,7 +325,8 @@ async fn verify_totp_setup(
 
 /// Removes the second factor.
 ///
-/// Recovery codes and trusted devices go with it. The password or a code proves that it is the owner.
+/// Recovery codes and trusted devices go with it. The password or a code proves that it is the owner. At most five guesses a
+/// minute per address, ten per account.
 #[utoipa::path(
     delete, path = "/auth/mfa", tag = "auth", security(("bearer" = [])), request_body = Option<MFARemoveRequest>,
     responses((status = 200, body = Done), (status = 400, description = "Neither password nor code."), Problems),
@@ -331,7 +340,7 @@ async fn remove_mfa(
     let given = given.unwrap_or_default();
     let holder = holder_of(&signed, &client);
     let db = &app.platform.db;
-    limits::by_account(&app, "mfa", holder.email).await?;
+    count_guess(&app, &client, holder.email).await?;
     let proven = match (given.password, given.mfa_code) {
         (Some(password), _) => {
             match sessions::authenticate(db, holder.email, password, false, holder.request_id).await {
@@ -357,7 +366,8 @@ async fn remove_mfa(
 
 /// Replaces the recovery codes.
 ///
-/// Needs a current one-time code. The old ones are dead from then on; the new ones are shown once.
+/// Needs a current one-time code. The old ones are dead from then on; the new ones are shown once. At most five guesses a minute
+/// per address, ten per account.
 #[utoipa::path(
     post, path = "/auth/mfa/recovery-codes/regenerate", tag = "auth", security(("bearer" = [])),
     request_body = RegenerateRecoveryCodesRequest,
@@ -369,8 +379,9 @@ async fn regenerate_recovery_codes(
     signed: Signed,
     Json(given): Json<RegenerateRecoveryCodesRequest>,
 ) -> Result<Response, Problem> {
+    check_code("/mfa_code", &given.mfa_code)?;
     let holder = holder_of(&signed, &client);
-    limits::by_account(&app, "mfa", holder.email).await?;
+    count_guess(&app, &client, holder.email).await?;
     if !mfa::prove_code(&app.platform.db, &app.platform.vault, holder, &given.mfa_code).await? {
         return Err(wrong_code());
     }
@@ -411,16 +422,16 @@ async fn begin(app: &AppState, client: &Client, user: Authenticated) -> Result<R
     Ok((NO_STORE, Json(answer)).into_response())
 }
 
-async fn activate(
-    app: &AppState,
-    client: &Client,
-    user: &Authenticated,
-    code: &str,
-) -> Result<Vec<String>, Problem> {
-    limits::by_account(app, "mfa", &user.email).await?;
-    let (db, vault) = (&app.platform.db, &app.platform.vault);
-    let codes = mfa::activate(db, vault, holder(user, client), user.credentials_version, code).await?;
-    Ok(shown(&codes))
+/// Counts a guess from this address and for this account.
+async fn count_guess(app: &AppState, client: &Client, email: &str) -> Result<(), domain::Error> {
+    limits::by_address_at(app, "mfa", client.address, PER_ADDRESS).await?;
+    limits::by_account(app, "mfa", email).await
+}
+
+/// Refuses what is no one-time code, and so no guess either.
+fn check_code(pointer: &str, code: &str) -> Result<(), Problem> {
+    let is_code = code.len() == 6 && code.bytes().all(|byte| byte.is_ascii_digit());
+    if is_code { Ok(()) } else { Err(Problem::invalid(pointer, "must be six digits")) }
 }
 
 fn shown(codes: &[SecretString]) -> Vec<String> {

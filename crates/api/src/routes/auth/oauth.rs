@@ -23,7 +23,7 @@ use utoipa_axum::routes;
 use super::admit::{self, LoginResponse, Token, tokens_of, with_cookies};
 use super::mfa::Done;
 use crate::envelope::NO_STORE;
-use crate::extract::{Client, Json, Path, Query, Signed};
+use crate::extract::{Client, Json, Path, Query, Signed, time};
 use crate::limits::Rate;
 use crate::problem::{Problem, Problems, PublicProblems};
 use crate::{AppState, cookies, deadline, limits, origin};
@@ -146,13 +146,11 @@ impl From<Provider> for OAuthProviderInfo {
 
 impl From<Linked> for LinkedAccountResponse {
     fn from(linked: Linked) -> Self {
-        let text =
-            |time: chrono::DateTime<chrono::Utc>| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
         Self {
             provider: linked.provider,
             provider_email: linked.email,
-            linked_at: text(linked.linked_at),
-            last_used_at: linked.last_used_at.map(text),
+            linked_at: time::text(linked.linked_at),
+            last_used_at: linked.last_used_at.map(time::text),
         }
     }
 }

@@ -294,3 +294,38 @@ async fn an_address_is_proven_by_its_link_or_a_platform_administrator_alone() {
     assert_eq!(kept.json()["is_verified"], true, "platform administrators say who is who");
     world.close().await;
 }
+
+#[tokio::test]
+async fn an_address_of_another_organizations_domain_is_given_by_a_platform_administrator_alone() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let (lead, kay) = (world.person("lead@acme.example").await, world.person("kay@acme.example").await);
+    world.person("eve@rival.example").await;
+    world.grant(acme, &lead, &[Permission::UsersManage]).await;
+    let lead = world.nobody().sign_in(&lead.email, PASSWORD).await;
+    let admin = &world.admin.client;
+    let path = format!("/api/users/{}", kay.id);
+    let email = |email: &str| json!({"email": email});
+
+    // One that somebody has, and one that nobody has, are one answer.
+    for claimed in ["eve@rival.example", "ceo@rival.example", " CEO@Rival.example"] {
+        let body = email(claimed);
+        for reply in [lead.post("/api/users", &body).await, lead.patch(&path, &body).await] {
+            let refused = reply.expect_status(StatusCode::CONFLICT);
+            assert_eq!(refused.detail(), "another user has this e-mail address", "{claimed}");
+        }
+    }
+    assert_eq!(world.count("SELECT count(*) FROM users WHERE email LIKE '%@rival.example'").await, 1);
+    assert_eq!(lead.get(&path).await.expect_status(StatusCode::OK).text("email"), "kay@acme.example");
+
+    lead.patch(&path, &email("kay2@acme.example")).await.expect_status(StatusCode::OK);
+    invite(&lead, &email("kay3@elsewhere.example")).await;
+    // Who was given one keeps it, whoever changes them.
+    admin.patch(&path, &email("kay@rival.example")).await.expect_status(StatusCode::OK);
+    let named = json!({"email": "Kay@rival.example", "name": "Kay"});
+    lead.patch(&path, &named).await.expect_status(StatusCode::OK);
+    let inactive = json!({"is_active": false});
+    admin.patch(&format!("/api/organizations/{rival}"), &inactive).await.expect_status(StatusCode::OK);
+    invite(&lead, &email("ceo@rival.example")).await;
+    world.close().await;
+}
