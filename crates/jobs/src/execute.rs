@@ -65,7 +65,8 @@ enum End {
     Stopped(Reason),
     /// It could not be started.
     NotStarted(Failure),
-    /// This machine does not have now what it needs, such as packages: another may, or this one later.
+    /// Nothing of it has run, because this machine does not have now what it needs, such as packages or processes, or stops:
+    /// another may, or this one later.
     GivenBack,
     /// Its fence is lost: nothing of it counts.
     Fenced,
@@ -142,7 +143,12 @@ impl<'a> Attempt<'a> {
     async fn drive(&mut self, stop: &Stop) -> End {
         let prepared = tokio::select! {
             prepared = self.prepare() => prepared,
-            why = stopped(stop) => return why.map_or(End::Fenced, End::Stopped),
+            why = stopped(stop) => return match why {
+                None => End::Fenced,
+                // Nothing of it has run.
+                Some(Reason::ShutDown) => End::GivenBack,
+                Some(why) => End::Stopped(why),
+            },
         };
         let template = match prepared {
             Ok(template) => template,
@@ -164,7 +170,7 @@ impl<'a> Attempt<'a> {
                 let _call = self.step("call");
                 self.follow(run, stop).await
             }
-            Err(failure) => End::NotStarted(failure),
+            Err(end) => end,
         }
     }
 
@@ -212,10 +218,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// Gets a process and sends it the start frame. A process that died while it stood ready is replaced.
-    async fn start(&self, template: &Arc<Template>) -> Result<(Run, runner::Replier), Failure> {
+    async fn start(&self, template: &Arc<Template>) -> Result<(Run, runner::Replier), End> {
         let claimed = self.claimed;
         if claimed.code.is_none() && claimed.path.is_none() {
-            return Err(failure("WorkflowNotFound", "the workflow is not in the workspace any more"));
+            let why = "the workflow is not in the workspace any more";
+            return Err(End::NotStarted(failure("WorkflowNotFound", why)));
         }
         let isolation = match claimed.isolation.as_deref() {
             Some("pooled") => Isolation::Pooled,
@@ -234,10 +241,14 @@ impl<'a> Attempt<'a> {
             };
             match started.await {
                 Ok(started) => return Ok(started),
+                Err(error) if template.is_gone() => {
+                    tracing::warn!(%error, "the template is gone, giving the run back for the next one");
+                    return Err(End::GivenBack);
+                }
                 Err(error) if tries < 3 => {
                     tracing::debug!(%error, "a process was gone before its start, taking another")
                 }
-                Err(error) => return Err(failure("WorkerCrash", &error.to_string())),
+                Err(error) => return Err(End::NotStarted(failure("WorkerCrash", &error.to_string()))),
             }
         }
     }
@@ -443,6 +454,7 @@ fn running(claimed: &Claimed) -> Update {
         error_type: None,
         is_user_error: false,
         last_sequence: None,
+        has_variables: false,
         transient: claimed.transient,
     }
 }

@@ -183,13 +183,16 @@ fn refuse(finished: &mut Finished) {
 
 fn announce(platform: &Platform, finished: Vec<Finished>, recorded: &[Recorded]) {
     for Finished { outcome, mut update, kind, priority } in finished {
-        let Some(recorded) = recorded.iter().find(|recorded| recorded.id == outcome.id) else { continue };
+        // A batch may hold two attempts of one execution: what counts of one says nothing of the other.
+        let is_of = |recorded: &&Recorded| (recorded.id, recorded.attempt) == (outcome.id, outcome.attempt);
+        let Some(recorded) = recorded.iter().find(is_of) else { continue };
         update.status = recorded.status;
         update.completed_at = recorded.completed_at;
         if recorded.status == Status::Pending {
             wake_later(platform, Wakeup::new(outcome.id, update.org_id, priority, None), outcome.retry_in);
         }
         if recorded.status != Status::Cancelled {
+            update.has_variables = outcome.variables.is_some_and(|variables| variables.get() != "{}");
             update.duration_ms = Some(outcome.duration_ms);
             update.result_type = outcome.result_type;
             update.error_message = outcome.error_message;

@@ -256,17 +256,17 @@ impl Worker {
         // What waits for the slot it gives back was found unable to start, and needs a new wake-up.
         let next =
             claimed.is_limited.then(|| Wakeup::new(id, claimed.organization_id, claimed.priority, None));
-        self.running().insert(id, Running { attempt, stop: stop.clone() });
-        let worker = self.clone();
+        let before = self.running().insert(id, Running { attempt, stop: stop.clone() });
+        // Of an attempt that runs here still, nobody hears again: heartbeats know the new one.
+        if let Some(before) = before {
+            before.stop.fenced.cancel();
+        }
+        let listed = Listed { worker: self.clone(), id, attempt };
         runs.spawn(async move {
+            let worker = &listed.worker;
             execute::execute(&worker.engine, claimed, slot, stop, trace).await;
             if let Some(next) = next {
                 worker.platform.wakeups.publish(vec![next]);
-            }
-            // A retry may have been claimed by this worker already; that entry stays.
-            let mut running = worker.running();
-            if running.get(&id).is_some_and(|running| running.attempt == attempt) {
-                running.remove(&id);
             }
         });
     }
@@ -316,7 +316,7 @@ impl Worker {
     /// Stops runs as soon as somebody asks, and tells of submissions; what is missed here is found by the
     /// heartbeat, and by the wake-up.
     async fn hear_events(self: Arc<Self>) {
-        let mut events = self.platform.events.everything();
+        let mut events = self.platform.events.orders();
         loop {
             match events.recv().await {
                 Ok(event) => {
@@ -355,6 +355,24 @@ impl Worker {
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<ExecutionId, Running>> {
         // The map is consistent after every statement, so a panic elsewhere does not spoil it.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt that is among what runs; it is taken off when this is dropped, though the attempt has panicked: else its lease would
+/// be kept for ever.
+struct Listed {
+    worker: Arc<Worker>,
+    id: ExecutionId,
+    attempt: i32,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut running = self.worker.running();
+        // A later attempt may run here already; that entry stays.
+        if running.get(&self.id).is_some_and(|running| running.attempt == self.attempt) {
+            running.remove(&self.id);
+        }
     }
 }
 

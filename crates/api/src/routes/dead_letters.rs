@@ -2,8 +2,9 @@
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
+use domain::Error;
 use domain::audit::{self, Action};
-use domain::wakeup::dead_letters::{DeadLetter, Moved};
+use domain::wakeup::dead_letters::{DeadLetter, Moved, PATIENCE};
 use domain::wakeup::queue::Queue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,13 +13,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::AppState;
+use crate::deadline;
 use crate::extract::{Admin, Json, Query, whole_number};
 use crate::problem::{Problem, Problems};
 
 /// Ids that one request may name.
 const MOST_IDS: usize = 1_000;
-/// The part of a message that is shown.
-const SHOWN_BYTES: usize = 16 * 1024;
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -55,7 +55,7 @@ struct DeadLetterView {
     deliveries: i64,
     /// Null if the broker did not say.
     died_at: Option<DateTime<Utc>>,
-    /// The message, as text if it is no JSON.
+    /// The message, as text if it is no JSON; of one larger than 16 KiB the beginning, as text.
     payload: Value,
 }
 
@@ -124,6 +124,7 @@ async fn list_dead_letters(
         Some(name) => vec![queue_of("?queue", name)?],
     };
     let limit = usize::try_from(limit).unwrap_or_default();
+    deadline::may_wait(PATIENCE);
     let letters = app.platform.wakeups.dead_letters(&queues, limit).await?;
     let dead_letters: Vec<_> = letters.into_iter().map(DeadLetterView::from).collect();
     Ok(Json(DeadLettersResponse { count: dead_letters.len(), dead_letters }))
@@ -144,8 +145,9 @@ async fn replay_dead_letters(
 ) -> Result<Json<ReplayResponse>, Problem> {
     let queue = queue_of("/queue", &request.queue)?;
     check_ids(request.ids.as_deref())?;
-    let moved = app.platform.wakeups.replay_dead_letters(queue, request.ids.as_deref()).await?;
-    record(&app, &admin, Action::DeadLettersReplayed, queue, moved).await?;
+    let wakeups = app.platform.wakeups.clone();
+    let moving = async move { wakeups.replay_dead_letters(queue, request.ids.as_deref()).await };
+    let moved = move_audited(app, admin, Action::DeadLettersReplayed, queue, moving).await?;
     Ok(Json(ReplayResponse { replayed: moved.moved, failed: moved.failed }))
 }
 
@@ -166,26 +168,30 @@ async fn drop_dead_letters(
     if request.ids.is_none() && request.all != Some(true) {
         return Err(Problem::invalid("/ids", "is required, unless `all` is true"));
     }
-    let moved = app.platform.wakeups.drop_dead_letters(queue, request.ids.as_deref()).await?;
-    record(&app, &admin, Action::DeadLettersDropped, queue, moved).await?;
+    let wakeups = app.platform.wakeups.clone();
+    let moving = async move { wakeups.drop_dead_letters(queue, request.ids.as_deref()).await };
+    let moved = move_audited(app, admin, Action::DeadLettersDropped, queue, moving).await?;
     Ok(Json(DropResponse { dropped: moved.moved }))
 }
 
-/// Audits what was done at the broker, which knows no transaction of ours.
-async fn record(
-    app: &AppState,
-    admin: &Admin,
+/// Moves letters, and audits what was done at the broker, which knows no transaction of ours.
+async fn move_audited(
+    app: AppState,
+    admin: Admin,
     action: Action,
     queue: Queue,
-    moved: Moved,
-) -> Result<(), Problem> {
-    if moved.moved == 0 {
-        return Ok(());
-    }
-    let mut tx = app.platform.db.begin(&admin.scope).await?;
-    audit::record(&mut tx, action, queue.as_str(), &moved.moved).await?;
-    tx.commit().await?;
-    Ok(())
+    moving: impl Future<Output = Result<Moved, Error>> + Send + 'static,
+) -> Result<Moved, Error> {
+    deadline::to_the_end(PATIENCE, async move {
+        let moved = moving.await?;
+        if moved.moved > 0 {
+            let mut tx = app.platform.db.begin(&admin.scope).await?;
+            audit::record(&mut tx, action, queue.as_str(), &moved.moved).await?;
+            tx.commit().await?;
+        }
+        Ok(moved)
+    })
+    .await
 }
 
 fn queue_of(pointer: &str, name: &str) -> Result<Queue, Problem> {
@@ -205,10 +211,9 @@ fn check_ids(ids: Option<&[String]>) -> Result<(), Problem> {
 
 impl From<DeadLetter> for DeadLetterView {
     fn from(letter: DeadLetter) -> Self {
-        let payload = serde_json::from_slice(&letter.payload).unwrap_or_else(|_| {
-            let shown = &letter.payload[..letter.payload.len().min(SHOWN_BYTES)];
-            Value::String(String::from_utf8_lossy(shown).into_owned())
-        });
+        let json = if letter.is_cut { None } else { serde_json::from_slice(&letter.payload).ok() };
+        let text = || Value::String(String::from_utf8_lossy(&letter.payload).into_owned());
+        let payload = json.unwrap_or_else(text);
         Self {
             id: letter.id,
             queue: letter.queue.as_str(),

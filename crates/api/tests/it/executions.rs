@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use domain::executions::claim::Claimed;
+use domain::executions::finish;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use testkit::Client;
@@ -258,15 +259,8 @@ async fn what_is_stuck_is_listed_and_ended_and_its_late_result_refused() {
     assert_eq!(ended.json(), json!({"cleaned": 2, "pending": 1, "running": 1, "failed": 0}));
 
     // Whatever the worker still has to say comes too late.
-    let mut tx = world
-        .platform()
-        .db
-        .begin_system(&domain::SystemScope::because("the test plays the worker"))
-        .await
-        .expect("begins");
-    let late = domain::executions::finish::finish(&mut tx, &[success(&claimed, "1")]).await.expect("asks");
-    assert!(late.is_empty(), "the fence refuses it");
-    tx.commit().await.expect("commits");
+    let late = finish::record(&world.platform().db, &[], &[success(&claimed, "1")]).await.expect("asks");
+    assert!(late.recorded.is_empty(), "the fence refuses it");
     for (id, status) in [(old, "Failed"), (waiting, "Failed"), (recent, "Pending"), (elsewhere, "Pending")] {
         let shown = admin.get(&format!("/api/executions/{id}")).await.expect_status(StatusCode::OK).json();
         assert_eq!(shown["status"], status, "{id}");

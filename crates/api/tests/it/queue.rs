@@ -1,11 +1,14 @@
 //! What operators do with the queue over HTTP: pausing, starting later, explaining, repeating, cancelling many, dead letters.
 
+use std::time::Duration;
+
 use chrono::{TimeDelta, Utc};
 use domain::Permission;
 use domain::executions::sweep;
 use domain::settings::Settings;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use testkit::{Client, TestEnv, eventually};
 
 use crate::support::{World, failure, success};
@@ -112,8 +115,30 @@ async fn explaining_names_what_holds_a_run() {
     admin.patch(&path, &json!({"settings": {}})).await.expect_status(StatusCode::OK);
     world.sql("UPDATE workers SET running = 0").await;
     assert_eq!(codes(&ada.client, second).await, ["ready"]);
-    world.sql("UPDATE executions SET attempt = 1, max_attempts = 3, due_at = now() + interval '1 minute' WHERE status = 'Pending'").await;
-    assert_eq!(codes(&ada.client, second).await, ["retry_pause"]);
+    // What was given back has not failed, and does not count.
+    for (attempts, code) in [
+        ("attempt = 1, max_attempts = 2, retry_policy = NULL", "delayed"),
+        ("attempt = 1, max_attempts = 4", "delayed"),
+        ("attempt = 1, max_attempts = 3", "retry_pause"),
+        ("attempt = 2, max_attempts = 4", "retry_pause"),
+    ] {
+        let policy =
+            r#"'{"max_attempts": 3, "backoff_seconds": 1, "max_backoff_seconds": 60, "retry_on": null}'"#;
+        let attempts = match attempts.contains("retry_policy") {
+            true => attempts.to_owned(),
+            false => format!("{attempts}, retry_policy = {policy}"),
+        };
+        let pauses = format!(
+            "UPDATE executions SET {attempts}, due_at = now() + interval '1 minute' WHERE status = 'Pending'"
+        );
+        world.sql(pauses.leak()).await;
+        assert_eq!(codes(&ada.client, second).await, [code], "{attempts}");
+    }
+    let explained = ada.client.get(&format!("/api/executions/{second}/explain")).await.json();
+    assert!(
+        explained["summary"].as_str().expect("a text").starts_with("attempt 1 of 3 failed"),
+        "{explained}"
+    );
     world.sql("UPDATE workflows SET definition = definition || '{\"concurrency_limit\": 1, \"rate_limit\": {\"starts\": 1, \"seconds\": 60}}' WHERE name = 'collect'").await;
     collect(admin, json!({})).await;
     worker.claim().await;
@@ -198,6 +223,44 @@ async fn many_are_cancelled_at_once_and_nobody_elses() {
     let recorded = worker.record(&success(&running, "1")).await;
     assert_eq!(recorded.status, domain::executions::Status::Cancelled);
     println!("bulk cancel: 91 of 91 cancelled, another tenant's 0");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_holds_is_said_to_be_left() {
+    let world = World::start().await;
+    let admin = &world.admin.client;
+    for _ in 0..2 {
+        world.submit(&world.admin, None).await;
+    }
+    world.sql("UPDATE executions SET created_at = '2026-01-05 12:00 UTC'").await;
+    let mut conn = world.test.db.connect().await;
+    let mut held = conn.begin().await.expect("begins");
+    sqlx::query("SELECT FROM executions ORDER BY id LIMIT 1 FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .expect("holds");
+    let cancel = async |body: Value| {
+        let reply =
+            admin.post("/api/executions/bulk/cancel", &body).await.expect_status(StatusCode::OK).json();
+        (reply["cancelled"].as_i64(), reply["may_have_more"].as_bool())
+    };
+
+    assert_eq!(cancel(json!({"until": "2026-01-04"})).await, (Some(0), Some(false)));
+    assert_eq!(
+        cancel(json!({"until": "2026-01-05"})).await,
+        (Some(1), Some(true)),
+        "on that day, one of two"
+    );
+    let trigger = async || {
+        let reply = admin.post("/api/executions/cleanup/trigger", &Value::Null).await;
+        let reply = reply.expect_status(StatusCode::OK).json();
+        (reply["cleaned"].as_i64(), reply["failed"].as_i64())
+    };
+    assert_eq!(trigger().await, (Some(0), Some(1)));
+    held.rollback().await.expect("lets go");
+    assert_eq!(trigger().await, (Some(1), Some(0)));
+    assert_eq!(cancel(json!({"all": true})).await, (Some(0), Some(false)));
     world.close().await;
 }
 
@@ -292,6 +355,54 @@ async fn dead_letters_come_back(world: World) {
     assert_eq!(world.count(audited).await, 2);
     let other = admin.get("/api/dead-letters?queue=git.sync").await.expect_status(StatusCode::OK);
     assert_eq!(other.json()["count"], 0);
+}
+
+/// Makes these messages dead letters.
+async fn kill(world: &World, messages: &[Value]) {
+    let wakeups = &world.platform().wakeups;
+    let mut consumer = wakeups.consume(8);
+    for message in messages {
+        wakeups.publish_raw(message.to_string().into_bytes()).await.expect("confirmed");
+    }
+    world.submit(&world.admin, None).await;
+    let healthy = consumer.next(1).await;
+    consumer.ack(healthy).await;
+}
+
+#[tokio::test]
+async fn of_a_large_dead_letter_the_beginning_is_shown() {
+    let world = World::start().await;
+    let (small, large) = (json!({"v": 2}), json!({"v": 2, "more": "x".repeat(20_000)}));
+    kill(&world, &[small.clone(), large.clone()]).await;
+
+    let listed = world.admin.client.get("/api/dead-letters").await.expect_status(StatusCode::OK).json();
+
+    assert_eq!(listed["count"], 2);
+    assert_eq!(listed["dead_letters"][0]["payload"], small);
+    let beginning = &large.to_string()[..16 * 1024];
+    assert_eq!(listed["dead_letters"][1]["payload"], beginning);
+    assert!(listed["dead_letters"][1]["reason"].as_str().expect("a text").starts_with("rejected: "));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_was_done_to_dead_letters_is_audited_however_long_that_takes() {
+    let world = World::start().await;
+    kill(&world, &[json!("poison")]).await;
+    let mut conn = world.test.db.connect().await;
+    let mut held = conn.begin().await.expect("begins");
+    sqlx::query("LOCK TABLE audit_log IN EXCLUSIVE MODE").execute(&mut *held).await.expect("locks");
+    let body = json!({"queue": "workflow.executions", "all": true});
+
+    // Longer than a request may take that has not said that it waits; then the client hangs up.
+    let dropping = world.admin.client.post("/api/dead-letters/drop", &body);
+    let answer = tokio::time::timeout(Duration::from_secs(6), dropping).await;
+
+    assert!(answer.is_err(), "it is not given up: {}", answer.map(|reply| reply.body).unwrap_or_default());
+    held.rollback().await.expect("unlocks");
+    let audited = "SELECT count(*) FROM audit_log WHERE action = 'dead_letters.dropped'";
+    eventually("the record", || async { (world.count(audited).await == 1).then_some(()) }).await;
+    world.close().await;
 }
 
 #[tokio::test]

@@ -33,6 +33,15 @@ pub struct Selection {
     pub error_type: Option<String>,
 }
 
+/// What cancelling did.
+#[derive(Debug, Clone)]
+pub struct Cancelled {
+    /// As they are now.
+    pub executions: Vec<Execution>,
+    /// Whether some of the selection still wait or run: beyond the limit, or held by somebody else at that moment.
+    pub has_more: bool,
+}
+
 /// A repetition.
 #[derive(Debug, Clone, Copy)]
 pub struct Retried {
@@ -46,13 +55,13 @@ pub struct Retried {
     pub priority: i16,
 }
 
-/// Cancels what of the selection waits or runs, the oldest first, at most `limit`.
+/// Cancels what of the selection waits or runs, the oldest first, at most `limit`. It passes by what somebody else holds.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away; then nothing was changed.
-pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result<Vec<Execution>> {
+pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result<Cancelled> {
     let statuses = names(selection, &[Status::Pending, Status::Running]);
-    let cancelled = executions!(
+    let executions = executions!(
         "WITH picked AS (
              SELECT id
              FROM executions
@@ -87,9 +96,27 @@ pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result
     )
     .fetch_all(tx.conn())
     .await?;
-    let resources = cancelled.iter().map(|execution| (execution.organization_id, execution.id.to_string()));
+    let has_more = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT
+               FROM executions
+               WHERE kind = 'workflow' AND status IN ('Pending', 'Running') AND status = ANY ($1)
+                 AND ($2::uuid IS NULL OR workflow_id = $2) AND ($3::text IS NULL OR workflow_name = $3)
+                 AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
+                 AND ($6::uuid IS NULL OR executed_by = $6)
+           ) AS "has_more!""#,
+        &statuses,
+        selection.workflow_id as _,
+        selection.workflow_name,
+        selection.since,
+        selection.until,
+        selection.executed_by as _,
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    let resources = executions.iter().map(|execution| (execution.organization_id, execution.id.to_string()));
     audit::record_all(tx, Action::ExecutionCancelled, resources).await?;
-    Ok(cancelled)
+    Ok(Cancelled { executions, has_more })
 }
 
 /// Repeats what of the selection has ended, as the scope's actor with the parameters it had, the oldest first, at most
@@ -140,7 +167,7 @@ pub async fn retry(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result<
                timeout_seconds, max_attempts, retry_policy, concurrency_key, due_at, queue_rank)
            SELECT p.new_id, e.id, e.organization_id, e.workflow_id, COALESCE(w.name, e.workflow_name), e.code, e.script_name,
                e.parameters, e.startup, e.form_id, $3, $4, $5, $6, e.priority,
-               COALESCE(w.timeout_seconds, e.timeout_seconds), COALESCE(w.max_attempts, e.max_attempts),
+               COALESCE(w.timeout_seconds, e.timeout_seconds), COALESCE(w.max_attempts, 1),
                CASE WHEN w.max_attempts > 1 THEN (w.definition -> 'retry_policy')::json END, e.concurrency_key,
                now(), now() - make_interval(mins => e.priority)
            FROM UNNEST($1::uuid[], $2::uuid[]) AS p (old_id, new_id)

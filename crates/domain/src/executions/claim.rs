@@ -53,6 +53,7 @@ pub struct Claimed {
     pub executed_by: UserId,
     pub executed_by_name: String,
     pub executed_by_email: String,
+    /// Whether it was started by a platform administrator who still is one.
     pub is_platform_admin: bool,
     pub is_function_key: bool,
     pub retry_policy: Option<Json<RetryPolicy>>,
@@ -114,7 +115,11 @@ macro_rules! claim {
                    e.code, e.script_name, e.form_id, e.transient AS "transient!", e.parameters AS "parameters!: Json<RawJson>", e.sealed_parameters,
                    e.startup AS "startup?: Json<RawJson>",
                    e.executed_by AS "executed_by!: UserId", e.executed_by_name AS "executed_by_name!",
-                   e.executed_by_email AS "executed_by_email!", e.is_platform_admin AS "is_platform_admin!",
+                   e.executed_by_email AS "executed_by_email!",
+                   -- The rights of an administrator end with the administrator, whatever still waits.
+                   CASE WHEN e.is_platform_admin
+                       THEN COALESCE((SELECT u.is_active AND u.is_superuser FROM users u WHERE u.id = e.executed_by), FALSE)
+                       ELSE FALSE END AS "is_platform_admin!",
                    e.is_function_key AS "is_function_key!",
                    e.retry_policy AS "retry_policy?: Json<RetryPolicy>", e.timeout_seconds AS "timeout_seconds!",
                    e.priority AS "priority!", e.traceparent, e.started_at,
@@ -332,17 +337,31 @@ pub struct Held {
 /// Extends the leases of a worker's running attempts. What is missing from the answer is lost: another
 /// process took it over or ended it, and its process must be killed.
 ///
+/// It waits for no lock: a row that somebody else holds is this worker's still, and the next heartbeat extends its lease.
+/// Whoever holds one row for long must not cost the worker all others.
+///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn heartbeat(db: &Db, worker: WorkerId, running: &[ExecutionId]) -> Result<Vec<Held>> {
     let ids: Vec<Uuid> = running.iter().map(|id| id.0).collect();
     let mut conn = db.system(&SCOPE).await?;
     let rows = sqlx::query!(
-        r#"UPDATE executions
-           SET lease_expires_at = now() + make_interval(secs => $3)
-           -- COALESCE, to go by the key (ADR 57).
-           WHERE id = ANY ($1) AND lease_owner = $2 AND COALESCE(status, '') IN ('Running', 'Cancelling')
-           RETURNING id AS "id: ExecutionId", attempt, status = 'Cancelling' AS "cancelling!""#,
+        r#"WITH held AS MATERIALIZED (
+               SELECT id, attempt, status
+               FROM executions
+               -- COALESCE, to go by the key (ADR 57).
+               WHERE id = ANY ($1) AND lease_owner = $2 AND COALESCE(status, '') IN ('Running', 'Cancelling')
+           ), free AS MATERIALIZED (
+               SELECT id
+               FROM executions
+               WHERE id = ANY ($1) AND lease_owner = $2 AND COALESCE(status, '') IN ('Running', 'Cancelling')
+               FOR NO KEY UPDATE SKIP LOCKED
+           ), kept AS (
+               UPDATE executions
+               SET lease_expires_at = now() + make_interval(secs => $3)
+               WHERE id = ANY (ARRAY(SELECT id FROM free))
+           )
+           SELECT id AS "id!: ExecutionId", attempt AS "attempt!", status = 'Cancelling' AS "cancelling!" FROM held"#,
         &ids,
         worker as _,
         LEASE.as_secs_f64(),

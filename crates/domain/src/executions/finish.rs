@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::logs::storable;
 use super::{RawJson, Status, logs};
 use crate::id::ExecutionId;
-use crate::{Db, Result, SystemScope, SystemTx};
+use crate::{Db, Result, SystemScope};
 
 const SCOPE: SystemScope = SystemScope::because("a batch holds outcomes of many organizations");
 
@@ -53,6 +53,8 @@ pub struct Outcome {
 pub struct Recorded {
     /// The execution.
     pub id: ExecutionId,
+    /// The attempt that ended.
+    pub attempt: i32,
     /// Its state now: `Cancelled` where somebody had asked for it, whatever the run returned.
     pub status: Status,
     /// When it ended; `None` where another attempt follows.
@@ -79,25 +81,18 @@ pub async fn record(db: &Db, lines: &[logs::Batch], outcomes: &[Outcome]) -> Res
         return Ok(Written { recorded, dropped_lines: 0 });
     }
     if outcomes.is_empty() {
-        let dropped_lines = logs::insert(&mut *db.system(&SCOPE).await?, lines).await?;
+        let dropped_lines = logs::append(&mut *db.system(&SCOPE).await?, lines).await?;
         return Ok(Written { recorded: Vec::new(), dropped_lines });
     }
     let mut tx = db.begin_system(&SCOPE).await?;
-    let dropped_lines = logs::append(&mut tx, lines).await?;
-    let recorded = finish(&mut tx, outcomes).await?;
+    let dropped_lines = logs::append(tx.conn(), lines).await?;
+    let recorded = write(tx.conn(), outcomes).await?;
     tx.commit().await?;
     Ok(Written { recorded, dropped_lines })
 }
 
 /// Writes the outcomes whose attempt holds the fence, with their last log lines. What is missing from the
 /// answer lost its fence and changed nothing.
-///
-/// # Errors
-/// [`crate::Error::Unavailable`] when PostgreSQL is away; then nothing was written.
-pub async fn finish(tx: &mut SystemTx, outcomes: &[Outcome]) -> Result<Vec<Recorded>> {
-    write(tx.conn(), outcomes).await
-}
-
 async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Recorded>> {
     let ids: Vec<Uuid> = outcomes.iter().map(|o| o.id.0).collect();
     let attempts: Vec<i32> = outcomes.iter().map(|o| o.attempt).collect();
@@ -144,7 +139,7 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
                -- ANY and COALESCE, so that the planner goes by the key (ADR 57): it may know of few rows, and of few that run.
                WHERE e.id = ANY ($1) AND e.id = o.id AND e.attempt = o.attempt
                  AND COALESCE(e.status, '') IN ('Running', 'Cancelling')
-               RETURNING e.id, e.organization_id, e.status, e.completed_at
+               RETURNING e.id, e.attempt, e.organization_id, e.status, e.completed_at
            ), logged AS (
                INSERT INTO execution_logs (execution_id, sequence, user_sequence, organization_id, attempt, level, message, data, logged_at)
                SELECT l.execution_id, l.sequence, l.user_sequence, u.organization_id, l.attempt, l.level, l.message, l.data::json, l.logged_at
@@ -152,7 +147,7 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
                    AS l (execution_id, sequence, user_sequence, attempt, level, message, data, logged_at)
                JOIN updated u ON u.id = l.execution_id
            )
-           SELECT id AS "id!: ExecutionId", status AS "status!: Status", completed_at FROM updated"#,
+           SELECT id AS "id!: ExecutionId", attempt AS "attempt!", status AS "status!: Status", completed_at FROM updated"#,
         &ids,
         &attempts,
         &statuses,

@@ -61,8 +61,8 @@ pub(super) fn check_owner(scope: &OrgScope, execution: &Execution) -> Result<()>
     Err(Error::Forbidden("this execution belongs to another user".into()))
 }
 
-/// Executions of the scope, newest first, at most `limit`, after `after`. Transient ones are left out, and so
-/// are results, variables and logs.
+/// Executions of the scope, newest first, at most `limit`, after `after`, with their results. Transient ones are left out, and so
+/// are variables and logs.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.

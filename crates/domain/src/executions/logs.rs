@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::RawJson;
 use crate::id::{ExecutionId, OrgId};
-use crate::{Db, OrgTx, Result, SystemScope, SystemTx};
+use crate::{Db, OrgTx, Result, SystemScope};
 
 /// A line as stored and streamed.
 #[derive(Debug, Clone)]
@@ -45,16 +45,10 @@ pub struct Batch {
 
 /// Appends the batches whose attempt still holds the fence, in one statement; returns how many lines were dropped.
 ///
-/// The rows are locked in id order, so that a reaper waits for the lines of the attempt it ends.
-///
-/// # Errors
-/// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn append(tx: &mut SystemTx, batches: &[Batch]) -> Result<usize> {
-    insert(tx.conn(), batches).await
-}
-
-/// As [`append`], on a connection that commits the statement by itself.
-pub(super) async fn insert(conn: &mut PgConnection, batches: &[Batch]) -> Result<usize> {
+/// The rows are locked, in id order, so that nobody ends an attempt while lines of it are stored. What runs is kept
+/// meanwhile: the lock is the weakest, for a heartbeat passes by what is locked, and whoever logs without pause would
+/// lose the lease.
+pub(super) async fn append(conn: &mut PgConnection, batches: &[Batch]) -> Result<usize> {
     let ids: Vec<Uuid> = batches.iter().map(|batch| batch.execution_id.0).collect();
     let attempts: Vec<i32> = batches.iter().map(|batch| batch.attempt).collect();
     let lines = Columns::of(batches.iter());
@@ -66,7 +60,7 @@ pub(super) async fn insert(conn: &mut PgConnection, batches: &[Batch]) -> Result
              -- ANY and COALESCE, to go by the key (ADR 57).
              WHERE e.id = ANY ($1) AND COALESCE(e.status, '') IN ('Running', 'Cancelling')
              ORDER BY e.id
-             FOR SHARE OF e
+             FOR KEY SHARE OF e
          )
          INSERT INTO execution_logs (execution_id, sequence, user_sequence, organization_id, attempt, level, message, data, logged_at)
          SELECT l.execution_id, l.sequence, l.user_sequence, held.organization_id, l.attempt, l.level, l.message, l.data::json, l.logged_at

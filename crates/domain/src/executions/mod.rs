@@ -10,8 +10,8 @@ use sqlx::types::Json;
 
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 
-/// Executions: what comes before the columns, the columns `result` and `variables` (lists leave them out), what comes
-/// after, and the arguments. The macros of sqlx take nothing but text, so this is what keeps the list in one place.
+/// Executions: what comes before the columns, the columns `result` and `variables` (what shows neither leaves them out), what
+/// comes after, and the arguments. The macros of sqlx take nothing but text, so this is what keeps the list in one place.
 macro_rules! executions {
     ($before:tt, $result:tt, $variables:tt, [$($after:tt)*], $($arguments:tt)*) => {
         sqlx::query_as!(

@@ -48,7 +48,7 @@ pub struct Reaped {
 /// `SKIP LOCKED`, and the fence refuses whatever the lost worker still writes.
 ///
 /// An expired lease consumes the attempt, and the next one waits for its back-off as after any failure. An attempt that runs a minute over its own timeout, or is still
-/// cancelling after three minutes, is ended even though its worker answers.
+/// cancelling after three minutes, is ended even though its worker answers. What a worker that is gone has not run counts for no timeout, however late somebody looks.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
@@ -59,11 +59,12 @@ pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
         r#"WITH lost AS (
                SELECT id,
                    -- As `RetryPolicy::pause_after`; without a policy there is none.
-                   COALESCE(LEAST((retry_policy ->> 'backoff_seconds')::float8 * power(2, attempt - 1),
+                   COALESCE(LEAST((retry_policy ->> 'backoff_seconds')::float8
+                           * power(2, LEAST(GREATEST(attempt - GREATEST(max_attempts - (retry_policy ->> 'max_attempts')::int, 0), 1) - 1, 30)),
                        (retry_policy ->> 'max_backoff_seconds')::float8) * (0.8 + 0.4 * random()), 0) AS pause,
                    CASE
                        WHEN status = 'Cancelling' THEN 'Cancelled'
-                       WHEN attempt_started_at + make_interval(secs => timeout_seconds + 60) < now() THEN 'Timeout'
+                       WHEN attempt_started_at + make_interval(secs => timeout_seconds + 60) < LEAST(now(), lease_expires_at) THEN 'Timeout'
                        WHEN attempt < max_attempts THEN 'Pending'
                        ELSE 'Failed'
                    END AS next

@@ -18,6 +18,15 @@ pub const MOST: i64 = 1_000;
 
 /// What ending did.
 #[derive(Debug, Clone)]
+pub struct Done {
+    /// Those that were ended, the oldest first.
+    pub ended: Vec<Ended>,
+    /// How many are as stuck as before: beyond the limit, or held by somebody else at that moment.
+    pub left: i64,
+}
+
+/// One that was ended.
+#[derive(Debug, Clone)]
 pub struct Ended {
     /// As it is now.
     pub execution: Execution,
@@ -45,11 +54,11 @@ pub async fn list(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Execution
     .await?)
 }
 
-/// Ends them as failed.
+/// Ends them as failed. It passes by what somebody else holds.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away; then nothing was changed.
-pub async fn end(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Ended>> {
+pub async fn end(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Done> {
     let stuck = sqlx::query!(
         r#"SELECT id, status AS "status: Status"
            FROM executions
@@ -87,8 +96,16 @@ pub async fn end(tx: &mut OrgTx, before: DateTime<Utc>) -> Result<Vec<Ended>> {
         })
         .collect();
     ended.sort_by_key(|ended| ended.execution.id);
+    let left = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "left!"
+           FROM executions
+           WHERE kind = 'workflow' AND status IN ('Pending', 'Running', 'Cancelling') AND created_at < $1"#,
+        before,
+    )
+    .fetch_one(tx.conn())
+    .await?;
     let resources =
         ended.iter().map(|ended| (ended.execution.organization_id, ended.execution.id.to_string()));
     audit::record_all(tx, Action::ExecutionEnded, resources).await?;
-    Ok(ended)
+    Ok(Done { ended, left })
 }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{RawJson, Status};
-use crate::events::{Event, Events};
+use crate::events::{Event, Events, Update};
 use crate::gather::Gather;
 use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
 use crate::organizations::Activity;
@@ -114,6 +114,7 @@ pub struct Submitted {
 pub struct Submitter {
     queue: mpsc::Sender<Entry>,
     activity: Activity,
+    db: Db,
 }
 
 #[derive(Debug)]
@@ -129,8 +130,8 @@ impl Submitter {
     pub fn start(db: Db, wakeups: Wakeups, events: Events) -> Self {
         let (queue, entries) = mpsc::channel(BATCH * 4);
         let activity = Activity::new(db.clone());
-        tokio::spawn(run_lane(db, wakeups, events, entries));
-        Self { queue, activity }
+        tokio::spawn(run_lane(Lane { db: db.clone(), wakeups, events }, entries));
+        Self { queue, activity, db }
     }
 
     /// Writes the pending row. When this returns, the execution is durable.
@@ -145,6 +146,15 @@ impl Submitter {
         let entry = Entry { scope: scope.clone(), owner, new, answer };
         self.queue.send(entry).await.map_err(|_| Error::internal("the submit lane is gone"))?;
         submitted.await.map_err(|_| Error::internal("the submit lane dropped its batch"))?
+    }
+
+    /// What an earlier submission of this key became, if there was one: also when today it could not be made any more.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] without an organization context, [`Error::Invalid`] for a key that was used with another body,
+    /// [`Error::Unavailable`] when PostgreSQL is away.
+    pub async fn replay(&self, scope: &OrgScope, idempotency: &Idempotency) -> Result<Option<Submitted>> {
+        replay(&self.db, scope.owner()?, scope.actor().id, idempotency).await
     }
 
     /// The organization that what is submitted in this scope belongs to, if anything may run in it.
@@ -176,40 +186,77 @@ pub(crate) async fn insert_in(tx: &mut SystemTx, submissions: &[(OrgScope, NewEx
     insert(tx.conn(), columns).await.map(drop)
 }
 
-async fn run_lane(db: Db, wakeups: Wakeups, events: Events, mut entries: mpsc::Receiver<Entry>) {
+/// What a lane writes to, and tells.
+#[derive(Debug, Clone)]
+struct Lane {
+    db: Db,
+    wakeups: Wakeups,
+    events: Events,
+}
+
+async fn run_lane(lane: Lane, mut entries: mpsc::Receiver<Entry>) {
     let mut gather = Gather::default();
     loop {
         let batch = gather.next(&mut entries, BATCH).await;
         if batch.is_empty() {
             return;
         }
-        let is_early = sabotage::is(Fault::PublishBeforeCommit);
-        if is_early {
-            wakeups.publish(batch.iter().map(Entry::wakeup).collect());
+        if sabotage::is(Fault::PublishBeforeCommit) {
+            lane.wakeups.publish(batch.iter().map(Entry::wakeup).collect());
         }
-        match in_time(WRITE_PATIENCE, Box::pin(write(&db, &batch))).await {
-            Ok(outcomes) => {
-                let now = Utc::now();
-                let fresh = batch.iter().zip(&outcomes).filter(|(entry, outcome)| {
-                    // What starts later is woken by the sweeper when its time has come.
-                    entry.new.run_at.is_none_or(|at| at <= now) && matches!(outcome, Ok(s) if !s.replayed)
-                });
-                let (ids, hints): (Vec<_>, Vec<_>) =
-                    fresh.map(|(entry, _)| (entry.new.id, entry.wakeup())).unzip();
-                if !is_early {
-                    wakeups.publish(hints);
-                }
-                let is_new = |outcome: &&Result<Submitted>| matches!(outcome, Ok(s) if !s.replayed);
-                metrics::submitted(outcomes.iter().filter(is_new).count());
-                if (1..=FEW).contains(&ids.len()) && wakeups.are_synced() && !is_early {
-                    events.publish(Event::Submitted(ids));
-                }
-                for (entry, outcome) in batch.into_iter().zip(outcomes) {
-                    // A caller that hung up finds its execution in the list.
-                    let _ = entry.answer.send(outcome);
+        match in_time(WRITE_PATIENCE, Box::pin(write(&lane.db, &batch))).await {
+            Ok(written) => {
+                let is_written = |entry: &Entry| written.contains(&entry.new.id.0);
+                let (fresh, used): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_written);
+                lane.accept(fresh);
+                // Only a key that was used before leaves an entry unwritten. Others do not wait for what that takes.
+                if !used.is_empty() {
+                    tokio::spawn(lane.clone().repeat_all(used));
                 }
             }
             Err(error) => refuse(batch, &error),
+        }
+    }
+}
+
+impl Lane {
+    /// Tells of entries that are durable, and answers them.
+    fn accept(&self, entries: Vec<Entry>) {
+        let now = Utc::now();
+        // What starts later is woken by the sweeper when its time has come.
+        let due = entries.iter().filter(|entry| entry.new.run_at.is_none_or(|at| at <= now));
+        let (ids, hints): (Vec<_>, Vec<_>) = due.map(|entry| (entry.new.id, entry.wakeup())).unzip();
+        let is_early = sabotage::is(Fault::PublishBeforeCommit);
+        // First, so that nobody hears of a start before.
+        entries
+            .iter()
+            .filter(|entry| !entry.new.transient)
+            .for_each(|entry| self.events.publish(entry.update()));
+        if !is_early {
+            self.wakeups.publish(hints);
+        }
+        metrics::submitted(entries.len());
+        if (1..=FEW).contains(&ids.len()) && self.wakeups.are_synced() && !is_early {
+            self.events.publish(Event::Submitted(ids));
+        }
+        for entry in entries {
+            let submitted = Submitted::fresh(&entry);
+            // A caller that hung up finds its execution in the list.
+            let _ = entry.answer.send(Ok(submitted));
+        }
+    }
+
+    /// Answers entries whose keys were used before. One fails for itself alone.
+    async fn repeat_all(self, entries: Vec<Entry>) {
+        for entry in entries {
+            // Nothing of it is written, and nobody waits for that any more.
+            if entry.answer.is_closed() {
+                continue;
+            }
+            match in_time(WRITE_PATIENCE, Box::pin(repeat(&self.db, &entry))).await {
+                Ok(submitted) if !submitted.replayed => self.accept(vec![entry]),
+                outcome => drop(entry.answer.send(outcome)),
+            }
         }
     }
 }
@@ -226,29 +273,50 @@ fn refuse(batch: Vec<Entry>, error: &Error) {
 }
 
 impl Entry {
+    /// That it waits.
+    fn update(&self) -> Event {
+        let actor = self.scope.actor();
+        Event::from(Update {
+            execution_id: self.new.id,
+            org_id: self.owner,
+            workflow_name: self.new.work.name().to_owned(),
+            executed_by: actor.id,
+            executed_by_name: actor.name.clone(),
+            status: Status::Pending,
+            attempt: 0,
+            started_at: None,
+            completed_at: None,
+            duration_ms: None,
+            result: None,
+            result_type: None,
+            result_omitted: false,
+            error_message: None,
+            error_type: None,
+            is_user_error: false,
+            last_sequence: None,
+            has_variables: false,
+            transient: false,
+        })
+    }
+
     fn wakeup(&self) -> Wakeup {
         Wakeup::new(self.new.id, self.owner, self.new.priority, self.new.traceparent.clone())
     }
 }
 
-async fn write(db: &Db, batch: &[Entry]) -> Result<Vec<Result<Submitted>>> {
+/// Writes what it can; the ids of what is written.
+async fn write(db: &Db, batch: &[Entry]) -> Result<HashSet<Uuid>> {
     let mut columns = Columns::default();
     batch.iter().for_each(|entry| columns.push(&entry.scope, entry.owner, &entry.new));
-    let mut conn = db.system(&SCOPE).await?;
-    let written = insert(&mut conn, columns).await?;
-    drop(conn);
-    let is_written = |entry: &Entry| written.contains(&entry.new.id.0);
-    // Only a key that was used before leaves an entry unwritten.
-    let mut outcomes = Vec::with_capacity(batch.len());
-    for entry in batch {
-        outcomes.push(if is_written(entry) { Ok(Submitted::fresh(entry)) } else { repeat(db, entry).await });
-    }
-    Ok(outcomes)
+    insert(&mut *db.system(&SCOPE).await?, columns).await
 }
 
 /// What becomes of an entry whose key was used before: the earlier submission, or this one if that key's day is over.
 async fn repeat(db: &Db, entry: &Entry) -> Result<Submitted> {
-    if let Some(earlier) = replay(db, entry).await? {
+    let used =
+        entry.new.idempotency.as_ref().ok_or_else(|| Error::internal("a submission was not written"))?;
+    let user = entry.scope.actor().id;
+    if let Some(earlier) = replay(db, entry.owner, user, used).await? {
         return Ok(earlier);
     }
     let mut columns = Columns::default();
@@ -257,7 +325,7 @@ async fn repeat(db: &Db, entry: &Entry) -> Result<Submitted> {
         return Ok(Submitted::fresh(entry));
     }
     // Somebody else was quicker with the same key.
-    replay(db, entry).await?.ok_or_else(|| Error::internal("an idempotency key vanished"))
+    replay(db, entry.owner, user, used).await?.ok_or_else(|| Error::internal("an idempotency key vanished"))
 }
 
 impl Submitted {
@@ -342,42 +410,52 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
     Ok(ids.into_iter().collect())
 }
 
-/// The earlier submission that a key names; `None` if it was used more than a day ago, for then it is forgotten.
-async fn replay(db: &Db, entry: &Entry) -> Result<Option<Submitted>> {
-    let idempotency =
-        entry.new.idempotency.as_ref().ok_or_else(|| Error::internal("a submission was not written"))?;
+/// The earlier submission that a key names; `None` if there is none, or it is a day old, for then it is forgotten.
+async fn replay(
+    db: &Db,
+    owner: Option<OrgId>,
+    user: UserId,
+    idempotency: &Idempotency,
+) -> Result<Option<Submitted>> {
     let mut conn = db.system(&SCOPE).await?;
-    let forgotten = sqlx::query!(
+    sqlx::query!(
         "DELETE FROM idempotency_keys
          WHERE organization_id IS NOT DISTINCT FROM $1 AND user_id = $2 AND route = $3 AND key = $4
            AND created_at < now() - interval '1 day'",
-        entry.owner as _,
-        entry.scope.actor().id as UserId,
+        owner as _,
+        user as _,
         &*idempotency.route,
         idempotency.key,
     )
     .execute(&mut *conn)
     .await?;
-    if forgotten.rows_affected() > 0 {
-        return Ok(None);
-    }
     let known = sqlx::query!(
         r#"SELECT k.fingerprint, e.id AS "id: ExecutionId", e.status AS "status: Status"
            FROM idempotency_keys k
            JOIN executions e ON e.id = k.execution_id
            WHERE k.organization_id IS NOT DISTINCT FROM $1 AND k.user_id = $2 AND k.route = $3 AND k.key = $4"#,
-        entry.owner as _,
-        entry.scope.actor().id as UserId,
+        owner as _,
+        user as _,
         &*idempotency.route,
         idempotency.key,
     )
     .fetch_optional(&mut *conn)
-    .await?
-    .ok_or_else(|| Error::internal("an idempotency key vanished"))?;
+    .await?;
+    let Some(known) = known else { return Ok(None) };
     if known.fingerprint != idempotency.fingerprint {
         return Err(Error::invalid("header:Idempotency-Key", "was already used with another body"));
     }
     Ok(Some(Submitted { id: known.id, status: known.status, replayed: true }))
+}
+
+impl Work {
+    /// What its runs are called.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Workflow(workflow) => &workflow.name,
+            Self::Inline { script_name, .. } => script_name,
+        }
+    }
 }
 
 impl NewExecution {
@@ -412,9 +490,25 @@ impl NewExecution {
 }
 
 impl RetryPolicy {
-    /// Pause after attempt `n` (from 1), before jitter.
-    pub fn pause_after(&self, attempt: i32) -> Duration {
-        let pause = self.backoff_seconds * 2f64.powi(attempt.max(1) - 1);
+    /// Pause after attempt `n` (from 1) of so many, before jitter. What is allowed beyond the policy was given back, and does not count.
+    pub fn pause_after(&self, attempt: i32, max_attempts: i32) -> Duration {
+        let given_back = (max_attempts - self.max_attempts).max(0);
+        let pause = self.backoff_seconds * 2f64.powi((attempt - given_back).max(1) - 1);
         Duration::from_secs_f64(pause.min(self.max_backoff_seconds).clamp(0.0, 86_400.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_grows_with_each_attempt_that_counts() {
+        let policy =
+            RetryPolicy { max_attempts: 4, backoff_seconds: 2.0, max_backoff_seconds: 7.0, retry_on: None };
+        let pauses =
+            |max_attempts| [1, 2, 3, 4].map(|attempt| policy.pause_after(attempt, max_attempts).as_secs());
+        assert_eq!(pauses(4), [2, 4, 7, 7]);
+        assert_eq!(pauses(6), [2, 2, 2, 4], "two were given back");
     }
 }

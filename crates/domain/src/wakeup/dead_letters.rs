@@ -22,10 +22,12 @@ use crate::Result;
 
 /// Letters that one call looks at.
 pub const MOST: usize = 10_000;
+/// Bytes of a message that are shown.
+pub const SHOWN: usize = 16 * 1024;
 /// Letters that are moved together.
 const BATCH: usize = 256;
 /// How long an operation may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// When no further batch is begun, so that what was done is told before the patience ends.
 const ENOUGH: Duration = Duration::from_secs(12);
 /// A letter that was looked at so often is written anew: brokers drop what is handed back too often.
@@ -46,6 +48,8 @@ pub struct DeadLetter {
     pub died_at: Option<DateTime<Utc>>,
     /// The message as it came.
     pub payload: Vec<u8>,
+    /// Whether that is only its beginning.
+    pub is_cut: bool,
 }
 
 /// What became of letters.
@@ -80,7 +84,15 @@ impl DeadLetter {
         digest.update(died_at.map_or(0, |time| time.timestamp()).to_be_bytes());
         digest.update(&payload);
         let id = hex::encode(&digest.finalize()[..16]);
-        Self { id, queue, reason, deliveries, died_at, payload }
+        Self { id, queue, reason, deliveries, died_at, payload, is_cut: false }
+    }
+
+    /// What is shown of it: anybody who can publish may have made it as large as the broker takes.
+    fn shown(mut self) -> Self {
+        self.is_cut = self.payload.len() > SHOWN;
+        self.payload.truncate(SHOWN);
+        self.payload.shrink_to_fit();
+        self
     }
 
     fn is_among(&self, ids: Option<&[String]>) -> bool {
@@ -89,14 +101,15 @@ impl DeadLetter {
 }
 
 impl Wakeups {
-    /// The oldest dead letters of these queues, at most `limit` of each; they stay where they are.
+    /// The oldest dead letters of these queues, at most `limit` of each; they stay where they are. Of a large one the beginning.
     ///
     /// # Errors
     /// [`crate::Error::Unavailable`] when the broker is away.
     pub async fn dead_letters(&self, queues: &[Queue], limit: usize) -> Result<Vec<DeadLetter>> {
         match self {
             Self::InProcess(own) => {
-                Ok(queues.iter().flat_map(|queue| own.dead_letters(*queue, limit)).collect())
+                let letters = queues.iter().flat_map(|queue| own.dead_letters(*queue, limit));
+                Ok(letters.map(DeadLetter::shown).collect())
             }
             Self::Rabbit(rabbit) => {
                 with_channel(rabbit, async |channel| {
@@ -173,13 +186,17 @@ async fn list(
     limit: usize,
 ) -> lapin::Result<Vec<DeadLetter>> {
     let dead = rabbit.topology().dead_of(queue);
-    let mut held = Vec::new();
+    let (mut letters, mut held) = (Vec::new(), Vec::new());
     while held.len() < limit
-        && let Some(message) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
+        && let Some(mut message) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
     {
+        letters.push(read(queue, &message).shown());
+        // The broker has it still; only what is written anew is needed whole.
+        if returns(&message) < WEARY {
+            message.delivery.data = Vec::new();
+        }
         held.push(message);
     }
-    let letters = held.iter().map(|message| read(queue, message)).collect();
     for message in held {
         give_back(rabbit, channel, queue, message).await?;
     }

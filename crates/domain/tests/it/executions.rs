@@ -4,15 +4,16 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use domain::executions::claim::{self, Claimed};
-use domain::executions::finish::Outcome;
+use domain::executions::finish::{self, Outcome};
 use domain::executions::list::{self, Filters};
 use domain::executions::submit::Idempotency;
 use domain::executions::{Status, cancel, housekeep, logs, reap, sweep};
 use domain::id::WorkerId;
 use domain::page::Cursor;
 use domain::{Error, OrgScope};
+use sqlx::Connection;
 
-use crate::support::{Fixture, SYSTEM, actor, json, scope_of, success};
+use crate::support::{Fixture, actor, json, scope_of, success};
 
 fn key(name: &str, body: &str) -> Option<Idempotency> {
     Some(Idempotency {
@@ -129,9 +130,10 @@ async fn a_stale_worker_is_fenced() {
     let mut conn = fixture.test.db.connect().await;
     sqlx::query("UPDATE executions SET max_attempts = 2").execute(&mut conn).await.expect("updates");
     let stale = fixture.claim(WorkerId::generate(), 1).await.remove(0);
-    let mut tx = fixture.platform.db.begin_system(&SYSTEM).await.expect("begins");
-    assert_eq!(logs::append(&mut tx, &[batch(&stale, 1..=3)]).await.expect("appends"), 0);
-    tx.commit().await.expect("commits");
+    let append = async |batches: &[logs::Batch]| {
+        finish::record(&fixture.platform.db, batches, &[]).await.expect("appends").dropped_lines
+    };
+    assert_eq!(append(&[batch(&stale, 1..=3)]).await, 0);
 
     expire_leases(&fixture).await;
     let reaped = reap::reap(&fixture.platform.db).await.expect("reaps");
@@ -139,16 +141,16 @@ async fn a_stale_worker_is_fenced() {
     let current = fixture.claim(WorkerId::generate(), 1).await.remove(0);
     assert_eq!((current.attempt, current.last_sequence), (2, 3), "sequences go on across attempts");
 
-    let mut tx = fixture.platform.db.begin_system(&SYSTEM).await.expect("begins");
-    let dropped =
-        logs::append(&mut tx, &[batch(&stale, 4..=5), batch(&current, 4..=4)]).await.expect("appends");
-    tx.commit().await.expect("commits");
+    let dropped = append(&[batch(&stale, 4..=5), batch(&current, 4..=4)]).await;
     let late = fixture.finish(&[success(&stale)]).await;
     println!("stale worker: results accepted {}, lines accepted {}", late.len(), 2 - dropped);
     assert_eq!((late.len(), dropped), (0, 2));
     assert_eq!(fixture.status(stale.id).await, Status::Running);
 
-    assert_eq!(fixture.finish(&[success(&current)]).await[0].status, Status::Success);
+    // Both in one batch: what is recorded says of which attempt it is.
+    let recorded = fixture.finish(&[success(&stale), success(&current)]).await;
+    let recorded: Vec<_> = recorded.iter().map(|one| (one.attempt, one.status)).collect();
+    assert_eq!(recorded, [(2, Status::Success)]);
     assert!(fixture.finish(&[success(&current)]).await.is_empty(), "a terminal state never changes");
     fixture.close().await;
 }
@@ -291,6 +293,37 @@ async fn a_key_is_forgotten_after_a_day() {
     let racing: Vec<_> = racing.into_iter().map(|one| one.expect("accepted")).collect();
     assert!(racing.iter().all(|one| one.id == racing[0].id && one.id != first.id), "{racing:?}");
     assert_eq!(racing.iter().filter(|one| !one.replayed).count(), 1);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_repetition_that_waits_holds_nobody_up() {
+    let fixture = Fixture::embedded().await;
+    let scope = scope_of(fixture.org("acme").await);
+    let submit = async || fixture.submit(&scope, |new| new.idempotency = key("k", "one")).await;
+    submit().await.expect("accepted");
+    let mut conn = fixture.test.db.connect().await;
+    let a_day_later = "UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'";
+    sqlx::query(a_day_later).execute(&mut conn).await.expect("updates");
+    let mut held = conn.begin().await.expect("begins");
+    sqlx::query("SELECT FROM idempotency_keys FOR UPDATE").execute(&mut *held).await.expect("holds the key");
+    let other = async {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                         AND datname = current_database() AND query LIKE 'DELETE FROM idempotency_keys%'";
+        testkit::eventually("the repetition to wait", || async {
+            (fixture.count(waits).await > 0).then_some(())
+        })
+        .await;
+        let other = fixture.submit(&scope, |_| {}).await;
+        held.commit().await.expect("lets go");
+        other
+    };
+
+    let (repeated, other) = tokio::join!(submit(), other);
+
+    assert!(!other.expect("accepted beside it").replayed);
+    assert!(!repeated.expect("was not given up for the other").replayed, "the key's day is over");
+    assert_eq!(fixture.claim(WorkerId::generate(), 10).await.len(), 3, "all of them run");
     fixture.close().await;
 }
 

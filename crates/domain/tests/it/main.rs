@@ -1,5 +1,6 @@
 //! Tests of the domain against a real PostgreSQL, RabbitMQ and Redis; each has its own database and prefixes.
 
+mod attempts;
 mod audit;
 mod directory;
 mod executions;

@@ -244,7 +244,7 @@ fn marks(name: &str) -> [&'static str; 2] {
         "limited" => ["FOR UPDATE\n", "claimed AS"],
         "in_turn" => ["pending_lanes", "claimed AS"],
         "heartbeat" => ["SET lease_expires_at", "AS \"cancelling!\""],
-        "lines" => ["WITH held", "FOR SHARE"],
+        "lines" => ["WITH held", "FOR KEY SHARE"],
         _ => ["WITH updated", "logged AS"],
     }
 }

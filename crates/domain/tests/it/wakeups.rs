@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use domain::cache::Cache;
 use domain::id::ExecutionId;
+use domain::wakeup::dead_letters::SHOWN;
 use domain::wakeup::queue::Queue;
 use domain::wakeup::topology::Topology;
 use domain::wakeup::{Wakeup, Wakeups};
@@ -98,7 +99,8 @@ async fn poison_goes_to_the_dead_letters_and_others_flow() {
         })
         .await;
         for (letter, message) in letters.iter().zip(poison) {
-            assert_eq!(letter.payload.as_slice(), message);
+            assert_eq!(letter.payload, message[..message.len().min(SHOWN)]);
+            assert_eq!(letter.is_cut, message.len() > SHOWN);
             assert!(letter.reason.starts_with("rejected: "), "{}", letter.reason);
         }
         // Looking at them adds nothing to them.

@@ -77,7 +77,7 @@ pub(super) async fn create(caller: &Caller, args: NewRole) -> Answer {
     let mut tx = caller.begin_as_admin(MANAGE).await?;
     let role = roles::insert(&mut tx, new).await?;
     let details = json!({ "name": role.name, "organization_id": role.organization_id, "permissions": role.permissions.0 });
-    audit::record(&mut tx, Action::RoleCreated, role.id, &details).await?;
+    audit::record_for(&mut tx, role.organization_id, Action::RoleCreated, role.id, &details).await?;
     tx.commit().await?;
     Ok(show(&role))
 }
@@ -93,7 +93,7 @@ pub(super) async fn update(caller: &Caller, args: ChangedRole) -> Answer {
     };
     let mut tx = caller.begin_as_admin(MANAGE).await?;
     let role = roles::update(&mut tx, id, changes).await?;
-    audit::record(&mut tx, Action::RoleUpdated, id, &details).await?;
+    audit::record_for(&mut tx, role.organization_id, Action::RoleUpdated, id, &details).await?;
     tx.commit().await?;
     Ok(show(&role))
 }
@@ -103,8 +103,8 @@ pub(super) async fn delete(caller: &Caller, args: OneRole) -> Answer {
     let id = role(&args.role_id)?;
     let inactive = roles::Changes { is_active: Some(false), ..roles::Changes::default() };
     let mut tx = caller.begin_as_admin(MANAGE).await?;
-    roles::update(&mut tx, id, inactive).await?;
-    audit::record(&mut tx, Action::RoleDeleted, id, &()).await?;
+    let role = roles::update(&mut tx, id, inactive).await?;
+    audit::record_for(&mut tx, role.organization_id, Action::RoleDeleted, id, &()).await?;
     tx.commit().await?;
     Ok(Value::Bool(true))
 }
@@ -131,8 +131,9 @@ pub(super) async fn assign_users(caller: &Caller, args: Users) -> Answer {
     let keys: Result<Vec<UserKey>, ()> = args.user_ids.iter().map(|text| text.parse()).collect();
     let keys = keys.map_err(|()| Refusal::value("user_ids must be ids or e-mail addresses"))?;
     let mut tx = caller.begin_as_admin(MANAGE).await?;
-    members::assign(&mut tx, id, &keys).await?;
-    audit::record(&mut tx, Action::RoleAssigned, id, &json!({ "users": args.user_ids })).await?;
+    let owner = members::assign(&mut tx, id, &keys).await?.organization_id;
+    let details = json!({ "users": args.user_ids });
+    audit::record_for(&mut tx, owner, Action::RoleAssigned, id, &details).await?;
     tx.commit().await?;
     Ok(Value::Null)
 }
@@ -143,8 +144,9 @@ pub(super) async fn assign_forms(caller: &Caller, args: Forms) -> Answer {
     let forms: Vec<FormId> =
         args.form_ids.iter().map(|text| parse_id("form_ids", text)).collect::<Result<_, _>>()?;
     let mut tx = caller.begin_as_admin(MANAGE).await?;
-    access::assign(&mut tx, id, &forms).await?;
-    audit::record(&mut tx, Action::FormAssigned, id, &json!({ "forms": forms })).await?;
+    let owner = access::assign(&mut tx, id, &forms).await?.organization_id;
+    let details = json!({ "forms": forms });
+    audit::record_for(&mut tx, owner, Action::FormAssigned, id, &details).await?;
     tx.commit().await?;
     Ok(Value::Null)
 }

@@ -265,6 +265,7 @@ fn announce(platform: &Platform, reaped: Vec<Reaped>) {
             error_type: lost.error_type,
             is_user_error: false,
             last_sequence: None,
+            has_variables: false,
             transient: lost.transient,
         };
         platform.events.publish(update.of_kind(lost.kind));

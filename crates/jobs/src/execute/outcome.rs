@@ -126,7 +126,8 @@ impl Attempt<'_> {
         };
         // ± 20 %, so that what failed together does not come back together.
         let jitter = 0.8 + 0.4 * f64::from(self.claimed.id.0.as_bytes()[14]) / 255.0;
-        listed.then(|| policy.pause_after(self.claimed.attempt).mul_f64(jitter))
+        let pause = policy.pause_after(self.claimed.attempt, self.claimed.max_attempts);
+        listed.then(|| pause.mul_f64(jitter))
     }
 }
 

@@ -45,6 +45,11 @@ def strays(other: str):
     return tried
 
 @workflow()
+def reads_forms(ways: list):
+    tried = [[attempt(lambda: files.read(way)), bool(files.exists(way)), attempt(lambda: files.list(way))] for way in ways]
+    return {"tried": tried, "listed": list(files.list("forms")), "notes": files.read("forms/notes.txt")}
+
+@workflow()
 def changes_code():
     return [attempt(lambda: files.write(name, "x = 1")) for name in
             ("sub/new.py", "new.form.json", "form.json", "requirements.txt", "odd.py/.", "odd.py/", "plain.txt")]
@@ -124,6 +129,34 @@ async fn an_organization_reads_its_overlay_first_and_writes_only_there() {
 }
 
 #[tokio::test]
+async fn a_run_of_an_organization_finds_no_file_of_a_form_in_the_shared_workspace() {
+    let theirs = "what another organization asks for";
+    let engine = Engine::on_files(&[
+        ("flows.py", FLOWS),
+        ("forms/theirs.form.json", theirs),
+        ("forms/notes.txt", "shared"),
+        ("data/form.json", theirs),
+    ])
+    .await;
+    for (link, target) in [("alias.txt", "forms/theirs.form.json"), ("other", "forms")] {
+        std::os::unix::fs::symlink(target, engine.workspace.join(link)).expect("links");
+    }
+    let ways = ["forms/theirs.form.json", "data/form.json", "alias.txt", "other/theirs.form.json"];
+    let acme = engine.org("acme").await;
+
+    let seen = run(&engine, &user_of(acme), "reads_forms", json!({ "ways": ways })).await;
+    let shown = run(&engine, &Engine::admin(), "reads_forms", json!({ "ways": ways })).await;
+
+    let none = json!(["FileNotFoundError", false, "FileNotFoundError"]);
+    assert_eq!(seen, json!({ "tried": vec![none; 4], "listed": ["notes.txt"], "notes": "shared" }));
+    // Who administers the platform reads them all.
+    let all = json!([theirs, true, "ValueError"]);
+    let listed = json!(["notes.txt", "theirs.form.json"]);
+    assert_eq!(shown, json!({ "tried": vec![all; 4], "listed": listed, "notes": "shared" }));
+    engine.close().await;
+}
+
+#[tokio::test]
 async fn shared_code_is_changed_by_platform_administrators_alone() {
     let engine = engine().await;
     let nobody = OrgScope::for_run(None, actor("user", false));
@@ -170,6 +203,22 @@ async fn roles_and_forms_are_what_the_caller_may_see_and_change() {
         "listed": ["Leads"], "got": "Leads", "deleted": true, "active": false,
     });
     assert_eq!(managed, expected);
+    let recorded: Vec<String> = sqlx::query_scalar(
+        "SELECT action FROM audit_log
+         WHERE organization_id = $1 AND (action LIKE 'role.%' OR action = 'form.assigned')
+         ORDER BY id",
+    )
+    .bind(acme.0)
+    .fetch_all(&mut owner)
+    .await
+    .expect("reads");
+    let expected = ["role.created", "role.updated", "role.assigned", "form.assigned", "role.deleted"];
+    println!(
+        "roles of a run: {} changes, {} in the chain of their organization",
+        expected.len(),
+        recorded.len()
+    );
+    assert_eq!(recorded, expected);
     let role = uuid::Uuid::now_v7();
     let looked = |form: FormId| json!({ "form": form.to_string(), "role": role.to_string() });
     let seen = run(&engine, &user_of(acme), "looks", looked(open)).await;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use domain::executions::{Status, cancel};
 use domain::id::ExecutionId;
+use domain::wakeup::Wakeup;
 use domain::{OrgScope, Platform};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -97,16 +98,25 @@ def busy(mark: str):
 @workflow(isolation="pooled")
 async def serves_on(mark: str = "", text: str = ""):
     if mark:
-        sleeper(mark)
+        shows_its_parent = sleeper(mark)
         log.info("ready")
         while not await config.get("go"):
             await asyncio.sleep(0.02)
+        shows_its_parent.kill()
+        shows_its_parent.wait()
     return len(text)
 
 @workflow()
 async def says_go():
     await config.set("go", True)
 "#;
+/// The switch to an environment of packages that no machine can make.
+const UNMAKEABLE: &str = "
+    WITH environment AS (
+        INSERT INTO package_environments (id, lock, packages) VALUES (repeat('0', 32), 'no such lock', '[]') RETURNING id
+    )
+    INSERT INTO package_switches (environment_id, requirements, file_is_due, job_id, switched_by)
+    SELECT id, '', FALSE, gen_random_uuid(), 'ada@acme.example' FROM environment";
 const SHAPES: [&str; 6] =
     ["new_session", "double_fork", "daemon", "ignores_sigterm", "many_children", "busy"];
 
@@ -289,6 +299,60 @@ async fn a_stopping_worker_ends_and_records_what_outlives_its_grace() {
 
     assert_eq!((run.status, run.error_type.as_deref()), (Status::Failed, Some("WorkerLost")));
     until_gone(&mark).await;
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_run_that_has_not_begun_when_its_worker_stops_is_given_back() {
+    let engine = Engine::on_files(&[("trees.py", TREES)]).await;
+    // From then on the worker takes runs, whatever packages they need.
+    assert_eq!(engine.run(&Engine::admin(), "says_go", json!({})).await.status, Status::Success);
+    let mut conn = engine.test.db.connect().await;
+    sqlx::raw_sql(UNMAKEABLE).execute(&mut conn).await.expect("inserts");
+    let id = engine.submit(&Engine::admin(), "says_go", json!({})).await;
+    eventually("the run to wait for its packages", || async {
+        (engine.get(id).await.status == Status::Running).then_some(())
+    })
+    .await;
+
+    engine.begin_stop();
+    let run = eventually("what becomes of it", || async {
+        Some(engine.get(id).await).filter(|run| run.status != Status::Running)
+    })
+    .await;
+
+    assert_eq!((run.status, run.error_type.as_deref()), (Status::Pending, None));
+    assert_eq!((run.attempt, run.max_attempts), (1, 2), "the attempt does not count");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_ends_when_its_worker_begins_the_next_one() {
+    let trees = TREES.replace("timeout_seconds=2", "timeout_seconds=600");
+    let engine = Engine::on_files(&[("trees.py", &trees)]).await;
+    let scope = Engine::admin();
+    let mark = format!("survivor-earlier-{}", uuid::Uuid::now_v7().simple());
+    let id = engine.submit(&scope, "plain", json!({ "mark": mark })).await;
+    engine.logged(id, "ready").await;
+    assert_eq!(survivors(&mark), 1);
+
+    // As the reaper does when the worker was not heard of for long; it goes on, and is the one that takes it again.
+    let lost = "UPDATE executions SET status = 'Pending', max_attempts = 2, lease_owner = NULL, lease_expires_at = NULL,
+                    due_at = now(), queue_rank = now() - interval '5 minutes'";
+    let mut conn = engine.test.db.connect().await;
+    sqlx::query(lost).execute(&mut conn).await.expect("updates");
+    engine.platform.wakeups.publish(vec![Wakeup::new(id, None, 5, None)]);
+    eventually("the second attempt", || async {
+        let lines = engine.lines(id).await;
+        lines.iter().any(|line| line.attempt == 2 && line.message == "ready").then_some(())
+    })
+    .await;
+
+    eventually("the end of the first", || async { (survivors(&mark) == 1).then_some(()) }).await;
+    let run = engine.get(id).await;
+    assert_eq!((run.status, run.attempt), (Status::Running, 2));
+    cancel_running(&engine, &scope, id).await;
+    assert_eq!(engine.ended(id).await.status, Status::Cancelled);
     engine.close().await;
 }
 

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
+/// Whoever administers the platform here: a run has an administrator's rights only while there is such a user.
+const ADMIN: UserId = UserId(uuid::Uuid::from_u128(2));
 
 /// A worker, an indexer and the clockwork in this process.
 pub(crate) struct Engine {
@@ -66,6 +68,7 @@ impl Engine {
         settings.shutdown_grace_seconds = 1;
         change(&mut settings);
         folders.push(temp);
+        insert_admin(&test).await;
         let platform = Platform::open(settings).expect("opens");
         let indexed = jobs::index_once(&platform).await.expect("indexes");
         assert!(indexed.active > 0 || indexed.problems > 0, "the workspace has something in it");
@@ -211,6 +214,7 @@ impl Installation {
         settings.platform_path = repository().join("platform");
         settings.temp_path = folder.path().to_owned();
         change(&mut settings);
+        insert_admin(&test).await;
         let platform = Platform::open(settings.clone()).expect("opens");
         jobs::index_once(&platform).await.expect("indexes");
         Self { platform, settings, test, _folder: folder }
@@ -252,9 +256,16 @@ pub(crate) async fn lines(platform: &Platform, id: ExecutionId) -> Vec<logs::Lin
     logs::list(&mut tx, id, 0, 100_000, true).await.expect("lists")
 }
 
+async fn insert_admin(test: &TestEnv) {
+    let mut conn = test.db.connect().await;
+    let admin = "INSERT INTO users (id, email, name, user_type, is_superuser, is_verified)
+                 VALUES ($1, 'admin@platform.example', 'Admin', 'PLATFORM', TRUE, TRUE)";
+    sqlx::query(admin).bind(ADMIN.0).execute(&mut conn).await.expect("inserts");
+}
+
 pub(crate) fn actor(name: &str, is_platform_admin: bool) -> Actor {
     Actor {
-        id: UserId::generate(),
+        id: if is_platform_admin { ADMIN } else { UserId::generate() },
         name: name.into(),
         email: format!("{name}@example.com"),
         is_platform_admin,

@@ -4,8 +4,9 @@ use axum::extract::State;
 use domain::Permission;
 use domain::events::Event;
 use domain::executions::Status;
-use domain::executions::bulk::{self, MOST, Selection};
+use domain::executions::bulk::{self, Cancelled, MOST, Selection};
 use domain::id::{UserId, WorkflowId};
+use domain::telemetry::metrics;
 use domain::wakeup::Wakeup;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -35,7 +36,7 @@ struct BulkRequest {
     /// Submitted at or after.
     #[schema(value_type = Option<DateTime<Utc>>)]
     since: Option<String>,
-    /// Submitted at or before.
+    /// Submitted at or before this time, or on this day.
     #[schema(value_type = Option<DateTime<Utc>>)]
     until: Option<String>,
     /// Started by this user.
@@ -58,7 +59,7 @@ struct BulkCancelResponse {
     cancelled: usize,
     /// That run, and are being stopped.
     cancelling: usize,
-    /// Whether as many were taken as one call takes: then call it again.
+    /// Whether some still wait or run, as they were too many or somebody else held them at that moment: then call it again.
     may_have_more: bool,
 }
 
@@ -105,10 +106,10 @@ async fn cancel_executions(
         selection.executed_by = Some(only_own(selection.executed_by, signed.principal.user_id)?);
     }
     let mut tx = app.platform.db.begin(&signed.scope).await?;
-    let changed = bulk::cancel(&mut tx, &selection, limit).await?;
+    let Cancelled { executions, has_more } = bulk::cancel(&mut tx, &selection, limit).await?;
     tx.commit().await?;
     let mut cancelling = 0;
-    for execution in &changed {
+    for execution in &executions {
         if execution.status == Status::Cancelling {
             cancelling += 1;
             app.platform
@@ -117,8 +118,8 @@ async fn cancel_executions(
         }
         app.platform.events.publish(updated(execution));
     }
-    let cancelled = changed.len() - cancelling;
-    Ok(Json(BulkCancelResponse { cancelled, cancelling, may_have_more: is_full(changed.len(), limit) }))
+    let cancelled = executions.len() - cancelling;
+    Ok(Json(BulkCancelResponse { cancelled, cancelling, may_have_more: has_more }))
 }
 
 /// Runs executions again that failed, by a filter.
@@ -146,13 +147,14 @@ async fn retry_executions(
     let mut tx = app.platform.db.begin(&signed.scope).await?;
     let retried = bulk::retry(&mut tx, &selection, limit).await?;
     tx.commit().await?;
+    metrics::submitted(retried.len());
     let wakeups = retried.iter().map(|one| Wakeup::new(one.id, one.organization_id, one.priority, None));
     app.platform.wakeups.publish(wakeups.collect());
     let executions: Vec<RetriedExecution> = retried
         .iter()
         .map(|one| RetriedExecution { execution_id: one.id.to_string(), rerun_of: one.rerun_of.to_string() })
         .collect();
-    let may_have_more = is_full(executions.len(), limit);
+    let may_have_more = i64::try_from(executions.len()).is_ok_and(|count| count >= limit);
     Ok(Json(BulkRetryResponse { retried: executions.len(), executions, may_have_more }))
 }
 
@@ -180,7 +182,7 @@ impl BulkRequest {
             workflow_name: self.workflow_name.clone(),
             statuses,
             since: time::read_at("/since", self.since.as_deref(), time::FIRST_OF_DAY)?,
-            until: time::read_at("/until", self.until.as_deref(), time::FIRST_OF_DAY)?,
+            until: time::read_at("/until", self.until.as_deref(), time::LAST_OF_DAY)?,
             executed_by: id::<UserId>("/executed_by", self.executed_by.as_deref())?,
             error_type: self.error_type.clone(),
         };
@@ -208,8 +210,4 @@ fn only_own(named: Option<UserId>, own: UserId) -> Result<UserId, Problem> {
 
 fn id<T: std::str::FromStr>(pointer: &str, text: Option<&str>) -> Result<Option<T>, Problem> {
     text.map(|text| text.trim().parse().map_err(|_| Problem::invalid(pointer, "must be a UUID"))).transpose()
-}
-
-fn is_full(count: usize, limit: i64) -> bool {
-    i64::try_from(count).is_ok_and(|count| count >= limit)
 }

@@ -61,7 +61,7 @@ struct CleanupTriggeredResponse {
     pending: usize,
     /// Of these, how many ran or were being cancelled.
     running: usize,
-    /// How many could not be ended.
+    /// How many have not ended still: somebody else held them at that moment, or they were more than one call ends.
     failed: usize,
 }
 
@@ -99,7 +99,7 @@ async fn list_stuck_executions(
 /// Ends executions that have not ended for long, as failed (`StuckExecution`).
 ///
 /// Whatever their workers still write is refused; their processes are killed at the next heartbeat. At most 1000 at once:
-/// call it again while `cleaned` is that.
+/// call it again while `failed` says that some are left.
 #[utoipa::path(
     post, path = "/api/executions/cleanup/trigger", tag = "Executions", security(("bearer" = [])), params(Age),
     responses((status = 200, body = CleanupTriggeredResponse), Problems),
@@ -111,14 +111,14 @@ async fn end_stuck_executions(
 ) -> Result<Json<CleanupTriggeredResponse>, Problem> {
     let before = before(&age)?;
     let mut tx = app.platform.db.begin(&admin.scope).await?;
-    let ended = stuck::end(&mut tx, before).await?;
+    let stuck::Done { ended, left } = stuck::end(&mut tx, before).await?;
     tx.commit().await?;
     for Ended { execution, .. } in &ended {
         app.platform.events.publish(updated(execution));
     }
     let pending = ended.iter().filter(|ended| ended.was == Status::Pending).count();
-    let cleaned = ended.len();
-    Ok(Json(CleanupTriggeredResponse { cleaned, pending, running: cleaned - pending, failed: 0 }))
+    let (cleaned, failed) = (ended.len(), usize::try_from(left).unwrap_or_default());
+    Ok(Json(CleanupTriggeredResponse { cleaned, pending, running: cleaned - pending, failed }))
 }
 
 /// Answers clients that know a server which kept executions in Redis.

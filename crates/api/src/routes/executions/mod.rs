@@ -30,7 +30,7 @@ mod view;
 pub(crate) use view::{ExecutionLogPublic, ExecutionStatus, WorkflowExecution, result_schema};
 
 /// More lines than an execution can have.
-const ALL_LINES: i64 = 100_000;
+pub(crate) const ALL_LINES: i64 = 100_000;
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -268,6 +268,7 @@ fn updated(execution: &Execution) -> Event {
         error_type: execution.error_type.clone(),
         is_user_error: execution.is_user_error,
         last_sequence: None,
+        has_variables: false,
         transient: execution.transient,
     })
 }
