@@ -84,7 +84,7 @@ async fn count(app: &App, key: &str, rate: Rate) -> Result<()> {
 }
 
 /// What one client controls: an IPv4 address, or a /64 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         v4 @ IpAddr::V4(_) => v4,
         IpAddr::V6(v6) => {

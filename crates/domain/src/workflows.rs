@@ -24,7 +24,7 @@ pub use catalog::Catalog;
 pub use endpoint::{CallRate, Endpoint, list_endpoints};
 pub use parameters::{check_at, check_parameters};
 pub use problems::{FileProblem, Problem, list_problems};
-pub use sync::{Found, Index, IndexedFile, Synced, sync};
+pub use sync::{Found, Index, IndexedFile, Reading, Synced, sync};
 
 /// When a failed attempt is followed by another.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -96,7 +96,7 @@ pub struct Workflow {
 /// The active workflows in reach, by name.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when PostgreSQL is away.
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn list(tx: &mut OrgTx) -> Result<Vec<Workflow>> {
     list_kind(tx, "workflow").await
 }
@@ -104,7 +104,7 @@ pub async fn list(tx: &mut OrgTx) -> Result<Vec<Workflow>> {
 /// The active data providers in reach, by name.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when PostgreSQL is away.
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn list_data_providers(tx: &mut OrgTx) -> Result<Vec<Workflow>> {
     list_kind(tx, "data_provider").await
 }

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::background_jobs::upkeep::{self, Reaped};
 use domain::background_jobs::work::{self, Claimed, Outcome};
@@ -16,6 +16,7 @@ use domain::executions::claim::{LEASE, PATIENCE};
 use domain::id::{JobId, UserId, WorkerId};
 use domain::notifications::Reporter;
 use domain::{Platform, Result, in_time};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -99,22 +100,23 @@ impl Pool {
                 return;
             }
             consumer.ack(woken).await;
-            if let Some((job, handler)) = claimed {
-                jobs.spawn(self.clone().carry_out(job, handler));
+            if let Some((job, handler, asked)) = claimed {
+                jobs.spawn(self.clone().carry_out(job, handler, asked));
             }
         }
     }
 
-    /// Claims whatever is next; while PostgreSQL is away it waits, until the process stops, and the deliveries stay
-    /// unacknowledged.
-    async fn claim(&self) -> Option<(Claimed, Handler)> {
+    /// Claims whatever is next, and says when it asked for it; while PostgreSQL is away it waits, until the process stops, and the
+    /// deliveries stay unacknowledged.
+    async fn claim(&self) -> Option<(Claimed, Handler, Instant)> {
         let kinds: Vec<Kind> = self.handlers.iter().map(|(kind, _)| *kind).collect();
         loop {
+            let asked = Instant::now();
             match in_time(PATIENCE, work::claim(&self.platform.db, self.worker, &kinds)).await {
                 Ok(claimed) => {
                     let job = claimed?;
                     let handler = self.handlers.iter().find(|(kind, _)| *kind == job.kind)?.1;
-                    return Some((job, handler));
+                    return Some((job, handler, asked));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot claim a background job, trying again");
@@ -124,7 +126,7 @@ impl Pool {
         }
     }
 
-    async fn carry_out(self, job: Claimed, handler: Handler) {
+    async fn carry_out(self, job: Claimed, handler: Handler, asked: Instant) {
         let platform = &self.platform;
         tracing::info!(job.id = %job.id, kind = job.kind.as_str(), job.attempt, "began a background job");
         let reporter = job.notification_id.map(|id| Reporter::start(platform, id.into()));
@@ -143,13 +145,13 @@ impl Pool {
                     Outcome::failure(BROKEN)
                 }
             },
-            () = keep_lease(platform, &job) => {
+            () = keep_lease(platform, &job, asked) => {
                 tracing::warn!(job.id = %job.id, job.attempt, "lost a background job, another attempt has it");
                 return end(task).await;
             }
             () = self.patience.cancelled() => {
                 end(task).await;
-                if let Err(error) = work::release(&platform.db, &job).await {
+                if let Err(error) = in_time(PATIENCE, work::release(&platform.db, &job)).await {
                     tracing::warn!(%error, job.id = %job.id, "cannot hand a background job back, the reaper will");
                 }
                 return wake_next(platform).await;
@@ -193,18 +195,18 @@ async fn end(task: tokio::task::JoinHandle<anyhow::Result<Outcome>>) {
 }
 
 /// Extends the lease until it is lost: to another attempt, or because PostgreSQL was away for as long as it lasts.
-async fn keep_lease(platform: &Platform, job: &Claimed) {
-    let mut kept = Instant::now();
+/// `asked`: before it was claimed.
+async fn keep_lease(platform: &Platform, job: &Claimed, asked: Instant) {
+    let (mut ends, mut pause) = (asked + LEASE, HEARTBEAT);
     loop {
-        tokio::time::sleep(HEARTBEAT).await;
-        match work::heartbeat(&platform.db, job).await {
-            Ok(true) => kept = Instant::now(),
-            Ok(false) => return,
-            Err(error) => {
-                tracing::warn!(%error, job.id = %job.id, "cannot extend the lease of a background job");
-                if kept.elapsed() >= LEASE {
-                    return;
-                }
+        tokio::time::sleep_until(ends.min(Instant::now() + pause)).await;
+        let asked = Instant::now();
+        match tokio::time::timeout_at(ends, work::heartbeat(&platform.db, job)).await {
+            Ok(Ok(true)) => (ends, pause) = (asked + LEASE, HEARTBEAT),
+            Ok(Ok(false)) | Err(_) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, job.id = %job.id, "cannot extend the lease of a background job, trying again");
+                pause = PAUSE_WITHOUT_DATABASE;
             }
         }
     }
@@ -214,7 +216,7 @@ async fn keep_lease(platform: &Platform, job: &Claimed) {
 async fn record(platform: &Platform, job: &Claimed, outcome: &Outcome) -> bool {
     let began = Instant::now();
     loop {
-        match work::finish(platform, job, outcome).await {
+        match in_time(PATIENCE, Box::pin(work::finish(platform, job, outcome))).await {
             Ok(is_ours) => return is_ours,
             Err(error) if began.elapsed() < LEASE => {
                 tracing::warn!(%error, job.id = %job.id, "cannot write the end of a background job, trying again");
@@ -229,7 +231,7 @@ async fn record(platform: &Platform, job: &Claimed, outcome: &Outcome) -> bool {
 }
 
 async fn wake_next(platform: &Platform) {
-    if let Err(error) = upkeep::wake_next(&platform.db, &platform.wakeups).await {
+    if let Err(error) = in_time(PATIENCE, upkeep::wake_next(&platform.db, &platform.wakeups)).await {
         tracing::warn!(%error, "cannot wake a worker for the next background job, the sweeper will");
     }
 }

@@ -10,15 +10,15 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::Platform;
 use domain::events::Event;
 use domain::forms::files::{self, Synced, is_form_file};
 use domain::packages::{self, Environment};
 use domain::python::{self, Interpreter};
 use domain::settings::Settings;
 use domain::system_events::{Category, Level, NewEvent};
-use domain::workflows::{self, Index};
+use domain::workflows::{self, Index, Reading};
 use domain::workspace_trees;
+use domain::{Platform, in_time};
 use notify::{RecursiveMode, Watcher};
 use runner::Template;
 use runner::cgroups::Cgroups;
@@ -37,6 +37,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Looks again even if no change was told, for file systems that tell none.
 const LOOK_AGAIN: Duration = Duration::from_secs(8);
 const INDEX_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long PostgreSQL may take for what is read and written here, all rows included.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
 /// Faults of files that a log entry names.
 const MOST_FAULTS_TOLD: usize = 20;
 const RETRY: Duration = Duration::from_secs(2);
@@ -70,7 +72,7 @@ impl Indexer {
         let indexer =
             Self { platform, templates, synced: None, seen: None, seen_forms: None, started: 0, cgroups };
         let work = async move {
-            stop.run_until_cancelled(indexer.run(told, changes)).await;
+            stop.run_until_cancelled(Box::pin(indexer.run(told, changes))).await;
         };
         (tokio::spawn(work), Templates::new(current, look_again))
     }
@@ -89,7 +91,8 @@ impl Indexer {
             if let Err(error) = self.refresh_forms().await {
                 tracing::warn!(%error, "forms and their files differ, trying again");
             }
-            if let Err(error) = self.refresh().await {
+            let refreshed = self.refresh().await;
+            if let Err(error) = &refreshed {
                 failures += 1;
                 let retry_in = RETRY * failures.min(LONGEST_PAUSE);
                 let event = NewEvent::new(
@@ -107,6 +110,10 @@ impl Indexer {
                 continue;
             }
             failures = 0;
+            if matches!(refreshed, Ok(false)) {
+                // Soon, and together with what else may be changing.
+                let _ = told.try_send(());
+            }
             let told = tokio::time::timeout(LOOK_AGAIN, changes.recv()).await;
             if matches!(told, Ok(Some(()))) {
                 tokio::time::sleep(SETTLE).await;
@@ -119,10 +126,12 @@ impl Indexer {
     async fn refresh_forms(&mut self) -> anyhow::Result<()> {
         let fingerprint =
             fingerprint(&workspace_trees::current(&self.platform.settings.workspace_path), is_form_file)?;
-        if self.seen_forms.as_ref() == Some(&fingerprint) && !files::is_any_due(&self.platform.db).await? {
+        if self.seen_forms.as_ref() == Some(&fingerprint)
+            && !in_time(DATABASE_PATIENCE, files::is_any_due(&self.platform.db)).await?
+        {
             return Ok(());
         }
-        let synced = Box::pin(files::sync(&self.platform)).await?;
+        let synced = in_time(DATABASE_PATIENCE, Box::pin(files::sync(&self.platform))).await?;
         if synced != Synced::default() {
             tracing::info!(
                 synced.written,
@@ -135,9 +144,11 @@ impl Indexer {
         Ok(())
     }
 
-    /// Brings the template and then the rows up to date, if the files or the packages changed.
-    async fn refresh(&mut self) -> anyhow::Result<()> {
-        let environment = packages::current(&self.platform.db).await?;
+    /// Brings the template and then the rows up to date, if the files or the packages changed. `false` when somebody has read the
+    /// files later and written the rows before: the template may be older than they are.
+    async fn refresh(&mut self) -> anyhow::Result<bool> {
+        let db = &self.platform.db;
+        let environment = in_time(DATABASE_PATIENCE, packages::current(db)).await?;
         // One tree for all of this: another one may take its place meanwhile.
         let root = workspace_trees::current(&self.platform.settings.workspace_path);
         let fingerprint = fingerprint(&root, is_python)?;
@@ -146,8 +157,9 @@ impl Indexer {
             && !self.template_is_gone()
             && self.has_packages(&environment)
         {
-            return Ok(());
+            return Ok(true);
         }
+        let reading = in_time(DATABASE_PATIENCE, Reading::begin(db)).await?;
         let index = index(&self.platform.settings, &root).await?;
         let generation = generation(&index, &root)?;
         if self.template_is_gone()
@@ -159,7 +171,13 @@ impl Indexer {
             self.collect(&environment).await?;
         }
         if self.synced.as_ref() != Some(&generation) {
-            let synced = workflows::sync(&self.platform.db, &index).await?;
+            let synced =
+                in_time(DATABASE_PATIENCE, Box::pin(reading.sync(&self.platform.db, &index))).await?;
+            let Some(synced) = synced else {
+                // What the rows are equal to now is not known here.
+                self.synced = None;
+                return Ok(false);
+            };
             tracing::info!(
                 workflows = synced.active,
                 deactivated = synced.deactivated,
@@ -171,7 +189,7 @@ impl Indexer {
             self.synced = Some(generation);
         }
         self.seen = Some(fingerprint);
-        Ok(())
+        Ok(true)
     }
 
     fn template_is_gone(&self) -> bool {
@@ -185,7 +203,7 @@ impl Indexer {
 
     /// Removes environments of this machine that nobody uses, and nobody would go back to.
     async fn collect(&self, current: &Environment) -> anyhow::Result<()> {
-        let before = packages::before(&self.platform.db, current.version).await?;
+        let before = in_time(DATABASE_PATIENCE, packages::before(&self.platform.db, current.version)).await?;
         let keep = current.id.iter().cloned().chain(before.and_then(|before| before.id)).collect();
         let environments = Environments::of(&self.platform.settings);
         tokio::task::spawn_blocking(move || environments.collect(&keep)).await?;
@@ -238,7 +256,7 @@ impl Indexer {
 
 /// Looks at once when the workspace got another environment of packages.
 async fn hear_switches(platform: Platform, look_again: LookAgain) {
-    let mut events = platform.events.everything();
+    let mut events = platform.events.orders();
     loop {
         match events.recv().await {
             Ok(event) if matches!(&*event, Event::PackagesSwitched) => look_again.now(),

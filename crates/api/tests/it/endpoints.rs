@@ -385,6 +385,28 @@ async fn a_repeated_call_with_a_key_of_its_own_is_one_execution() {
 }
 
 #[tokio::test]
+async fn strangers_at_a_public_endpoint_have_idempotency_keys_of_their_own() {
+    let world = World::with(|settings| settings.trusted_proxies = "127.0.0.1".into()).await;
+    world
+        .with_endpoints(&[json!({"name": "open", "execution_mode": "async", "public_endpoint": true})])
+        .await;
+    let order = async |address: &str| {
+        let request = world.nobody().request(Method::POST, "/api/endpoints/open");
+        let request = request.header("x-forwarded-for", address).header("idempotency-key", "order-42");
+        let reply = world.nobody().send(request.json(&json!({"site": "a"}))).await;
+        reply.expect_status(StatusCode::OK).text("execution_id")
+    };
+    let ours = order("198.51.100.1").await;
+    assert_eq!(order("198.51.100.1").await, ours, "a repeated call is one execution");
+    let theirs = order("198.51.100.2").await;
+    assert_ne!(theirs, ours, "a stranger is not answered with it");
+    // One client may call from any address of its network.
+    assert_eq!(order("2001:db8:1:2::3").await, order("2001:db8:1:2::4").await);
+    assert_eq!(world.count(EXECUTIONS).await, 3);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn the_document_follows_the_endpoints_within_seconds() {
     let world = World::start().await;
     let paths = async || {

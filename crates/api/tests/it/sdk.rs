@@ -5,7 +5,7 @@ use std::process::Command;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use testkit::Client;
+use testkit::{Client, eventually};
 
 use crate::support::{PASSWORD, Person, World};
 
@@ -92,6 +92,38 @@ async fn the_keys_of_somebody_deleted_stay_dead_when_they_come_back() {
     let ada = world.nobody().sign_in(&ada.email, PASSWORD).await;
     let listed = ada.get("/api/sdk/keys").await.expect_status(StatusCode::OK).json();
     assert_eq!(listed["keys"][0]["is_active"], false);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn whoever_moves_to_another_organization_takes_neither_session_nor_key_along() {
+    let (world, ada) = world().await;
+    let rival = world.org("rival").await;
+    let acme =
+        ada.client.get("/auth/me").await.expect_status(StatusCode::OK).json()["organization_id"].clone();
+    let key = with_key(&world, &ada).await;
+    let path = format!("/api/users/{}", ada.id);
+    let move_to = async |organization: Value| {
+        let body = json!({"organization_id": organization});
+        world.admin.client.patch(&path, &body).await.expect_status(StatusCode::OK);
+    };
+    // Who is told to stay has not moved.
+    move_to(acme.clone()).await;
+    ada.client.get("/auth/me").await.expect_status(StatusCode::OK);
+    key.get("/api/sdk/context").await.expect_status(StatusCode::OK);
+
+    move_to(json!(rival)).await;
+    ada.client.get("/auth/me").await.expect_status(StatusCode::UNAUTHORIZED);
+    key.get("/api/sdk/context").await.expect_status(StatusCode::UNAUTHORIZED);
+    let anew = world.nobody().sign_in(&ada.email, PASSWORD).await;
+    let listed = anew.get("/api/sdk/keys").await.expect_status(StatusCode::OK).json();
+    assert_eq!(listed["keys"][0]["is_active"], false);
+
+    move_to(acme).await;
+    for client in [&ada.client, &anew] {
+        client.get("/auth/me").await.expect_status(StatusCode::UNAUTHORIZED);
+    }
+    key.get("/api/sdk/context").await.expect_status(StatusCode::UNAUTHORIZED);
     world.close().await;
 }
 
@@ -319,6 +351,112 @@ async fn a_user_sees_the_overlay_and_changes_nothing_shared() {
     world.close().await;
 }
 
+#[tokio::test]
+async fn a_user_finds_no_file_of_a_form_in_the_shared_workspace() {
+    let (world, ada) = world().await;
+    let rival = world.org("rival").await;
+    let (admin, user) = (with_key(&world, &world.admin).await, with_key(&world, &ada).await);
+    let body = json!({"name": "Theirs", "form_schema": {"fields": []}, "access_level": "authenticated"});
+    let made = world.admin.client.in_organization(rival).post("/api/forms", &body).await;
+    let id = made.expect_status(StatusCode::CREATED).text("id");
+    let name = format!("theirs-{}.form.json", &id[..8]);
+    let root = world.test.workspace();
+    std::fs::copy(root.join("forms").join(&name), root.join("docs/form.json")).expect("copies");
+    for (link, target) in [("alias.txt", format!("forms/{name}")), ("other", "forms".into())] {
+        std::os::unix::fs::symlink(target, root.join(link)).expect("links");
+    }
+    let files = async |client: &Client, what: &str, body: Value| {
+        client.post(&format!("/api/sdk/files/{what}"), &body).await
+    };
+    let missing = files(&user, "read", json!({"path": "forms/none.form.json"})).await;
+    let paths =
+        [format!("forms/{name}"), "docs/form.json".into(), "alias.txt".into(), format!("other/{name}")];
+    let mut found = Vec::new();
+    for path in &paths {
+        let shown = files(&admin, "read", json!({"path": path})).await.expect_status(StatusCode::OK);
+        assert!(shown.body.contains(&rival.to_string()), "{path}");
+        let read = files(&user, "read", json!({"path": path})).await;
+        if read.status != StatusCode::NOT_FOUND || read.detail() != missing.detail() {
+            found.push(format!("read {path}: {} {}", read.status, read.body));
+        }
+        let listed = files(&user, "list", json!({"directory": path})).await;
+        if listed.status != StatusCode::NOT_FOUND {
+            found.push(format!("list {path}: {} {}", listed.status, listed.body));
+        }
+    }
+    for folder in ["forms", "docs", "other"] {
+        let listed = files(&user, "list", json!({"directory": folder})).await.expect_status(StatusCode::OK);
+        if listed.body.contains("form.json") {
+            found.push(format!("list {folder}: {}", listed.body));
+        }
+    }
+    println!("files of forms, as a user: {} ways, found {}", 2 * paths.len() + 3, found.len());
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    assert_eq!(files(&admin, "list", json!({"directory": "forms"})).await.json(), json!([name]));
+
+    // A file of such a name in the overlay is the organization's own.
+    let own = json!({"path": "forms/own.form.json", "content": "own"});
+    files(&user, "write", own.clone()).await.expect_status(StatusCode::NO_CONTENT);
+    assert_eq!(files(&user, "read", own).await.expect_status(StatusCode::OK).json(), "own");
+    assert_eq!(files(&user, "list", json!({"directory": "forms"})).await.json(), json!(["own.form.json"]));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_an_administrator_writes_is_indexed_before_the_answer() {
+    let (world, _) = world().await;
+    let admin = with_key(&world, &world.admin).await;
+    let files = async |what: &str, body: Value| admin.post(&format!("/api/sdk/files/{what}"), &body).await;
+    let is_active = async |name: &str| {
+        let all = world.admin.client.get("/api/workflows").await.expect_status(StatusCode::OK).json();
+        all.as_array().expect("a list").iter().any(|workflow| workflow["name"] == name)
+    };
+    let source = "from bifrost import workflow\n\n@workflow()\ndef greeter():\n    return 1\n";
+    files("write", json!({"path": "ops/greeter.py", "content": source}))
+        .await
+        .expect_status(StatusCode::NO_CONTENT);
+    assert!(is_active("greeter").await);
+    files("delete", json!({"path": "ops/greeter.py"})).await.expect_status(StatusCode::NO_CONTENT);
+    assert!(!is_active("greeter").await);
+    files("delete", json!({"path": "ops/greeter.py"})).await.expect_status(StatusCode::NOT_FOUND);
+
+    // The file of a form goes with its form.
+    let body = json!({"name": "Ours", "form_schema": {"fields": []}, "access_level": "authenticated"});
+    let made = world.admin.client.post("/api/forms", &body).await.expect_status(StatusCode::CREATED);
+    let path = format!("forms/ours-{}.form.json", &made.text("id")[..8]);
+    files("delete", json!({"path": path})).await.expect_status(StatusCode::CONFLICT);
+    let deeds = world.count("SELECT count(*) FROM audit_log WHERE action LIKE 'file.%'").await;
+    assert_eq!(deeds, 2, "what was refused is no deed");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_an_administrator_writes_waits_for_the_editors_turn() {
+    let (world, _) = world().await;
+    let admin = with_key(&world, &world.admin).await;
+    let mut editor = world.test.db.connect().await;
+    sqlx::raw_sql("BEGIN; SELECT pg_advisory_xact_lock(hashtext('bifrost.editor'))")
+        .execute(&mut editor)
+        .await
+        .expect("locks");
+    let writing = tokio::spawn(async move {
+        admin.post("/api/sdk/files/write", &json!({"path": "readme.txt", "content": "new"})).await
+    });
+    let waits = || async {
+        let waiting = world.count("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())");
+        (waiting.await > 0).then_some(())
+    };
+    eventually("the write to wait", waits).await;
+    let readme = world.test.workspace().join("readme.txt");
+    assert_eq!(std::fs::read_to_string(&readme).expect("is there"), "shared");
+    sqlx::raw_sql("COMMIT").execute(&mut editor).await.expect("unlocks");
+    writing.await.expect("answers").expect_status(StatusCode::NO_CONTENT);
+    assert_eq!(std::fs::read_to_string(&readme).expect("is there"), "new");
+    drop(editor);
+    world.close().await;
+}
+
 fn rival_cannot(reply: &testkit::Reply) {
     assert_eq!(reply.status, StatusCode::NOT_FOUND, "{}", reply.body);
 }
@@ -331,6 +469,9 @@ async fn no_path_leads_outside_of_the_workspace() {
     std::fs::write(&outside, "canary").expect("writes");
     std::os::unix::fs::symlink(&outside, world.test.workspace().join("link.txt")).expect("links");
     std::os::unix::fs::symlink(world.test.folder(), world.test.workspace().join("folder")).expect("links");
+    for name in [".env", ".env.production"] {
+        std::fs::write(world.test.workspace().join(name), "canary").expect("writes");
+    }
     let other = format!(".overlays/{}/x.txt", uuid::Uuid::now_v7());
     let tricks = [
         "../outside.txt",
@@ -343,6 +484,9 @@ async fn no_path_leads_outside_of_the_workspace() {
         other.as_str(),
         ".git/config",
         ".uploads/x",
+        ".env",
+        "docs/../.ENV",
+        ".env.production",
         "a\0b",
         "",
     ];
@@ -369,6 +513,11 @@ async fn no_path_leads_outside_of_the_workspace() {
             }
         }
     }
+    let refused = user.post("/api/sdk/files/read", &json!({"path": ".env"})).await;
+    assert_eq!(
+        refused.expect_status(StatusCode::BAD_REQUEST).detail(),
+        "the path is not one of the workspace's files"
+    );
     let untouched = std::fs::read_to_string(&outside).expect("is there");
     println!("paths of files: {tried} tricks, outside {}", usize::from(untouched != "canary") + wrong.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -3,7 +3,7 @@
 //! Any number of processes may do this at once. Rows are locked and skipped, so that replicas share the work; the primary
 //! key of the fires is what makes a tick unique even so. Time is the database's.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{Misfire, Outcome, Overlap, Timetable};
 use crate::executions::submit::{self, NewExecution, Work};
 use crate::id::{ExecutionId, OrgId, WorkflowId};
+use crate::telemetry::metrics;
 use crate::wakeup::Wakeup;
 use crate::workflows::{Parameter, Workflow};
 use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx};
@@ -93,10 +94,12 @@ pub async fn tick_at(db: &Db, now: Option<DateTime<Utc>>) -> Result<Fired> {
         let mut due = take_due(&mut tx, now).await?;
         let is_last = (due.len() as i64) < BATCH;
         due.extend(take_waiting(&mut tx, now).await?);
+        let started_before = fired.started;
         if !due.is_empty() {
             fire(&mut tx, now, due, &mut fired).await?;
         }
         tx.commit().await?;
+        metrics::submitted(fired.started - started_before);
         if is_last {
             break;
         }
@@ -194,39 +197,54 @@ struct Fires {
 
 async fn fire(tx: &mut SystemTx, now: DateTime<Utc>, due: Vec<Due>, fired: &mut Fired) -> Result<()> {
     let live = live_of(tx, &due).await?;
-    let (mut changes, mut fires, mut starts) = (Changes::default(), Fires::default(), HashMap::new());
+    let (mut fires, mut decided) = (Fires::default(), Vec::new());
     for mut schedule in due {
         schedule.open_executions.retain(|id| live.contains(id));
         let table = Timetable::parse(&schedule.expression, &schedule.timezone);
-        let decisions = decide(&schedule, table.as_ref().ok(), now);
-        let mut open = schedule.open_executions.clone();
+        let mut decisions = Vec::new();
+        for decision in decide(&schedule, table.as_ref().ok(), now) {
+            let execution = (decision.outcome == Outcome::Started).then(ExecutionId::generate);
+            fires.push(&schedule, decision, execution);
+            decisions.push((decision, execution));
+        }
+        decided.push((schedule, table, decisions));
+    }
+    let claimed = claim(tx, &fires).await?;
+    let (mut changes, mut submissions) = (Changes::default(), Vec::new());
+    for (schedule, table, decisions) in decided {
+        let workflow = &schedule.workflow;
+        let mut open = schedule.open_executions;
         let mut waiting = schedule.waiting_fire_at;
         let mut last = None;
         let mut started = 0;
-        for decision in decisions {
+        for (decision, execution) in decisions {
             if waiting == Some(decision.fire_at) {
                 waiting = None;
             }
-            let execution = (decision.outcome == Outcome::Started).then(ExecutionId::generate);
-            fires.push(&schedule, decision, execution);
-            match execution {
-                Some(id) => {
-                    starts.insert(id.0, (schedule.workflow.clone(), decision.fire_at));
-                    open.push(id.0);
-                    last = Some(id.0);
-                    started += 1;
-                }
-                None => {
-                    fired.passed_over += usize::try_from(decision.ticks).unwrap_or_default();
-                    if decision.outcome == Outcome::Waiting {
-                        waiting = Some(decision.fire_at);
-                    }
-                }
+            if decision.outcome == Outcome::Waiting {
+                waiting = Some(decision.fire_at);
             }
+            // Whoever has written this tick before has counted it.
+            if !claimed.contains(&(workflow.id.0, decision.fire_at)) {
+                continue;
+            }
+            let Some(id) = execution else {
+                fired.passed_over += usize::try_from(decision.ticks).unwrap_or_default();
+                continue;
+            };
+            open.push(id.0);
+            last = Some(id.0);
+            started += 1;
+            fired.started += 1;
+            fired.lag = fired.lag.max(now - decision.fire_at);
+            let nothing = RawValue::from_string("{}".into()).map_err(Error::internal)?;
+            let new = NewExecution { id, ..NewExecution::new(Work::Workflow(workflow.clone()), nothing) };
+            fired.wakeups.push(Wakeup::new(id, workflow.organization_id, new.priority, None));
+            submissions.push((OrgScope::for_system(workflow.organization_id, CALLER, None), new));
         }
         let excess = open.len().saturating_sub(MOST_OPEN);
         open.drain(..excess);
-        changes.workflows.push(schedule.workflow.id.0);
+        changes.workflows.push(workflow.id.0);
         changes.nexts.push(match &table {
             Ok(table) => table.next_after(now),
             Err(_) => None,
@@ -236,23 +254,6 @@ async fn fire(tx: &mut SystemTx, now: DateTime<Utc>, due: Vec<Due>, fired: &mut 
         changes.opens.push(format!("{{{}}}", open.iter().map(Uuid::to_string).collect::<Vec<_>>().join(",")));
         changes.starts.push(started);
         changes.last_executions.push(last);
-    }
-    let claimed = claim(tx, &fires).await?;
-    let scope_of = |workflow: &Workflow| OrgScope::for_system(workflow.organization_id, CALLER, None);
-    let mut submissions = Vec::new();
-    for (id, (workflow, fire_at)) in starts {
-        if !claimed.contains(&id) {
-            continue;
-        }
-        fired.started += 1;
-        fired.lag = fired.lag.max(now - fire_at);
-        let scope = scope_of(&workflow);
-        let organization = workflow.organization_id;
-        let nothing = RawValue::from_string("{}".into()).map_err(Error::internal)?;
-        let new =
-            NewExecution { id: ExecutionId(id), ..NewExecution::new(Work::Workflow(workflow), nothing) };
-        fired.wakeups.push(Wakeup::new(new.id, organization, new.priority, None));
-        submissions.push((scope, new));
     }
     submit::insert_in(tx, &submissions).await?;
     write(tx, now, &changes).await
@@ -273,15 +274,15 @@ async fn live_of(tx: &mut SystemTx, due: &[Due]) -> Result<HashSet<Uuid>> {
     Ok(live.into_iter().collect())
 }
 
-/// Writes the fires; the executions whose tick nobody has written before. A tick that waited becomes started.
-async fn claim(tx: &mut SystemTx, fires: &Fires) -> Result<HashSet<Uuid>> {
-    let claimed = sqlx::query_scalar!(
+/// Writes the fires; the workflows and times of those that nobody has written before. A tick that waited gets its end.
+async fn claim(tx: &mut SystemTx, fires: &Fires) -> Result<HashSet<(Uuid, DateTime<Utc>)>> {
+    let claimed = sqlx::query!(
         r#"INSERT INTO schedule_fires AS f (workflow_id, organization_id, fire_at, outcome, ticks, execution_id)
            SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::int[], $6::uuid[])
            ON CONFLICT (workflow_id, fire_at) DO UPDATE
            SET outcome = EXCLUDED.outcome, execution_id = EXCLUDED.execution_id, decided_at = now()
            WHERE f.outcome = 'waiting' AND EXCLUDED.outcome <> 'waiting'
-           RETURNING execution_id"#,
+           RETURNING workflow_id, fire_at"#,
         &fires.workflows,
         &fires.organizations as &[Option<Uuid>],
         &fires.times,
@@ -291,7 +292,7 @@ async fn claim(tx: &mut SystemTx, fires: &Fires) -> Result<HashSet<Uuid>> {
     )
     .fetch_all(tx.conn())
     .await?;
-    Ok(claimed.into_iter().flatten().collect())
+    Ok(claimed.into_iter().map(|row| (row.workflow_id, row.fire_at)).collect())
 }
 
 async fn write(tx: &mut SystemTx, now: DateTime<Utc>, changes: &Changes) -> Result<()> {
@@ -335,11 +336,13 @@ fn decide(schedule: &Due, table: Option<&Timetable>, now: DateTime<Utc>) -> Vec<
         };
         missed += runs_from;
         last_missed = ticks.newest[..runs_from].last().copied().or(last_missed);
-        if let Some(fire_at) = last_missed {
+        // The one that waits has its row.
+        if let Some(fire_at) = last_missed.filter(|tick| Some(*tick) != waiting) {
             let ticks = i32::try_from(missed).unwrap_or(i32::MAX);
             decisions.push(Decision { fire_at, outcome: Outcome::Missed, ticks });
         }
         candidates = ticks.newest[runs_from..].to_vec();
+        candidates.retain(|tick| Some(*tick) != waiting);
     }
     let mut is_busy = !schedule.open_executions.is_empty();
     let one = |fire_at, outcome| Decision { fire_at, outcome, ticks: 1 };

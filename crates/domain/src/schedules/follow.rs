@@ -1,6 +1,7 @@
 //! Rows that follow what the files say, in the transaction that brings the workflows up to date.
 //!
-//! A schedule that is new or changed only learns its next tick: nothing fires for the time before.
+//! A schedule that is new or changed only learns its next tick: nothing fires for the time before, but for a tick that
+//! waited already.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -15,11 +16,25 @@ use crate::{Result, SystemTx};
 pub(crate) async fn follow(tx: &mut SystemTx) -> Result<()> {
     sqlx::query!(
         "UPDATE schedules s
-         SET expression = '', next_fire_at = NULL, waiting_fire_at = NULL, error = NULL, updated_at = now()
+         SET expression = '', next_fire_at = NULL, error = NULL, updated_at = now()
          WHERE s.expression <> ''
            AND NOT EXISTS (SELECT FROM workflows w
                            WHERE w.id = s.workflow_id AND w.is_active AND w.kind = 'workflow'
                              AND w.definition ->> 'schedule' IS NOT NULL)",
+    )
+    .execute(tx.conn())
+    .await?;
+    // Nothing starts what waited for the run before it any more. The rows are locked by now, so no tick begins to wait meanwhile.
+    sqlx::query!(
+        "WITH ended AS (
+             UPDATE schedule_fires f
+             SET outcome = 'overlapped', decided_at = now()
+             FROM schedules s
+             WHERE s.expression = '' AND s.waiting_fire_at IS NOT NULL
+               AND (f.workflow_id, f.fire_at) = (s.workflow_id, s.waiting_fire_at) AND f.outcome = 'waiting')
+         UPDATE schedules
+         SET waiting_fire_at = NULL
+         WHERE expression = '' AND waiting_fire_at IS NOT NULL",
     )
     .execute(tx.conn())
     .await?;
@@ -57,7 +72,7 @@ pub(crate) async fn follow(tx: &mut SystemTx) -> Result<()> {
          JOIN workflows w ON w.id = new.id
          ON CONFLICT (workflow_id) DO UPDATE
          SET organization_id = EXCLUDED.organization_id, expression = EXCLUDED.expression, timezone = EXCLUDED.timezone,
-             next_fire_at = EXCLUDED.next_fire_at, error = EXCLUDED.error, waiting_fire_at = NULL, updated_at = now()",
+             next_fire_at = EXCLUDED.next_fire_at, error = EXCLUDED.error, updated_at = now()",
         &ids,
         &nexts as &[Option<DateTime<Utc>>],
         &errors as &[Option<String>],

@@ -1,18 +1,21 @@
 //! What happened, newest first: system events and the audit log as one list.
 //!
-//! The order is that of the ids, which both are given when something happens. The invariant: a scope sees its own rows
-//! of both, as it does in each alone.
+//! The order is that of the ids, which both are given when something happens, and times bound the ids. The invariant: a scope
+//! sees its own rows of both, as it does in each alone.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Category, Level};
 use crate::audit::Action;
-use crate::id::{OrgId, UserId};
+use crate::id::{OrgId, UserId, first_id_at};
 use crate::page::Cursor;
 use crate::{Error, OrgTx, Result};
+
+/// Ids carry the time of who reported, the rows of the audit log that of PostgreSQL (ADR 51).
+const CLOCKS: TimeDelta = TimeDelta::hours(1);
 
 /// Nouns of audit actions, and the category that they belong to. Any other is of the system.
 const NOUNS: &[(&str, Category)] = &[
@@ -100,6 +103,12 @@ struct Row {
 /// Filters as the statements take them.
 #[derive(Debug)]
 struct Wanted {
+    /// Where in the order of ids the page lies.
+    before: Uuid,
+    from: Uuid,
+    /// The same for the audit log: before all ids where none of its rows can be wanted, or PostgreSQL would read all of it
+    /// to find none.
+    audit_before: Uuid,
     nouns: Vec<String>,
     /// Every noun but these.
     all_but_nouns: bool,
@@ -110,7 +119,7 @@ struct Wanted {
 
 /// A page of both tables, of the rows that `$of_scope` lets through: a condition on either, with its ` AND `.
 macro_rules! happened {
-    ($of_scope:literal, $before:expr, $wanted:expr, $filters:expr, $limit:expr, $offset:expr $(, $org:expr)? $(,)?) => {
+    ($of_scope:literal, $wanted:expr, $filters:expr, $limit:expr, $offset:expr $(, $org:expr)? $(,)?) => {
         sqlx::query_as!(
             Row,
             r#"SELECT id AS "id!", created_at AS "created_at!", organization_id AS "organization_id: OrgId", category, level,
@@ -119,27 +128,29 @@ macro_rules! happened {
                    (SELECT id, created_at, organization_id, category, level, message, NULL AS action, NULL AS resource,
                         NULL::uuid AS actor_id, NULL AS actor, NULL AS request_id, details
                     FROM system_events
-                    WHERE "# + $of_scope + r#"($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR category = $2)
-                      AND ($3::text IS NULL OR level = $3)
-                      AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-                    ORDER BY id DESC LIMIT $9::bigint + $10::bigint)
+                    WHERE "# + $of_scope + r#"id < $1 AND id >= $2 AND ($3::text IS NULL OR category = $3)
+                      AND ($4::text IS NULL OR level = $4)
+                      AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
+                    ORDER BY id DESC LIMIT $11::bigint + $12::bigint)
                    UNION ALL
                    (SELECT id, created_at, organization_id, NULL, NULL, NULL, action, resource, actor_id, actor, request_id,
                         details::jsonb
                     FROM audit_log
-                    WHERE "# + $of_scope + r#"($1::uuid IS NULL OR id < $1)
-                      AND (split_part(action, '.', 1) = ANY($6::text[])) <> $7::boolean
-                      AND ($3::text IS NULL OR $3 = CASE WHEN action = ANY($8::text[]) THEN 'warning' ELSE 'info' END)
-                      AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-                    ORDER BY id DESC LIMIT $9::bigint + $10::bigint)
+                    WHERE "# + $of_scope + r#"id < $7 AND id >= $2
+                      AND (split_part(action, '.', 1) = ANY($8::text[])) <> $9::boolean
+                      AND ($4::text IS NULL OR $4 = CASE WHEN action = ANY($10::text[]) THEN 'warning' ELSE 'info' END)
+                      AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at <= $6)
+                    ORDER BY id DESC LIMIT $11::bigint + $12::bigint)
                ) AS happened
                ORDER BY id DESC
-               LIMIT $9 OFFSET $10"#,
-            $before,
+               LIMIT $11 OFFSET $12"#,
+            $wanted.before,
+            $wanted.from,
             $wanted.category,
             $wanted.level,
             $filters.since,
             $filters.until,
+            $wanted.audit_before,
             &$wanted.nouns,
             $wanted.all_but_nouns,
             &$wanted.warnings,
@@ -162,17 +173,15 @@ pub async fn list(
     after: Option<Cursor>,
 ) -> Result<Vec<Entry>> {
     let scope = tx.scope().clone();
-    let wanted = Wanted::of(filters);
-    let before = after.map(|cursor| cursor.0);
+    let wanted = Wanted::of(filters, after);
     let rows = if scope.spans_all() {
-        happened!("", before, wanted, filters, limit, offset).fetch_all(tx.conn()).await?
+        happened!("", wanted, filters, limit, offset).fetch_all(tx.conn()).await?
     } else {
         let org = scope.org().map_or(Uuid::nil(), |org| org.0);
         // The chain's expression is what the indexes have; see the schema.
         happened!(
             "(CASE WHEN organization_id IS NULL
-                 THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $11 AND ",
-            before,
+                 THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE organization_id END) = $13 AND ",
             wanted,
             filters,
             limit,
@@ -219,7 +228,8 @@ impl Entry {
 }
 
 impl Wanted {
-    fn of(filters: &Filters) -> Self {
+    fn of(filters: &Filters, after: Option<Cursor>) -> Self {
+        let until = filters.until.map_or(Uuid::max(), |until| first_id_at(until + CLOCKS));
         let nouns_of = |fits: &dyn Fn(Category) -> bool| -> Vec<String> {
             let nouns = NOUNS.iter().filter(|(_, category)| fits(*category));
             nouns.map(|(noun, _)| (*noun).to_owned()).collect()
@@ -229,7 +239,18 @@ impl Wanted {
             Some(Category::System) => (nouns_of(&|_| true), true),
             Some(wanted) => (nouns_of(&|category| category == wanted), false),
         };
+        let of_audit = match filters.level {
+            Some(Level::Error | Level::Critical) => false,
+            Some(Level::Warning) => WARNINGS
+                .iter()
+                .any(|action| filters.category.is_none_or(|wanted| category_of(action.as_str()) == wanted)),
+            Some(Level::Info) | None => all_but_nouns || !nouns.is_empty(),
+        };
+        let before = after.map_or(until, |cursor| cursor.0.min(until));
         Self {
+            before,
+            audit_before: if of_audit { before } else { Uuid::nil() },
+            from: filters.since.map_or(Uuid::nil(), |since| first_id_at(since - CLOCKS)),
             nouns,
             all_but_nouns,
             warnings: WARNINGS.iter().map(|action| action.as_str().to_owned()).collect(),
@@ -257,9 +278,12 @@ impl From<Row> for Entry {
     }
 }
 
-fn of_audit(row: Row, action: &str) -> Entry {
+fn category_of(action: &str) -> Category {
     let noun = action.split('.').next().unwrap_or_default();
-    let category = NOUNS.iter().find(|(known, _)| *known == noun).map_or(Category::System, |found| found.1);
+    NOUNS.iter().find(|(known, _)| *known == noun).map_or(Category::System, |found| found.1)
+}
+
+fn of_audit(row: Row, action: &str) -> Entry {
     let is_warning = WARNINGS.iter().any(|warning| warning.as_str() == action);
     let resource = row.resource.unwrap_or_default();
     let details = json!({
@@ -269,7 +293,7 @@ fn of_audit(row: Row, action: &str) -> Entry {
     Entry {
         id: row.id,
         at: row.created_at,
-        category,
+        category: category_of(action),
         level: if is_warning { Level::Warning } else { Level::Info },
         message: format!("{}: {resource}", in_words(action)),
         executed_by: row.actor_id,
@@ -312,12 +336,13 @@ mod tests {
     #[test]
     fn every_category_but_the_system_lists_its_nouns() {
         for category in Category::ALL {
-            let wanted = Wanted::of(&Filters { category: Some(category), ..Filters::default() });
+            let wanted = Wanted::of(&Filters { category: Some(category), ..Filters::default() }, None);
             assert_eq!(wanted.all_but_nouns, category == Category::System);
             let of_events_alone = matches!(category, Category::Discovery | Category::Error);
             assert_eq!(wanted.nouns.is_empty(), of_events_alone, "{category:?}");
+            assert_eq!(wanted.audit_before.is_nil(), of_events_alone, "{category:?}");
         }
-        let all = Wanted::of(&Filters::default());
-        assert!(all.nouns.is_empty() && all.all_but_nouns);
+        let all = Wanted::of(&Filters::default(), None);
+        assert!(all.nouns.is_empty() && all.all_but_nouns && all.audit_before == all.before);
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Category, Level, NewEvent, WAITING};
 use crate::events::{Event, Events, Happened};
 use crate::id::OrgId;
-use crate::{Db, Result, SystemScope};
+use crate::{Db, Result, SystemScope, in_time};
 
 const SCOPE: SystemScope = SystemScope::because("what happens to the platform concerns every organization");
 /// Within this the same event is counted, not written again.
@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const MOST_KINDS: usize = 1_000;
 /// Pause while PostgreSQL is away.
 const RETRY: Duration = Duration::from_secs(1);
+/// A statement that takes longer is tried again, on another connection.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the writer is asked for.
 #[derive(Debug)]
@@ -155,7 +157,7 @@ async fn insert_patiently(db: &Db, events: &[NewEvent], orders: &mpsc::Receiver<
     if events.is_empty() {
         return true;
     }
-    while let Err(error) = insert(db, events).await {
+    while let Err(error) = in_time(PATIENCE, insert(db, events)).await {
         if !error.is_unavailable() {
             tracing::error!(?error, events = events.len(), "system events were refused");
             return false;

@@ -2,6 +2,8 @@
 //!
 //! A row is identified by (path, function), or by the UUID its decorator gives. It survives edits and moves, and comes
 //! back with the same id when a removed file returns. A file that cannot be read keeps the rows it had.
+//!
+//! The invariant: what was read before something that is in the rows already changes nothing.
 
 use std::collections::HashSet;
 
@@ -13,6 +15,8 @@ use super::problems::{self, Problem};
 use super::{Parameter, RetryPolicy};
 use crate::schedules;
 use crate::{Db, Error, Result, SystemScope, SystemTx};
+
+const SCOPE: SystemScope = SystemScope::because("the workspace belongs to the platform");
 
 /// What indexing found in the whole workspace; the output of the Python side, file by file.
 #[derive(Debug, Clone, Deserialize)]
@@ -67,6 +71,10 @@ pub struct Found {
     pub rest: Map<String, Value>,
 }
 
+/// The place of one reading of the workspace among all, over all replicas.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading(i64);
+
 /// What an indexing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Synced {
@@ -78,14 +86,53 @@ pub struct Synced {
     pub problems: usize,
 }
 
-/// Makes the rows equal to the index, in one transaction. Files that do not parse keep their last good rows.
+impl Reading {
+    /// Takes the next place. The files are read after it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when PostgreSQL is away.
+    pub async fn begin(db: &Db) -> Result<Self> {
+        let mut conn = db.system(&SCOPE).await?;
+        let number = sqlx::query_scalar!(r#"SELECT nextval('workspace_readings') AS "number!""#)
+            .fetch_one(&mut *conn)
+            .await?;
+        Ok(Self(number))
+    }
+
+    /// Makes the rows equal to the index, which was read in this place. `None`, and nothing has changed, when the rows are those of
+    /// a later reading: somebody may have saved a file since this one.
+    ///
+    /// # Errors
+    /// As [`sync`].
+    pub async fn sync(self, db: &Db, index: &Index) -> Result<Option<Synced>> {
+        apply(db, Some(self), index).await
+    }
+}
+
+/// Makes the rows equal to the index, in one transaction, as if it were read just now. Files that do not parse keep their last good
+/// rows.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn sync(db: &Db, index: &Index) -> Result<Synced> {
-    let mut tx = db.begin_system(&SystemScope::because("the workspace belongs to the platform")).await?;
-    // One indexing at a time; replicas that see the same change queue up here and then find nothing to do.
+    apply(db, None, index).await?.ok_or_else(|| Error::internal("there is no row of the workspace's index"))
+}
+
+async fn apply(db: &Db, reading: Option<Reading>, index: &Index) -> Result<Option<Synced>> {
+    let mut tx = db.begin_system(&SCOPE).await?;
+    // One indexing at a time. Of two, the one that was read later stays.
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.workspace'))").execute(tx.conn()).await?;
+    let applied = sqlx::query!(
+        "UPDATE workspace_index
+         SET reading = COALESCE($1::bigint, nextval('workspace_readings'))
+         WHERE $1::bigint IS NULL OR reading < $1",
+        reading.map(|reading| reading.0),
+    )
+    .execute(tx.conn())
+    .await?;
+    if applied.rows_affected() == 0 {
+        return Ok(None);
+    }
     let mut known = HashSet::new();
     // A statement cannot write one row twice, and then none would be written.
     let is_first =
@@ -108,7 +155,15 @@ pub async fn sync(db: &Db, index: &Index) -> Result<Synced> {
              timeout_seconds = EXCLUDED.timeout_seconds, max_attempts = EXCLUDED.max_attempts,
              parameters = EXCLUDED.parameters, definition = EXCLUDED.definition,
              content_hash = EXCLUDED.content_hash, is_active = TRUE, updated_at = now()
-         WHERE workflows.content_hash <> EXCLUDED.content_hash OR NOT workflows.is_active",
+         WHERE NOT workflows.is_active
+            -- Not the content alone: another release may read more of the same file.
+            OR (workflows.content_hash, workflows.name, workflows.description, workflows.category, workflows.execution_mode,
+                workflows.isolation, workflows.timeout_seconds, workflows.max_attempts, workflows.parameters,
+                workflows.definition)
+               IS DISTINCT FROM
+               (EXCLUDED.content_hash, EXCLUDED.name, EXCLUDED.description, EXCLUDED.category, EXCLUDED.execution_mode,
+                EXCLUDED.isolation, EXCLUDED.timeout_seconds, EXCLUDED.max_attempts, EXCLUDED.parameters,
+                EXCLUDED.definition)",
         rows,
     )
     .execute(tx.conn())
@@ -134,7 +189,7 @@ pub async fn sync(db: &Db, index: &Index) -> Result<Synced> {
         .fetch_one(tx.conn())
         .await?;
     tx.commit().await?;
-    Ok(Synced { active, deactivated, problems: problem_count })
+    Ok(Some(Synced { active, deactivated, problems: problem_count }))
 }
 
 /// Puts rows that a decorator names by UUID where the function is now, whatever was there before.

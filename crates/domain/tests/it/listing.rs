@@ -118,8 +118,8 @@ async fn pages(db: &Db, scope: &OrgScope, filters: &Filters, count: usize) -> Ve
     ids
 }
 
-/// Whole scans of executions and rows fetched from them, as counted when everybody has left.
-async fn reads(conn: &mut PgConnection) -> (i64, i64) {
+/// Whole scans of a table and rows fetched from it, as counted when everybody has left.
+pub(crate) async fn reads(conn: &mut PgConnection, table: &str) -> (i64, i64) {
     let conn = tokio::sync::Mutex::new(conn);
     eventually("everybody to leave", || async {
         let others: i64 = sqlx::query_scalar(
@@ -133,8 +133,9 @@ async fn reads(conn: &mut PgConnection) -> (i64, i64) {
     })
     .await;
     sqlx::query_as(
-        "SELECT pg_stat_get_numscans('executions'::regclass), pg_stat_get_tuples_fetched('executions'::regclass)",
+        "SELECT pg_stat_get_numscans($1::text::regclass), pg_stat_get_tuples_fetched($1::text::regclass)",
     )
+    .bind(table)
     .fetch_one(&mut **conn.lock().await)
     .await
     .expect("asks")
@@ -184,11 +185,11 @@ async fn every_filter_lists_what_it_names_and_reads_little_more() {
     let mut conn = fixture.test.db.connect().await;
     let (mut wrong, mut most) = (0, 0);
     for (who, scope, Case { what, filters }, expected) in &asked {
-        let (scans_before, rows_before) = reads(&mut conn).await;
+        let (scans_before, rows_before) = reads(&mut conn, "executions").await;
         let db = Db::open(&fixture.test.db.url(), 1).expect("opens");
         let listed = pages(&db, scope, filters, 3).await;
         db.close().await;
-        let (scans, rows) = reads(&mut conn).await;
+        let (scans, rows) = reads(&mut conn, "executions").await;
         let (scans, rows) = (scans - scans_before, rows - rows_before);
         most = most.max(rows);
         if listed != *expected || scans > 0 || rows > MOST_ROWS {

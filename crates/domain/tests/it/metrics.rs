@@ -205,7 +205,7 @@ async fn every_way_to_end_counts_once() {
     fixture.finish(&[success(&running)]).await;
     fixture.submit(&scope, |_| {}).await.expect("accepted");
     let mut tx = db.begin(&admin).await.expect("begins");
-    assert_eq!(bulk::cancel(&mut tx, &Selection::default(), 10).await.expect("cancels").len(), 1);
+    assert_eq!(bulk::cancel(&mut tx, &Selection::default(), 10).await.expect("cancels").executions.len(), 1);
     tx.commit().await.expect("commits");
     // By the reaper, and by hand.
     start().await;
@@ -217,7 +217,7 @@ async fn every_way_to_end_counts_once() {
     assert_eq!(reap::reap(db).await.expect("reaps").len(), 1);
     start().await;
     let mut tx = db.begin(&admin).await.expect("begins");
-    assert_eq!(stuck::end(&mut tx, chrono::Utc::now()).await.expect("ends").len(), 1);
+    assert_eq!(stuck::end(&mut tx, chrono::Utc::now()).await.expect("ends").ended.len(), 1);
     tx.commit().await.expect("commits");
     // What is transient counts nowhere.
     fixture.submit(&scope, |new| new.transient = true).await.expect("accepted");

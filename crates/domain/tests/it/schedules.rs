@@ -201,6 +201,63 @@ async fn a_tick_that_was_fired_before_is_not_fired_again() {
         fixture.tick(half_past(1)).await;
     }
     assert_eq!(fixture.number("SELECT count(*) FROM executions").await, 1);
+    let listed = fixture.schedules().await.remove(0);
+    let claimed = fixture.claim(WorkerId::generate(), 10).await;
+    assert_eq!((listed.run_count, listed.last_execution_id), (1, Some(claimed[0].id)), "nor counted again");
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_tick_that_waits_is_decided_once_though_it_comes_due_again() {
+    let fixture = Fixture::embedded().await;
+    let said = json!({"name": "hourly", "schedule": "30 * * * *", "schedule_overlap": "queue"});
+    fixture.schedule(std::slice::from_ref(&said)).await;
+    let id = fixture.schedules().await[0].workflow_id;
+    fixture.due_at(half_past(1)).await;
+    assert_eq!(fixture.tick(half_past(1)).await, (1, 0));
+    assert_eq!(fixture.tick(half_past(2)).await, (0, 1), "it waits");
+
+    // As after a restore: while the first one runs, and when it has ended.
+    fixture.due_at(half_past(2)).await;
+    assert_eq!(fixture.tick(half_past(2)).await, (0, 0));
+    assert_eq!(fixture.history(id).await[0].1, Outcome::Waiting);
+    fixture.run_all().await;
+    fixture.due_at(half_past(2)).await;
+    assert_eq!(fixture.tick(half_past(2)).await, (1, 0));
+    let outcomes: Vec<Outcome> =
+        fixture.history(id).await.into_iter().map(|(_, outcome, _)| outcome).collect();
+    assert_eq!(outcomes, [Outcome::Started; 2]);
+    assert_eq!(fixture.schedules().await[0].run_count, 2);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_tick_that_waits_outlives_a_change_and_ends_with_its_schedule() {
+    let fixture = Fixture::embedded().await;
+    let with =
+        |expression: &str| json!({"name": "hourly", "schedule": expression, "schedule_overlap": "queue"});
+    fixture.schedule(&[with("30 * * * *")]).await;
+    let id = fixture.schedules().await[0].workflow_id;
+    fixture.due_at(half_past(1)).await;
+    fixture.tick(half_past(1)).await;
+    fixture.tick(half_past(2)).await;
+    assert_eq!(fixture.history(id).await[0].1, Outcome::Waiting);
+
+    fixture.schedule(&[with("45 * * * *")]).await;
+    fixture.run_all().await;
+    fixture.sql("UPDATE schedules SET next_fire_at = '2027-01-15T02:45:00Z'").await;
+    assert_eq!(fixture.tick(half_past(2)).await, (1, 0), "it starts when the run before it has ended");
+    assert_eq!(fixture.history(id).await[0].1, Outcome::Started);
+
+    fixture.tick(half_past(2) + TimeDelta::minutes(15)).await;
+    assert_eq!(fixture.history(id).await[0].1, Outcome::Waiting);
+    fixture.schedule(&[json!({"name": "hourly"})]).await;
+    fixture.schedule(&[with("45 * * * *")]).await;
+    let last = fixture.history(id).await[0].clone();
+    assert_eq!(last, ("15 02:45".to_owned(), Outcome::Overlapped, 1));
+    fixture.run_all().await;
+    fixture.sql("UPDATE schedules SET next_fire_at = '2027-01-15T03:45:00Z'").await;
+    assert_eq!(fixture.tick(half_past(3)).await, (0, 0), "nothing starts it later");
     fixture.close().await;
 }
 

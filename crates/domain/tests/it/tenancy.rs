@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::support::{Fixture, actor, scope_of};
 
 /// Tables that the application's role may not see at all.
-const CLOSED: [&str; 13] = [
+const CLOSED: [&str; 14] = [
     "execution_minutes",
     "job_runs",
     "provider_logins",
@@ -19,6 +19,7 @@ const CLOSED: [&str; 13] = [
     "trusted_devices",
     "workers",
     "workflow_starts",
+    "workspace_index",
     "workspace_problems",
 ];
 

@@ -1,6 +1,6 @@
 //! Rows of workflows follow the index: ids survive, broken files keep their rows, names may be ambiguous.
 
-use domain::workflows::{self, Index};
+use domain::workflows::{self, Index, Reading};
 use domain::{Error, OrgScope};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -48,6 +48,71 @@ async fn a_row_keeps_its_id_through_edits_breakage_and_absence() {
     assert!(listed().await.is_empty());
     workflows::sync(db, &index(&[good])).await.expect("syncs");
     assert_eq!(listed().await[0].id, id, "it comes back with its id");
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn what_was_read_before_a_later_index_changes_nothing() {
+    let fixture = Fixture::embedded().await;
+    let db = &fixture.platform.db;
+    let scope = OrgScope::for_run(None, actor("admin", true));
+    let names = async || -> Vec<String> {
+        let mut tx = db.begin(&scope).await.expect("begins");
+        workflows::list(&mut tx).await.expect("lists").into_iter().map(|row| row.name).collect()
+    };
+    let at = |path: &str, name: &str| file(path, json!([workflow("f", name)]), json!([]));
+    let old = index(&[at("a.py", "one"), at("gone.py", "gone")]);
+    let new = index(&[at("a.py", "one"), at("saved.py", "saved")]);
+
+    let slow = Reading::begin(db).await.expect("begins");
+    let quick = Reading::begin(db).await.expect("begins");
+    assert_eq!(quick.sync(db, &new).await.expect("syncs").expect("is the latest").active, 2);
+    assert_eq!(slow.sync(db, &old).await.expect("syncs"), None);
+    assert_eq!(names().await, ["one", "saved"], "neither is the saved one gone nor the deleted one back");
+
+    // Whoever says no place has read just now, and what was begun before that is late.
+    let late = Reading::begin(db).await.expect("begins");
+    workflows::sync(db, &old).await.expect("syncs");
+    assert_eq!(late.sync(db, &new).await.expect("syncs"), None);
+    assert_eq!(names().await, ["gone", "one"]);
+    let next = Reading::begin(db).await.expect("begins");
+    assert!(next.sync(db, &new).await.expect("syncs").is_some());
+    assert_eq!(names().await, ["one", "saved"]);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn what_another_release_reads_in_the_same_file_is_stored() {
+    let fixture = Fixture::embedded().await;
+    let db = &fixture.platform.db;
+    let scope = OrgScope::for_run(None, actor("admin", true));
+    let of = |more: Value| {
+        let mut found = workflow("f", "one");
+        found.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let mut file = file("a.py", json!([found]), json!([]));
+        file["sha256"] = json!("the same content");
+        index(&[file])
+    };
+    workflows::sync(db, &of(json!({}))).await.expect("syncs");
+    let parameter = json!({"name": "site", "type": "string", "required": true, "label": null, "default_value": null,
+                           "description": null});
+    for (more, column, expected) in [
+        (json!({"schedule": "0 * * * *"}), "definition ->> 'schedule'", "0 * * * *"),
+        (json!({"description": "Greets"}), "description", "Greets"),
+        (json!({"timeout_seconds": 60}), "timeout_seconds::text", "60"),
+        (json!({"parameters": [parameter]}), "parameters -> 0 ->> 'name'", "site"),
+    ] {
+        workflows::sync(db, &of(more)).await.expect("syncs");
+        let mut conn = fixture.test.db.connect().await;
+        let query = format!("SELECT {column} FROM workflows");
+        let stored: Option<String> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&mut conn).await.expect("reads");
+        assert_eq!(stored.as_deref(), Some(expected), "{column}");
+        conn.close().await.expect("closes");
+    }
+    let mut tx = db.begin(&scope).await.expect("begins");
+    assert_eq!(workflows::list(&mut tx).await.expect("lists").len(), 1);
+    drop(tx);
     fixture.close().await;
 }
 

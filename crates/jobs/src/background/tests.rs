@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use domain::background_jobs::{self, Job, NewJob};
 use domain::events::Notice;
 use domain::notifications::{self, Category, Notification};
+use domain::settings::Settings;
 use domain::wakeup::queue::Queue;
 use domain::{Actor, OrgScope};
 use serde_json::{Value, json};
-use testkit::{TestEnv, eventually};
+use testkit::{Line, TestEnv, eventually};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -57,7 +58,11 @@ struct Fixture {
 
 impl Fixture {
     async fn start(test: TestEnv, distributed: bool) -> Self {
-        let mut settings = if distributed { test.settings() } else { test.settings_in_process() };
+        let settings = if distributed { test.settings() } else { test.settings_in_process() };
+        Self::on(test, settings)
+    }
+
+    fn on(test: TestEnv, mut settings: Settings) -> Self {
         settings.shutdown_grace_seconds = 1;
         let platform = Platform::open(settings).expect("opens");
         let actor = Actor {
@@ -253,6 +258,32 @@ async fn a_lost_wakeup_is_repeated_and_poison_goes_to_the_dead_letters() {
     assert!(letter.reason.starts_with("rejected: "), "{}", letter.reason);
     stop.cancel();
     worker.await.expect("ends");
+    fixture.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_ends_in_its_time_when_postgresql_does_not_answer() {
+    let test = TestEnv::with_files(&[]).await;
+    let (line, url) = Line::beside(&test.db.url()).await;
+    let settings = Settings { database_url: Some(url), ..test.settings_in_process() };
+    let fixture = Fixture::on(test, settings);
+    fixture.submit(Kind::GitSync, json!({"do": "hang"})).await;
+    let asked = Instant::now();
+    let claimed = work::claim(&fixture.platform.db, WorkerId::generate(), &[Kind::GitSync]).await;
+    let job = claimed.expect("asks").expect("waits");
+    line.silence(true);
+    let kept = async {
+        keep_lease(&fixture.platform, &job, asked).await;
+        asked.elapsed()
+    };
+    let outcome = Outcome::success("late", Value::Null);
+    let both = async { tokio::join!(kept, record(&fixture.platform, &job, &outcome)) };
+    let (kept, is_written) =
+        tokio::time::timeout(2 * LEASE, both).await.expect("neither waits until somebody answers");
+    println!("background job without PostgreSQL: its work stopped after {kept:.1?}");
+    assert!((LEASE..LEASE + HEARTBEAT).contains(&kept), "{kept:?}");
+    assert!(!is_written);
+    line.silence(false);
     fixture.close().await;
 }
 

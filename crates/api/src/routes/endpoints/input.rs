@@ -25,6 +25,15 @@ pub(super) fn read(
         let is_list = declared.iter().any(|parameter| parameter.name == name && parameter.kind == "list");
         put(&mut input, name.into_owned(), text.into_owned(), is_list);
     }
+    // One value may be a whole list as JSON.
+    for value in input.values_mut() {
+        if let Value::Array(items) = value
+            && let [Value::String(text)] = &items[..]
+            && let Ok(list @ Value::Array(_)) = serde_json::from_str(text)
+        {
+            *value = list;
+        }
+    }
     let in_body: Vec<String> = members.keys().cloned().collect();
     input.extend(members);
     let source = |name: &str| match in_body.iter().any(|member| member == name) {
@@ -34,11 +43,13 @@ pub(super) fn read(
     Ok(check_at(declared, input, source)?)
 }
 
-/// A repeated parameter is a list where a list is declared; elsewhere the last one counts.
+/// A parameter is a list of its values where a list is declared, however many they are; elsewhere the last one counts.
 fn put(input: &mut Map<String, Value>, name: String, text: String, is_list: bool) {
-    match (input.get_mut(&name), is_list) {
-        (Some(Value::Array(items)), true) => items.push(text.into()),
-        (Some(first), true) => *first = Value::Array(vec![first.take(), text.into()]),
+    match input.get_mut(&name) {
+        Some(Value::Array(items)) => items.push(text.into()),
+        _ if is_list => {
+            input.insert(name, vec![text].into());
+        }
         _ => {
             input.insert(name, text.into());
         }
@@ -84,6 +95,17 @@ mod tests {
         }
         assert_eq!(input("site=a&site=b%20c", json!({})), Ok(json!({"site": "b c"})));
         assert_eq!(input("site=a&tags=[1,2]", json!({})), Ok(json!({"site": "a", "tags": [1, 2]})));
+        for (query, tags) in [
+            ("tags=a", json!(["a"])),
+            ("tags=", json!([""])),
+            ("tags=3", json!(["3"])),
+            ("tags=[a", json!(["[a"])),
+            ("tags=[]", json!([])),
+            ("tags=[1]&tags=b", json!(["[1]", "b"])),
+        ] {
+            assert_eq!(input(&format!("site=a&{query}"), json!({})), Ok(json!({"site": "a", "tags": tags})));
+        }
+        assert_eq!(input("site=a&tags=a", json!({"tags": [2]})), Ok(json!({"site": "a", "tags": [2]})));
     }
 
     #[test]

@@ -170,8 +170,9 @@ async fn answer(call: Call) -> Result<Response, Problem> {
             fingerprint: Vec::new(),
         }),
         (None, Some(idempotency_key)) => {
-            // Whose idempotency keys are whose.
-            let caller = key.map_or_else(|| "public".to_owned(), |key| key.to_string());
+            // Whose idempotency keys are whose: strangers do not get each other's executions.
+            let public = || format!("public:{}", limits::network(call.client.address));
+            let caller = key.map_or_else(public, |key| key.to_string());
             let route = format!("endpoints.call:{}:{caller}", workflow.id);
             Some(idempotency(route, idempotency_key, &json!({"input": parameters}), &scope)?)
         }

@@ -154,7 +154,7 @@ async fn list_sdk_config(
 /// Whether there was one. A global value of the same key stays.
 #[utoipa::path(
     post, path = "/api/sdk/config/delete", tag = "SDK", security(("bearer" = [])), request_body = SDKConfigDeleteRequest,
-    responses((status = 200, body = bool), Problems),
+    responses((status = 200, body = bool, content_type = "application/json"), Problems),
 )]
 async fn delete_sdk_config(
     State(app): State<AppState>,

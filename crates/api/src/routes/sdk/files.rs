@@ -1,7 +1,7 @@
 //! Files for code on a developer's machine: the workspace, and a folder for temporary files.
 //!
 //! A platform administrator reads and writes the shared files. Everybody else reads their organization's overlay in front
-//! of them, and writes only there.
+//! of them, and writes only there; of the shared files they do not have those of forms, which are of all organizations.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::Utc;
 use domain::audit::{self, Action};
-use domain::editor::MAX_FILE;
+use domain::editor::{self, MAX_FILE};
+use domain::forms::files::is_form_file;
 use domain::workspace_files::{FilePath, Files, make_overlay};
 use domain::workspace_trees::OVERLAYS;
 use domain::{Error, OrgScope};
@@ -24,6 +25,7 @@ use super::own_scope;
 use crate::AppState;
 use crate::extract::{Json, Sdk};
 use crate::problem::{Problem, Problems};
+use crate::routes::editor::{reindex, to_the_end};
 
 /// Temporary files are removed at this age, and this many may be there at once.
 const TEMPORARY: Duration = Duration::from_secs(24 * 3600);
@@ -105,7 +107,11 @@ struct Roots {
 /// For a user the organization's own, else the shared one.
 #[utoipa::path(
     post, path = "/api/sdk/files/read", tag = "SDK", security(("bearer" = [])), request_body = SDKFileReadRequest,
-    responses((status = 200, body = String), (status = 400, description = "Outside of the workspace, or no text."), Problems),
+    responses(
+        (status = 200, body = String, content_type = "application/json"),
+        (status = 400, description = "Outside of the workspace, or no text."),
+        Problems,
+    ),
 )]
 async fn read_sdk_file(
     State(app): State<AppState>,
@@ -123,7 +129,8 @@ async fn read_sdk_file(
 
 /// Creates or replaces a text file, and the folders it is in.
 ///
-/// For a user in the organization's own files; readers see the old file or the new one.
+/// For a user in the organization's own files; readers see the old file or the new one. What a shared file declares is indexed
+/// before the answer.
 #[utoipa::path(
     post, path = "/api/sdk/files/write", tag = "SDK", security(("bearer" = [])), request_body = SDKFileWriteRequest,
     responses((status = 204, description = "Written."), (status = 400, description = "Outside of the workspace."), Problems),
@@ -140,6 +147,18 @@ async fn write_sdk_file(
             "/path",
             "of a temporary file may hold no name that begins with a dot, and 32 folders",
         ));
+    }
+    if roots.are_shared() {
+        let written = to_the_end(async move {
+            let (is_form, is_python) = kinds_of(&path);
+            let bytes = input.content.into_bytes();
+            // Nothing is expected to be there, so nothing clashes.
+            let _ = editor::write(&app.platform, &roots.scope, path, bytes, None).await?;
+            reindex(&app, is_form, is_python).await;
+            Ok(())
+        });
+        written.await?;
+        return Ok(StatusCode::NO_CONTENT);
     }
     roots.record(&app, Action::FileWritten, &path).await?;
     blocking(move || {
@@ -172,10 +191,15 @@ async fn list_sdk_files(
 
 /// Removes a file.
 ///
-/// For a user from the organization's own files; the shared ones stay.
+/// For a user from the organization's own files; the shared ones stay. What a shared file declared is inactive before the answer.
 #[utoipa::path(
     post, path = "/api/sdk/files/delete", tag = "SDK", security(("bearer" = [])), request_body = SDKFileDeleteRequest,
-    responses((status = 204, description = "Removed."), (status = 400, description = "Outside of the workspace, or a folder."), Problems),
+    responses(
+        (status = 204, description = "Removed."),
+        (status = 400, description = "Outside of the workspace, or a folder."),
+        (status = 409, description = "It is the file of a form."),
+        Problems,
+    ),
 )]
 async fn delete_sdk_file(
     State(app): State<AppState>,
@@ -186,6 +210,16 @@ async fn delete_sdk_file(
     let path = FilePath::parse(&input.path)?;
     let (there, named) = (roots.clone(), path.clone());
     blocking(move || there.check_removable(&named)).await?;
+    if roots.are_shared() {
+        let removed = to_the_end(async move {
+            let (is_form, is_python) = kinds_of(&path);
+            editor::delete(&app.platform, &roots.scope, path).await?;
+            reindex(&app, is_form, is_python).await;
+            Ok(())
+        });
+        removed.await?;
+        return Ok(StatusCode::NO_CONTENT);
+    }
     roots.record(&app, Action::FileDeleted, &path).await?;
     blocking(move || roots.writable()?.remove(&path)).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -207,6 +241,11 @@ impl Roots {
         Ok(Self { scope, roots, location })
     }
 
+    /// Whether the caller changes the workspace that everybody sees: then it is as in the editor.
+    fn are_shared(&self) -> bool {
+        self.location == Location::Workspace && self.roots.len() == 1
+    }
+
     /// Writes down who changes what, before it happens: a file has no transaction.
     async fn record(&self, app: &AppState, action: Action, path: &FilePath) -> Result<(), Problem> {
         let mut tx = app.platform.db.begin(&self.scope).await?;
@@ -215,13 +254,12 @@ impl Roots {
         Ok(())
     }
 
+    /// Where what is not shared is written; it comes with its first file.
     fn writable(&self) -> Result<Files, Error> {
         let root = self.roots.first().ok_or_else(|| Error::internal("no root"))?;
         match self.location {
-            // The shared workspace is made by whoever runs the server; the others come with their first file.
-            Location::Workspace if self.roots.len() == 1 => {}
             Location::Workspace => make_overlay(root)?,
-            _ => std::fs::create_dir_all(root).map_err(|error| Error::Unavailable {
+            Location::Temp => std::fs::create_dir_all(root).map_err(|error| Error::Unavailable {
                 service: "the disk of the workspace",
                 source: error.into(),
             })?,
@@ -233,7 +271,11 @@ impl Roots {
     fn open(&self, root: &std::path::Path) -> Result<Files, Error> {
         let is_shared =
             self.location == Location::Workspace && self.roots.last().is_some_and(|last| last == root);
-        if is_shared { Files::open_workspace(root) } else { Files::open(root) }
+        if !is_shared {
+            return Files::open(root);
+        }
+        let files = Files::open_workspace(root)?;
+        Ok(if self.roots.len() > 1 { files.without_forms() } else { files })
     }
 
     /// Whether there is such a file where the caller may write.
@@ -279,6 +321,11 @@ impl Roots {
     fn existing(&self) -> impl Iterator<Item = &PathBuf> {
         self.roots.iter().filter(|root| root.is_dir())
     }
+}
+
+/// Whether a file of this path may be that of a form, and whether it is indexed.
+fn kinds_of(path: &FilePath) -> (bool, bool) {
+    (is_form_file(path.name()), path.name().ends_with(".py"))
 }
 
 /// Whether [`clean`] comes by a file of this path: [`Files::find`] passes some names by, and ends at some depth.

@@ -1,0 +1,2 @@
+DROP TABLE workspace_index;
+DROP SEQUENCE workspace_readings;
