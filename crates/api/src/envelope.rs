@@ -12,10 +12,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument as _;
 
+use crate::AppState;
 use crate::observe::Observed;
 use crate::problem::Problem;
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::{AppState, deadline};
 
 /// The header of an answer that no cache may keep: it holds a credential, or never ends.
 pub(crate) type NoStore = [(HeaderName, HeaderValue); 1];
@@ -26,8 +26,7 @@ pub(crate) async fn envelope(State(app): State<AppState>, mut request: Request, 
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
     let observed = Observed::begin(&mut request, &id);
-    let work = deadline::of_request(next.run(request)).instrument(observed.log.clone());
-    let mut response = work.await.unwrap_or_else(|late| Problem::from(late).into_response());
+    let mut response = next.run(request).instrument(observed.log.clone()).await;
     if let Some(problem) = problem_of(&mut response) {
         observed.log.in_scope(|| problem.log(&id.0));
         let (parts, _) = response.into_parts();

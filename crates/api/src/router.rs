@@ -7,7 +7,7 @@ use axum::Extension;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::{HeaderName, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use domain::settings::Settings;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -17,7 +17,7 @@ use crate::page::X_CONTINUATION_TOKEN;
 use crate::request_id::X_REQUEST_ID;
 use crate::routes::endpoints::document::Documents;
 use crate::routes::{auth, docs, documented};
-use crate::{AppState, envelope, openapi, socket};
+use crate::{AppState, deadline, envelope, openapi, socket};
 
 /// Longest JSON body.
 const MAX_BODY: usize = 2 * 1024 * 1024;
@@ -39,6 +39,8 @@ pub fn router(state: AppState) -> axum::Router {
         .layer(Extension(Arc::new(Documents::new(openapi::fixed))))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(envelope::panicked))
+        // Inside of CORS: without its headers no page in a browser sees what it is refused with.
+        .layer(from_fn(deadline::of_request))
         .layer(cors(&state.platform.settings))
         .layer(from_fn_with_state(state.clone(), envelope::envelope))
         .with_state(state)

@@ -75,6 +75,7 @@ impl AppState {
             .secret_key
             .as_ref()
             .ok_or_else(|| Error::Impossible("SECRET_KEY is not set".into()))?;
+        platform.events.hear_updates();
         Ok(Self(Arc::new(App {
             tokens: Tokens::new(key, platform.settings.access_token_minutes),
             sdk_archive: tokio::sync::OnceCell::new(),

@@ -5,7 +5,7 @@
 
 use domain::id::{SessionId, UserId};
 use domain::sessions::{Authenticated, Principal};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, get_current_timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ const ACCESS: &str = "access";
 const MFA_AUDIENCE: &str = "bifrost-mfa";
 /// Seconds between the first and the second factor.
 const MFA_LIFETIME: i64 = 300;
+/// How many tokens are remembered as good, those of the latest requests.
+const REMEMBERED: u64 = 10_000;
 /// Seconds that clocks of replicas may differ.
 const LEEWAY: u64 = 2;
 /// Bytes of role names in a token. It must fit into a cookie; `/auth/me` lists them all.
@@ -33,6 +35,17 @@ pub(crate) struct Tokens {
     validation: Validation,
     mfa_validation: Validation,
     lifetime_seconds: i64,
+    /// Tokens that were found good, by their digest: reading one takes ten times as long as the digest, and clients send
+    /// theirs again and again.
+    good: moka::sync::Cache<[u8; 32], Good>,
+}
+
+/// A token that was found good, for as long as it is.
+#[derive(Debug, Clone, Copy)]
+struct Good {
+    session: SessionId,
+    /// Seconds since 1970.
+    expires: u64,
 }
 
 /// What a token between the two factors is good for.
@@ -89,7 +102,6 @@ struct Verified {
     iss: String,
     #[expect(dead_code, reason = "nor does a list of audiences")]
     aud: String,
-    #[expect(dead_code, reason = "a token whose `exp` is no number does not deserialize")]
     exp: u64,
 }
 
@@ -104,6 +116,7 @@ impl Tokens {
             validation: validation(AUDIENCE),
             mfa_validation: validation(MFA_AUDIENCE),
             lifetime_seconds: lifetime_minutes * 60,
+            good: moka::sync::Cache::new(REMEMBERED),
         }
     }
 
@@ -168,8 +181,18 @@ impl Tokens {
 
     /// The session a token names, if the token is ours, an access token, and has not expired.
     pub(crate) fn verify(&self, token: &str) -> Option<SessionId> {
+        let digest = Sha256::digest(token).into();
+        if let Some(good) = self.good.get(&digest)
+            && get_current_timestamp() <= good.expires + LEEWAY
+        {
+            return Some(good.session);
+        }
         let claims = self.claims::<Verified>(token, &self.validation)?;
-        (claims.typ == ACCESS).then_some(claims.sid)
+        if claims.typ != ACCESS {
+            return None;
+        }
+        self.good.insert(digest, Good { session: claims.sid, expires: claims.exp });
+        Some(claims.sid)
     }
 
     /// What a token says, if the key that its header names is ours and has signed it.
@@ -266,6 +289,28 @@ mod tests {
     fn a_token_names_its_session() {
         let principal = principal();
         assert_eq!(tokens().verify(&tokens().issue(&principal)), Some(principal.session_id));
+    }
+
+    #[test]
+    fn a_token_that_was_good_is_good_until_it_expires_and_by_its_every_letter() {
+        let tokens = tokens();
+        let good = tokens.issue(&principal());
+        let session = tokens.verify(&good);
+        assert!(session.is_some());
+        assert_eq!(tokens.verify(&good), session, "once more");
+        let mut other = good.clone();
+        other.replace_range(..1, "f");
+        assert_eq!(tokens.verify(&other), None);
+
+        let remember = |expires| {
+            let session = SessionId::generate();
+            tokens.good.insert(Sha256::digest("remembered").into(), Good { session, expires });
+            session
+        };
+        let known = remember(get_current_timestamp() - LEEWAY + 1);
+        assert_eq!(tokens.verify("remembered"), Some(known));
+        remember(get_current_timestamp() - LEEWAY - 1);
+        assert_eq!(tokens.verify("remembered"), None, "it has expired since");
     }
 
     #[test]

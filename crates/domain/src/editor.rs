@@ -15,7 +15,7 @@ use crate::{Db, Error, OrgScope, OrgTx, Platform, Result};
 
 mod search;
 
-pub use search::{Found, Match, Query, search};
+pub use search::{Found, Match, Query, SEARCH_PATIENCE, search};
 
 /// Largest file that is read or written.
 pub const MAX_FILE: u64 = 10 * 1024 * 1024;

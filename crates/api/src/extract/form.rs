@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 
-use axum::body::Bytes;
 use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use serde::de::DeserializeOwned;
 
-use super::from_texts;
-use crate::AppState;
+use super::{body, from_texts};
 use crate::problem::Problem;
+use crate::{AppState, deadline};
 
 /// `application/x-www-form-urlencoded` or `multipart/form-data`, as a struct of texts.
 #[derive(Debug)]
@@ -26,12 +25,9 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Form<T> {
         let texts =
             match media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
                 "application/x-www-form-urlencoded" => {
-                    let body = Bytes::from_request(request, app)
-                        .await
-                        .map_err(|error| Problem::new(error.status()))?;
-                    url::form_urlencoded::parse(&body).into_owned().collect()
+                    url::form_urlencoded::parse(&body(request, app).await?).into_owned().collect()
                 }
-                "multipart/form-data" => multipart(request, app).await?,
+                "multipart/form-data" => deadline::of_body(multipart(request, app)).await?,
                 _ => {
                     let text = "send application/x-www-form-urlencoded or multipart/form-data";
                     return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE).detail(text));

@@ -11,11 +11,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::{Path, Segment};
 
+use super::body;
 use crate::AppState;
 use crate::problem::Problem;
 
 /// Deeper bodies are refused before they are parsed.
 const MAX_DEPTH: usize = 64;
+/// What the parser calls whole numbers.
+const INTEGERS: [&str; 12] =
+    ["i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize"];
 
 /// A JSON body, in or out.
 #[derive(Debug)]
@@ -108,6 +112,8 @@ pub(super) fn locate(path: &Path, message: &str) -> (String, String) {
 fn without_input(detail: &str) -> String {
     match detail.rsplit_once(", expected ") {
         Some((_, expected)) if expected.starts_with("struct ") => "must be an object".into(),
+        Some((_, expected)) if INTEGERS.contains(&expected) => "must be a whole number".into(),
+        Some((_, "f32" | "f64")) => "must be a number".into(),
         Some((_, expected)) => format!("must be {expected}"),
         None => detail.to_owned(),
     }
@@ -115,10 +121,6 @@ fn without_input(detail: &str) -> String {
 
 fn push(pointer: &mut String, key: &str) {
     *pointer = pointer_below(pointer, key);
-}
-
-async fn body(request: Request, app: &AppState) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, app).await.map_err(|error| Problem::new(error.status()))
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
@@ -217,6 +219,16 @@ mod tests {
             assert!(!fault.contains("canary") && !fault.contains("98765"), "{fault}");
             assert!(fault.contains("must be "), "{fault}");
         }
+    }
+
+    #[test]
+    fn a_fault_is_told_in_words_for_people() {
+        for json in [r#"{"lines": [{"count": "1"}]}"#, r#"{"lines": [{"count": 256}]}"#] {
+            let fault = fault(json);
+            assert!(fault.contains("must be a whole number") && !fault.contains("u8"), "{fault}");
+        }
+        let fault = format!("{:?}", parse::<f64>(br#""1""#).expect_err("must be refused"));
+        assert!(fault.contains("must be a number"), "{fault}");
     }
 
     #[test]

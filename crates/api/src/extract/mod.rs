@@ -21,10 +21,19 @@ pub(crate) use text::{check_json, check_text};
 
 use std::collections::HashMap;
 
+use axum::body::Bytes;
+use axum::extract::{FromRequest as _, Request};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::problem::Problem;
+use crate::{AppState, deadline};
+
+/// The whole body, which may take its time to arrive.
+async fn body(request: Request, app: &AppState) -> Result<Bytes, Problem> {
+    let read = deadline::of_body(Bytes::from_request(request, app)).await;
+    read.map_err(|error| Problem::new(error.status()))
+}
 
 /// Reads named texts into a struct of texts, optional ones included; `prefix` begins the pointer of a fault.
 fn from_texts<T: DeserializeOwned>(texts: HashMap<String, String>, prefix: &str) -> Result<T, Problem> {

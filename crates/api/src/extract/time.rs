@@ -1,6 +1,6 @@
-//! Points in time as clients write them.
+//! Points in time as clients write them, and as they get them.
 
-use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, Utc};
 
 use crate::problem::Problem;
 
@@ -36,6 +36,11 @@ pub(crate) fn read_at(
 ) -> Result<Option<DateTime<Utc>>, Problem> {
     let wrong = || Problem::invalid(pointer, "must be an RFC 3339 time or a day, such as 2026-01-05");
     text.map(|text| read(text, time_of_day).ok_or_else(wrong)).transpose()
+}
+
+/// A time as clients get it: RFC 3339 in UTC, as precise as it is known.
+pub(crate) fn text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::AppState;
 use crate::extract::{Admin, Json, Path};
 use crate::problem::{Problem, Problems, PublicProblems};
+use crate::{AppState, deadline};
 
 /// What a form needs around its file.
 const AROUND: usize = 64 * 1024;
@@ -176,9 +176,8 @@ async fn upload_logo(
     form: Result<Multipart, axum::extract::multipart::MultipartRejection>,
 ) -> Result<Json<BrandingSettings>, Problem> {
     let kind = parse(&logo_type)?;
-    let content =
-        file_of(form.map_err(|_| refused("send the image as multipart/form-data, in the field `file`"))?)
-            .await?;
+    let form = form.map_err(|_| refused("send the image as multipart/form-data, in the field `file`"))?;
+    let content = deadline::of_body(file_of(form)).await?;
     let mut tx = app.platform.db.begin(&admin.scope.widened()).await?;
     let changed = branding::set_logo(&mut tx, kind, &content).await?;
     tx.commit().await?;

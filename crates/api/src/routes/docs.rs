@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Extension;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::Error;
@@ -69,11 +69,7 @@ pub(crate) async fn get_file(
         Cow::Borrowed(bytes) => axum::body::Bytes::from_static(bytes),
         Cow::Owned(bytes) => bytes.into(),
     };
-    let mut response = ([(CONTENT_TYPE, file.content_type)], bytes).into_response();
-    if file.gzpipped {
-        response.headers_mut().insert(CONTENT_ENCODING, axum::http::HeaderValue::from_static("gzip"));
-    }
-    Ok(response)
+    Ok(([(CONTENT_TYPE, file.content_type)], bytes).into_response())
 }
 
 async fn check_reader(app: &AppState, headers: &HeaderMap) -> Result<(), Problem> {

@@ -6,25 +6,26 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use domain::Error;
 use domain::editor::{self, Clash, Listed, Stored};
 use domain::events::Event;
 use domain::forms::files::{self, is_form_file};
-use domain::workflows::{self, Index};
+use domain::workflows::{Index, Reading};
 use domain::workspace_files::FilePath;
+use domain::{Error, in_time};
 use serde::{Deserialize, Serialize};
-use tracing::Instrument as _;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::extract::{Admin, Json, Query, check_text};
+use crate::extract::{Admin, Json, Query, check_text, time};
 use crate::problem::{Problem, Problems};
 use crate::{AppState, deadline, python};
 
 /// Longest body that stores a file: ten MiB as Base64, or as text with what JSON escapes of it.
 const MAX_BODY: usize = 24 * 1024 * 1024;
 const INDEX_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the rows are waited for: a connection may be dead without anybody having said so.
+const ROWS_PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     let content =
@@ -182,7 +183,7 @@ impl From<Listed> for FileMetadata {
             r#type: if entry.is_folder { FileType::Folder } else { FileType::File },
             size: (!entry.is_folder).then(|| i64::try_from(entry.size).unwrap_or(i64::MAX)),
             extension: extension.map(|(_, extension)| extension.to_owned()),
-            modified: time(entry.modified),
+            modified: time::text(entry.modified),
             name,
             is_workflow,
             is_data_provider,
@@ -205,7 +206,7 @@ impl From<Stored> for FileContentResponse {
             encoding: encoding.into(),
             size,
             etag: stored.etag,
-            modified: time(stored.modified),
+            modified: time::text(stored.modified),
         }
     }
 }
@@ -395,7 +396,7 @@ async fn rename_file(
 /// Searches the text files of the workspace.
 ///
 /// Hidden files, files that are no text and files of more than ten MiB are passed by. A search that takes more than ten
-/// seconds gives what it has, `truncated`.
+/// seconds gives what it has, `truncated`. Two search at once; whoever waits ten seconds for their turn gets 503.
 #[utoipa::path(
     post, path = "/api/editor/search", tag = "Editor", security(("bearer" = [])), request_body = SearchRequest,
     responses(
@@ -424,6 +425,7 @@ async fn search_files(
         include: include.unwrap_or_else(|| "**/*".into()),
         max_results,
     };
+    deadline::may_wait(editor::SEARCH_PATIENCE);
     let found = editor::search(&app.platform, query).await?;
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     Ok(Json(SearchResponse {
@@ -463,21 +465,23 @@ async fn index(app: &AppState) -> Result<(), Error> {
     app.indexing
         .run(async || {
             let platform = &app.platform;
+            // Bounded, for whoever saves meanwhile waits too.
+            let reading = in_time(ROWS_PATIENCE, Reading::begin(&platform.db)).await?;
             let found = python::ask(&platform.settings, "bifrost._host.index", None, INDEX_PATIENCE).await?;
             let index: Index = serde_json::from_slice(&found).map_err(Error::internal)?;
-            workflows::sync(&platform.db, &index).await?;
+            // Where a later reading is in the rows already, it has found what this one has.
+            in_time(ROWS_PATIENCE, Box::pin(reading.sync(&platform.db, &index))).await?;
             platform.events.publish(Event::WorkspaceChanged);
             Ok(())
         })
         .await
 }
 
-/// On a task of its own: a client that hangs up must not part the disk from the rows.
-pub(crate) async fn to_the_end<T: Send + 'static>(
+/// Changes files and indexes them: a client that hangs up must not part the disk from the rows.
+pub(crate) fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Error> {
-    deadline::may_wait(INDEX_PATIENCE);
-    tokio::spawn(work.in_current_span()).await.map_err(Error::internal)?
+) -> impl Future<Output = Result<T, Error>> {
+    deadline::to_the_end(INDEX_PATIENCE, work)
 }
 
 fn needed(name: &str, path: Option<String>) -> Result<FilePath, Problem> {
@@ -487,10 +491,6 @@ fn needed(name: &str, path: Option<String>) -> Result<FilePath, Problem> {
 
 fn clash(reason: &str, detail: &str) -> Problem {
     Problem::new(StatusCode::CONFLICT).detail(detail).with("reason", reason.into())
-}
-
-fn time(time: chrono::DateTime<chrono::Utc>) -> String {
-    time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
 }
 
 fn utf8() -> String {

@@ -18,7 +18,8 @@ use uuid::Uuid;
 use crate::extract::{Admin, IdempotencyKey, Json, Path, Query, Signed};
 use crate::page::{PageQuery, Paged};
 use crate::problem::{Problem, Problems};
-use crate::routes::workflows::run::{Run, WorkflowExecutionResponse, idempotency};
+use crate::routes::workflows::answer::WorkflowExecutionResponse;
+use crate::routes::workflows::run::{Run, idempotency};
 use crate::{AppState, deadline};
 
 /// The name of running now in the idempotency table.

@@ -1,3 +1,4 @@
+//! WebSockets: who may open one, and what is told there.
 //!
 //! Refusals accept the socket and then close it, because browsers do not show the status of a refused upgrade.
 

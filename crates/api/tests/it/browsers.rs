@@ -139,6 +139,22 @@ async fn only_named_origins_may_read_with_credentials() {
 }
 
 #[tokio::test]
+async fn a_page_of_ours_sees_that_its_request_took_too_long() {
+    let world = World::with(|settings| settings.cors_origins = "https://app.example.com".into()).await;
+    let mut other = world.test.db.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE forms").execute(&mut other).await.expect("locks");
+    let admin = &world.admin.client;
+    let request = admin.request(Method::GET, "/api/forms").header("origin", "https://app.example.com");
+    let late = admin.send(request).await.expect_status(StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(late.header("access-control-allow-origin"), Some("https://app.example.com"));
+    assert_eq!(late.header("access-control-allow-credentials"), Some("true"));
+    assert_eq!(late.header("x-content-type-options"), Some("nosniff"));
+    assert!(late.header("x-request-id").is_some() && late.header("retry-after").is_some());
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("unlocks");
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_socket_by_cookie_needs_our_own_origin() {
     let world = World::with(|settings| settings.cors_origins = "https://app.example.com".into()).await;
     let reply = sign_in(&world).await;

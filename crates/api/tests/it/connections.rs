@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Client, Reply, TokenServer, eventually};
 
-use crate::support::{Replica, World};
+use crate::support::{PASSWORD, Person, Replica, World};
 
 mod changing;
 mod failing;
@@ -215,6 +215,38 @@ async fn a_state_is_good_once_for_one_connection_and_the_user_who_began() {
     let done = stage.complete(&stage.world.admin.client, "one", &code, Some(&state)).await;
     assert_eq!(done.expect_status(StatusCode::OK).json()["success"], true);
     assert_eq!(stage.get("one").await["status"], "completed");
+    stage.world.close().await;
+}
+
+#[tokio::test]
+async fn who_administers_the_platform_no_more_completes_nothing() {
+    let stage = Stage::set().await;
+    let rival = stage.world.org("rival").await;
+    stage.create("one", "authorization_code").await;
+    let second = stage.world.person("second@rival.example").await;
+    let promotion = json!({"is_superuser": true});
+    stage
+        .world
+        .admin
+        .client
+        .patch(&format!("/api/users/{}", second.id), &promotion)
+        .await
+        .expect_status(StatusCode::OK);
+    let second = Person { client: stage.world.nobody().sign_in(&second.email, PASSWORD).await, ..second };
+    let path = format!("/api/oauth/connections/one/authorize?redirect_uri={PAGE}");
+    let begun = second.client.in_organization(stage.acme).post(&path, &Value::Null).await;
+    let begun = begun.expect_status(StatusCode::OK);
+    let (code, state) = stage.server.consent(&begun.text("authorization_url")).await;
+
+    let path = format!("/api/users/{}", second.id);
+    let demotion = json!({"is_superuser": false, "organization_id": rival});
+    stage.world.admin.client.patch(&path, &demotion).await.expect_status(StatusCode::OK);
+    // A new session: the old one is remembered as it was for a moment.
+    let demoted = stage.world.nobody().sign_in(&second.email, PASSWORD).await;
+    let refused = stage.complete(&demoted, "one", &code, Some(&state)).await;
+    refused.expect_status(StatusCode::BAD_REQUEST);
+    assert_eq!(stage.get("one").await["status"], "waiting_callback");
+    assert_eq!(stage.credentials("one").await["credentials"], Value::Null);
     stage.world.close().await;
 }
 

@@ -73,6 +73,13 @@ async fn the_document_describes_security_and_problems() {
     world.close().await;
 }
 
+#[test]
+fn the_document_says_what_is_taken_and_sent() {
+    let document: Value = serde_json::from_str(&api::openapi_json()).expect("JSON");
+    let deleted = &document["paths"]["/api/sdk/config/delete"]["post"]["responses"]["200"]["content"];
+    assert!(deleted["application/json"]["schema"].is_object(), "{deleted}");
+}
+
 #[tokio::test]
 async fn the_page_needs_nothing_from_elsewhere() {
     let world = World::start().await;

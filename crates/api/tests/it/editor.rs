@@ -1,15 +1,23 @@
 //! The editor's files: contents and etags, moves that keep ids, what is indexed before the answer, and searching.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Client, Reply, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::support::{PASSWORD, World};
 
 const CONTENT: &str = "/api/editor/files/content";
+/// Longer than a request may take that waits for nothing.
+const LONG: Duration = Duration::from_secs(5);
 const WORKFLOW: &str = "from bifrost import workflow\n\n@workflow(name=\"greeter\", description=\"d\")\ndef greeter():\n    return 1\n";
 
 async fn put(client: &Client, path: &str, content: &str) -> Reply {
@@ -279,5 +287,46 @@ async fn a_file_that_waits_for_the_disk_holds_no_sign_in_up() {
     let (saved, signed_in) = tokio::join!(save, meanwhile);
     saved.expect_status(StatusCode::OK);
     signed_in.get("/auth/me").await.expect_status(StatusCode::OK);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_arrives_slowly_is_stored() {
+    let world = World::start().await;
+    let admin = &world.admin.client;
+    let body = json!({"path": "slow.txt", "content": "slowly"}).to_string();
+    let (first, rest) = body.split_at(body.len() / 2);
+    let host = admin.base().trim_start_matches("http://");
+    let (token, length) = (admin.bearer().expect("signed in"), body.len());
+    let mut socket = TcpStream::connect(host).await.expect("connects");
+    let head = format!(
+        "PUT {CONTENT} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{first}"
+    );
+    socket.write_all(head.as_bytes()).await.expect("writes");
+    let early = timeout(LONG, socket.peek(&mut [0])).await;
+    assert!(early.is_err(), "answered before the body was there");
+    socket.write_all(rest.as_bytes()).await.expect("writes");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("answers");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(get(admin, "slow.txt").await.json()["content"], "slowly");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_search_that_takes_long_is_answered() {
+    let world = World::start().await;
+    world.test.write("slow.txt", "needle");
+    // As while the tree in use is exchanged.
+    let exchange = std::fs::File::open(world.test.workspace()).expect("opens");
+    exchange.lock().expect("locks");
+    let query = json!({"query": "needle", "include_pattern": "slow.txt"});
+    let client = world.admin.client.clone();
+    let mut searching = pin!(search(&client, query));
+    let early = timeout(LONG, &mut searching).await;
+    assert!(early.is_err(), "answered before the files were there: {early:?}");
+    exchange.unlock().expect("unlocks");
+    assert_eq!(searching.await["query"], "needle");
     world.close().await;
 }

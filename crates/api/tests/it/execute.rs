@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use domain::Permission;
 use domain::executions::Status;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use testkit::{Client, Reply};
 use tokio::task::JoinHandle;
 
-use crate::support::{Worker, World, failure, success};
+use crate::support::{PASSWORD, Worker, World, failure, lines, success};
 
 const EXECUTIONS: &str = "SELECT count(*) FROM executions";
 
@@ -100,6 +102,66 @@ async fn a_repeated_key_is_one_execution_however_many_send_it() {
     let elsewhere = keyed(&client.in_organization(acme), "order-42", &other).await;
     assert_eq!(elsewhere.expect_status(StatusCode::OK).header("idempotency-replayed"), None);
     assert_eq!(world.count(EXECUTIONS).await, 2, "another tenant's key is another key");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_answered_though_it_could_not_be_made_today() {
+    let world = World::start().await.with_workflows().await;
+    let client = &world.admin.client;
+    let body = json!({"workflow_id": "collect", "input_data": {"a": 1, "b": 2}});
+    let first = keyed(client, "order-42", &body).await.expect_status(StatusCode::OK);
+    world.sql("UPDATE workflows SET is_active = FALSE WHERE name = 'collect'").await;
+    let later = json!({"workflow_id": "no-such-workflow"});
+    keyed(client, "order-43", &later).await.expect_status(StatusCode::NOT_FOUND);
+
+    // It is remembered for a second.
+    let again = testkit::eventually("the workflow to be gone", || async {
+        execute(client, &body)
+            .await
+            .status
+            .is_client_error()
+            .then_some(keyed(client, "order-42", &body).await)
+    })
+    .await
+    .expect_status(StatusCode::OK);
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(again.text("execution_id"), first.text("execution_id"));
+    assert_eq!((again.text("status"), again.text("workflow_name")), ("Pending".into(), "collect".into()));
+    let other = json!({"workflow_id": "collect", "input_data": {"a": 7, "b": 2}});
+    let refused = keyed(client, "order-42", &other).await.expect_status(StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused.pointers(), ["header:Idempotency-Key"]);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_administrator_who_waited_is_shown_what_the_run_left() {
+    let world = World::start().await.with_workflows().await;
+    let acme = world.org("acme").await;
+    let ada = world.person("ada@acme.example").await;
+    world.grant(acme, &ada, &[Permission::WorkflowsExecute]).await;
+    let ada = world.nobody().sign_in(&ada.email, PASSWORD).await;
+    let worker = world.worker();
+    let mut answers = Vec::new();
+    for (client, logs) in [(&world.admin.client, true), (&world.admin.client, false), (&ada, true)] {
+        let waiting = greet(client);
+        let claimed = worker.claim().await;
+        let mut outcome = success(&claimed, r#"{"greeting": "Hello"}"#);
+        outcome.variables = None;
+        if logs {
+            worker.store(&claimed, &lines(1, 1)).await;
+            outcome.variables = Some(RawValue::from_string(r#"{"name": "Grace"}"#.into()).expect("JSON"));
+        }
+        worker.finish(&claimed, &outcome).await;
+        answers.push(waiting.await.expect("answers").expect_status(StatusCode::OK).json());
+    }
+    let [full, empty, of_a_user] = answers.as_slice() else { unreachable!() };
+    assert_eq!(
+        (&full["logs"][0]["message"], &full["variables"]),
+        (&json!("line 1"), &json!({"name": "Grace"}))
+    );
+    assert_eq!((&empty["logs"], &empty["variables"]), (&json!([]), &json!({})));
+    assert_eq!((&of_a_user["logs"], &of_a_user["variables"]), (&Value::Null, &Value::Null));
     world.close().await;
 }
 

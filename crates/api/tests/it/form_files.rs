@@ -73,6 +73,21 @@ const NOTHING: Synced = Synced { written: 0, imported: 0, problems: 0 };
 const ONE: Synced = Synced { imported: 1, ..NOTHING };
 
 #[tokio::test]
+async fn a_form_is_told_though_its_file_has_to_wait() {
+    let mirror = Mirror::start().await;
+    let mut other = mirror.world.test.db.connect().await;
+    let lock = "SELECT pg_advisory_lock(hashtext('bifrost.form_files'))";
+    sqlx::raw_sql(lock).execute(&mut other).await.expect("locks");
+    mirror.create("Patience").await;
+    assert_eq!((mirror.forms().await.len(), mirror.names().len()), (1, 0));
+
+    sqlx::raw_sql("SELECT pg_advisory_unlock_all()").execute(&mut other).await.expect("unlocks");
+    assert_eq!(mirror.sync().await, Synced { written: 1, ..NOTHING });
+    assert_eq!(mirror.names().len(), 1);
+    mirror.world.close().await;
+}
+
+#[tokio::test]
 async fn a_form_has_its_file_as_soon_as_it_is_saved() {
     let mirror = Mirror::start().await;
     let admin = &mirror.world.admin.client;

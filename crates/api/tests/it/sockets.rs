@@ -170,16 +170,18 @@ async fn a_history_tells_users_of_their_own_runs_only() {
         ran.push(claimed.id.to_string());
     }
 
-    let is_last = |frame: &Value| frame["executionId"] == ran[2].as_str();
+    let is_last = |frame: &Value| frame["executionId"] == ran[2].as_str() && frame["status"] == "Failed";
     let told = |frames: &[Value]| -> Vec<String> {
-        frames.iter().filter_map(|frame| frame["executionId"].as_str().map(ToOwned::to_owned)).collect()
+        let of_runs = frames.iter().filter_map(|frame| Some((frame["executionId"].as_str()?, frame)));
+        of_runs.map(|(id, frame)| format!("{id} {}", frame["status"].as_str().unwrap_or_default())).collect()
     };
+    let of = |run: usize| ["Pending", "Failed"].map(|status| format!("{} {status}", ran[run]));
     let to_ada = of_ada.until(is_last).await;
-    assert_eq!(told(&to_ada), [ran[2].as_str()]);
-    assert_eq!(to_ada[0]["error"], "An error occurred during execution");
+    assert_eq!(told(&to_ada), of(2));
+    assert_eq!(to_ada[1]["error"], "An error occurred during execution");
     let to_admin = of_admin.until(is_last).await;
-    assert_eq!(told(&to_admin), [ran[0].as_str(), &ran[2]]);
-    assert_eq!(to_admin[0]["error"], "KeyError: 'x'");
+    assert_eq!(told(&to_admin), [of(0), of(2)].concat());
+    assert_eq!(to_admin[1]["error"], "KeyError: 'x'");
     world.close().await;
 }
 

@@ -12,7 +12,7 @@ use domain::executions::{RawJson, Status, logs};
 use domain::id::{ExecutionId, NotificationId, OrgId, UserId, WorkerId};
 use domain::notifications::{self, Category, NewNotification};
 use domain::settings::Settings;
-use domain::{Actor, OrgScope, Permission, Platform, SystemScope};
+use domain::{Actor, OrgScope, Permission, Platform};
 use reqwest::StatusCode;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -23,8 +23,6 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const PASSWORD: &str = "a long enough password";
 /// Within this a logout, a demotion or a deactivation must act everywhere.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
-
-const SYSTEM: SystemScope = SystemScope::because("the test plays the worker");
 
 /// One replica, serving on a port of its own.
 pub(crate) struct Replica {
@@ -290,10 +288,9 @@ impl Worker {
 
     /// Stores lines.
     pub(crate) async fn store(&self, claimed: &Claimed, lines: &[logs::Line]) {
-        let mut tx = self.platform.db.begin_system(&SYSTEM).await.expect("begins");
-        let dropped = logs::append(&mut tx, &[batch(claimed, lines)]).await.expect("appends");
-        tx.commit().await.expect("commits");
-        assert_eq!(dropped, 0, "the worker holds the fence");
+        let written =
+            finish::record(&self.platform.db, &[batch(claimed, lines)], &[]).await.expect("appends");
+        assert_eq!(written.dropped_lines, 0, "the worker holds the fence");
     }
 
     /// Tells of lines.
@@ -304,10 +301,8 @@ impl Worker {
 
     /// Records an outcome; nobody hears of it.
     pub(crate) async fn record(&self, outcome: &Outcome) -> Recorded {
-        let mut tx = self.platform.db.begin_system(&SYSTEM).await.expect("begins");
-        let recorded = finish::finish(&mut tx, std::slice::from_ref(outcome)).await.expect("finishes");
-        tx.commit().await.expect("commits");
-        recorded[0]
+        let outcomes = std::slice::from_ref(outcome);
+        finish::record(&self.platform.db, &[], outcomes).await.expect("finishes").recorded[0]
     }
 
     /// Tells of a recorded outcome.
@@ -356,6 +351,7 @@ fn update(claimed: &Claimed, status: Status) -> Update {
         error_type: None,
         is_user_error: false,
         last_sequence: None,
+        has_variables: false,
         transient: claimed.transient,
     }
 }

@@ -185,6 +185,7 @@ async fn a_signed_url_takes_what_was_announced_once() {
     let path = form(&world, json!([])).await;
     let announced = ada.client.post(&path, &file("../Q1 report.pdf", "Application/PDF; x=1", 10)).await;
     let announced = announced.expect_status(StatusCode::OK);
+    assert_eq!(announced.header("cache-control"), Some("no-store"), "its URL is a credential");
     let body = announced.json();
     let metadata = &body["file_metadata"];
     assert_eq!(

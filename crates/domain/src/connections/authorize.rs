@@ -1,7 +1,7 @@
 //! Connecting an account with somebody's consent: to the provider's page, and back with a code.
 //!
 //! The invariant: a code is taken only with the state of the one authorization that the connection waits for, from the
-//! user who began it; connection, organization and redirect address come from that state and not from the request.
+//! user who began it and still administers the platform; connection, organization and redirect address come from that state and not from the request.
 
 use std::time::Duration;
 
@@ -117,7 +117,8 @@ pub async fn cancel(tx: &mut OrgTx, name: &str) -> Result<Connection> {
 ///
 /// # Errors
 /// [`Error::Impossible`] when the state is unknown, used, expired, cancelled, of another user or another connection, when
-/// `redirect_uri` is not the one it began with, or when the connection was changed meanwhile.
+/// the actor does not administer the platform any more, when `redirect_uri` is not the one it began with, or when the
+/// connection was changed meanwhile.
 pub async fn complete(
     platform: &Platform,
     scope: &OrgScope,
@@ -130,7 +131,8 @@ pub async fn complete(
     };
     let kept = platform.cache.take(&key(state)).await.ok_or_else(unknown)?;
     let kept: Kept = serde_json::from_str(&kept).map_err(Error::internal)?;
-    if kept.user != scope.actor().id || kept.name != name {
+    // The scope becomes that of the connection, which nobody else may act in.
+    if kept.user != scope.actor().id || !scope.actor().is_platform_admin || kept.name != name {
         return Err(unknown());
     }
     if redirect_uri.is_some_and(|given| given != kept.redirect_uri) {

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use url::{Origin, Url};
 
-use super::{Connection, Sealed, forget, get_by_id, resource, seal, select, spaced};
+use super::{Connection, Sealed, forget, get_by_id, is_no_name, resource, seal, select, spaced};
 use crate::audit::{self, Action};
 use crate::id::OrgId;
 use crate::vault::Vault;
@@ -87,6 +87,9 @@ pub async fn update(tx: &mut OrgTx, vault: &Vault, name: &str, changes: Changes)
 /// secret of the other.
 async fn lock(tx: &mut OrgTx, name: &str) -> Result<Connection> {
     let owner = tx.scope().owner()?;
+    if is_no_name(name) {
+        return Err(Error::NotFound("connection"));
+    }
     select!("WHERE organization_id IS NOT DISTINCT FROM $1 AND name = $2 FOR UPDATE", owner as _, name)
         .fetch_optional(tx.conn())
         .await?

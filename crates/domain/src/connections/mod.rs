@@ -256,6 +256,9 @@ pub async fn list_names(tx: &mut OrgTx) -> Result<Vec<String>> {
 /// [`Error::NotFound`].
 pub async fn get(tx: &mut OrgTx, name: &str) -> Result<Connection> {
     let owner = tx.scope().owner()?;
+    if is_no_name(name) {
+        return Err(Error::NotFound("connection"));
+    }
     select!("WHERE organization_id IS NOT DISTINCT FROM $1 AND name = $2", owner as _, name)
         .fetch_optional(tx.conn())
         .await?
@@ -267,6 +270,9 @@ pub async fn get(tx: &mut OrgTx, name: &str) -> Result<Connection> {
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn find(tx: &mut OrgTx, name: &str) -> Result<Option<Connection>> {
+    if is_no_name(name) {
+        return Ok(None);
+    }
     let org = tx.scope().org();
     Ok(select!(
         "WHERE name = $2 AND (organization_id = $1 OR organization_id IS NULL)
@@ -276,6 +282,11 @@ pub async fn find(tx: &mut OrgTx, name: &str) -> Result<Option<Connection>> {
     )
     .fetch_optional(tx.conn())
     .await?)
+}
+
+/// Whether nothing can be called this, since PostgreSQL cannot hold it.
+fn is_no_name(name: &str) -> bool {
+    name.contains('\0')
 }
 
 /// A connection by id, as far as the scope sees it.

@@ -7,7 +7,7 @@ use grep_matcher::Matcher;
 use grep_regex::{RegexMatcher, RegexMatcherBuilder};
 use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder, Sink, SinkMatch};
 use ignore::overrides::{Override, OverrideBuilder};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{MAX_FILE, on_disk};
 use crate::workspace_files::Files;
@@ -18,6 +18,10 @@ const MAX_QUERY: usize = 1_000;
 const MAX_LINE: usize = 1_000;
 /// Longest search; what was found until then is given.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a search waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
+/// The longest that whoever searches may wait.
+pub const SEARCH_PATIENCE: Duration = TURN.saturating_add(PATIENCE);
 /// Searches at one time in this process; others wait.
 static AT_ONCE: Semaphore = Semaphore::const_new(2);
 
@@ -69,7 +73,7 @@ pub struct Match {
 /// Searches text files of at most ten MiB, hidden ones aside.
 ///
 /// # Errors
-/// [`Error::Impossible`] for a pattern that is none.
+/// [`Error::Impossible`] for a pattern that is none; [`Error::Unavailable`] when others search for too long.
 pub async fn search(platform: &Platform, query: Query) -> Result<Found> {
     if query.text.chars().count() > MAX_QUERY || query.include.len() > MAX_QUERY {
         return Err(Error::Impossible(format!("a pattern may have at most {MAX_QUERY} characters")));
@@ -83,7 +87,7 @@ pub async fn search(platform: &Platform, query: Query) -> Result<Found> {
     let included = || OverrideBuilder::new("").add(&query.include)?.build();
     let included =
         included().map_err(|error| Error::Impossible(format!("include_pattern cannot be read: {error}")))?;
-    let turn = AT_ONCE.acquire().await.map_err(Error::internal)?;
+    let turn = turn(TURN).await?;
     // What waiting took is not the search's.
     let began = Instant::now();
     let most = query.max_results;
@@ -94,6 +98,14 @@ pub async fn search(platform: &Platform, query: Query) -> Result<Found> {
     })
     .await?;
     Ok(Found { took: began.elapsed(), ..found })
+}
+
+/// The right to search, as soon as there are not too many who do.
+async fn turn(patience: Duration) -> Result<SemaphorePermit<'static>> {
+    match tokio::time::timeout(patience, AT_ONCE.acquire()).await {
+        Ok(turn) => turn.map_err(Error::internal),
+        Err(late) => Err(Error::Unavailable { service: "the search", source: late.into() }),
+    }
 }
 
 fn look(
@@ -203,4 +215,19 @@ fn without_end(line: &[u8]) -> &[u8] {
 
 fn shown(line: &[u8]) -> String {
     String::from_utf8_lossy(line).chars().take(MAX_LINE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_turn_without_end() {
+        let first = turn(Duration::ZERO).await.expect("nobody searches");
+        let _second = turn(Duration::ZERO).await.expect("two may");
+        let late = turn(Duration::ZERO).await.expect_err("a third may not");
+        assert!(late.is_unavailable(), "{late}");
+        drop(first);
+        let _again = turn(Duration::ZERO).await.expect("a turn is free again");
+    }
 }

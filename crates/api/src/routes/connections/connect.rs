@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, SecondsFormat, Utc};
 use domain::Error;
 use domain::connections::{self, Refreshed};
 use secrecy::ExposeSecret;
@@ -16,10 +15,10 @@ use super::model::{
     RefreshJobStatusResponse, RefreshTokenResponse,
 };
 use super::{LONGEST_ADDRESS, find};
-use crate::AppState;
 use crate::envelope::NO_STORE;
-use crate::extract::{Admin, Json, Path, Query, Signed};
+use crate::extract::{Admin, Json, Path, Query, Signed, time};
 use crate::problem::{Problem, Problems};
+use crate::{AppState, deadline};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -109,7 +108,7 @@ async fn refresh_connection(
         Refreshed::Refused(reason) => (false, reason),
         Refreshed::TooLate => (false, "a refresh is under way, and takes long".to_owned()),
     };
-    let expires_at = find(&app, &scope, &name).await?.expires_at.map(text);
+    let expires_at = find(&app, &scope, &name).await?.expires_at.map(time::text);
     Ok(Json(RefreshTokenResponse { success, message, expires_at }))
 }
 
@@ -131,9 +130,14 @@ async fn complete_connection(
 ) -> Result<Json<OAuthCallbackResponse>, Problem> {
     let state = given.state.as_deref().filter(|state| !state.is_empty());
     let state = state.ok_or_else(|| Error::Impossible("state is required".into()))?;
-    let redirect_uri = given.redirect_uri.as_deref().filter(|uri| !uri.is_empty());
-    let proof = (&given.code, state);
-    let completed = connections::complete(&app.platform, &signed.scope, &name, proof, redirect_uri).await?;
+    let (state, connection) = (state.to_owned(), name.clone());
+    // The code is good once: a client that leaves while the provider is asked would lose what it is good for.
+    let completed = deadline::to_the_end(deadline::OTHERS, async move {
+        let redirect_uri = given.redirect_uri.as_deref().filter(|uri| !uri.is_empty());
+        let proof = (&given.code, state.as_str());
+        connections::complete(&app.platform, &signed.scope, &connection, proof, redirect_uri).await
+    })
+    .await?;
     let success = completed.refused.is_none();
     let warning = (success && !completed.can_refresh).then(|| {
         "the provider gave no refresh token: when the token ends, somebody must authorize again".to_owned()
@@ -163,7 +167,7 @@ async fn get_credentials(
     Path(name): Path<String>,
 ) -> Result<Response, Problem> {
     let (connection, found) = app.platform.refresher.credentials(&scope.narrowed(), &name).await?;
-    let expires_at = connection.expires_at.map(text);
+    let expires_at = connection.expires_at.map(time::text);
     let credentials = found.and_then(|found| {
         Some(OAuthCredentialsModel {
             connection_name: connection.name.clone(),
@@ -216,8 +220,4 @@ async fn refresh_connections(
         refreshed_successfully: report.refreshed,
         refresh_failed: report.failed,
     }))
-}
-
-fn text(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }

@@ -65,7 +65,7 @@ pub(super) struct CreateOAuthConnectionRequest {
 
 /// Scopes, either way.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be a list of texts, or a text")]
 pub(super) enum Scopes {
     List(Vec<String>),
     Text(String),
@@ -379,5 +379,18 @@ impl From<RunOfRefresh> for RefreshJobRun {
             error: None,
             errors: report.errors,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn scopes_of_another_type_are_refused_in_words_for_people() {
+        let fault = serde_json::from_value::<Scopes>(json!(5)).expect_err("must be refused");
+        assert_eq!(fault.to_string(), "must be a list of texts, or a text");
     }
 }

@@ -6,6 +6,8 @@ mod run;
 mod schema;
 mod uploads;
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
@@ -14,7 +16,7 @@ use domain::executions::RawJson;
 use domain::forms::{self, AccessLevel, Changes, Form, NewForm, access, fields, files};
 use domain::id::FormId;
 use domain::page::NameCursor;
-use domain::{OrgScope, Permission};
+use domain::{OrgScope, Permission, in_time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -24,10 +26,13 @@ use uuid::Uuid;
 
 use schema::FormSchema;
 
-use crate::AppState;
 use crate::extract::{Json, Path, Query, Signed, check_json, check_text};
 use crate::page::{NextPage, PageQuery, Paged};
 use crate::problem::{Problem, Problems};
+use crate::{AppState, deadline};
+
+/// How long an answer waits for the file of its form.
+const MIRRORING: Duration = Duration::from_secs(2);
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -336,10 +341,12 @@ async fn change(
     Ok(Json(mirrored(app, form).await.into()))
 }
 
-/// The form with the file that mirrors it. What is written is durable already: a workspace that cannot be written does not
-/// undo it, and the indexer writes the file later.
+/// The form with the file that mirrors it. What is written is durable already: a workspace that cannot be written, or is busy,
+/// does not undo it, and the indexer writes the file later. So it is told in any case: who hears of a failure tries again,
+/// and makes another form.
 async fn mirrored(app: &AppState, mut form: Form) -> Form {
-    match Box::pin(files::write(&app.platform, form.id)).await {
+    deadline::may_wait(MIRRORING);
+    match in_time(MIRRORING, Box::pin(files::write(&app.platform, form.id))).await {
         Ok(path) => form.file_path = path,
         Err(error) => tracing::warn!(%error, form.id = %form.id, "the file of a form is not written yet"),
     }

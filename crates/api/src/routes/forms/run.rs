@@ -18,7 +18,8 @@ use crate::AppState;
 use crate::extract::{IdempotencyKey, Json, OptionalJson, Path, Signed, check_json};
 use crate::problem::{Problem, Problems};
 use crate::routes::executions::result_schema;
-use crate::routes::workflows::run::{Run, WorkflowExecutionResponse, checked, idempotency};
+use crate::routes::workflows::answer::{WorkflowExecutionResponse, replayed_or};
+use crate::routes::workflows::run::{Run, checked, idempotency};
 use crate::visibility::{self, Reader};
 
 /// The name of the operation in the idempotency table.
@@ -94,10 +95,12 @@ async fn execute_form(
         .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST).detail("this form has no workflow"))?;
     let mut parameters = members(form.default_launch_params.as_ref().map(|params| &params.0));
     parameters.extend(data);
-    let (work, parameters) =
-        checked(&app, &scope, workflow, parameters, |name| pointer_below(at, name)).await?;
-    let run = Run::of_form(id, work, &parameters, startup)?;
-    run.start(&app, &scope, idempotency, &headers).await
+    match checked(&app, &scope, workflow, parameters, |name| pointer_below(at, name)).await {
+        Ok((work, parameters)) => {
+            Run::of_form(id, work, &parameters, startup)?.start(&app, &scope, idempotency, &headers).await
+        }
+        Err(problem) => replayed_or(&app, &scope, idempotency.as_ref(), problem).await,
+    }
 }
 
 /// Runs the form's launch workflow and waits for its end.

@@ -12,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::usable;
+use crate::envelope::{NO_STORE, NoStore};
 use crate::extract::{Json, Path, Signed, check_text};
 use crate::problem::{Problem, Problems, PublicProblems};
 use crate::{AppState, deadline};
@@ -85,7 +86,7 @@ async fn announce_upload(
     signed: Signed,
     Path(id): Path<FormId>,
     Json(input): Json<FileUploadRequest>,
-) -> Result<Json<FileUploadResponse>, Problem> {
+) -> Result<(NoStore, Json<FileUploadResponse>), Problem> {
     let scope = signed.scope.clone().narrowed();
     scope.owner()?;
     let form = usable(&app, signed.scope, id).await?;
@@ -98,7 +99,7 @@ async fn announce_upload(
     let upload = uploads::insert(&mut tx, &platform.uploads, &form, new).await?;
     tx.commit().await?;
     let token = platform.uploads.sign(&upload)?;
-    Ok(Json(FileUploadResponse {
+    let answer = FileUploadResponse {
         upload_url: format!("{}/api/uploads/{token}", platform.settings.public_url.trim_end_matches('/')),
         blob_uri: format!("uploads/{}", upload.path),
         expires_at: upload.expires_at,
@@ -109,7 +110,8 @@ async fn announce_upload(
             content_type: upload.content_type,
             size: upload.announced_bytes,
         },
-    }))
+    };
+    Ok((NO_STORE, Json(answer)))
 }
 
 /// Takes the bytes of an announced file.

@@ -1,11 +1,13 @@
 //! What goes over the wire about the repository of the workspace.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::Utc;
 use domain::git::look::{Change, Changed, History, Status};
 use domain::git::store::Connection;
 use domain::git::{Commit, Conflict};
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use crate::extract::time;
 
 /// How a file differs from the last commit: modified, added, deleted, unknown to git (`U`), conflicting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -156,7 +158,7 @@ impl From<Commit> for CommitInfo {
             sha: commit.sha,
             message: commit.message,
             author: commit.author,
-            timestamp: time(commit.timestamp),
+            timestamp: time::text(commit.timestamp),
             is_pushed: commit.is_pushed,
         }
     }
@@ -182,7 +184,7 @@ impl From<Status> for GitRefreshStatusResponse {
             commits_ahead: status.ahead,
             commits_behind: status.behind,
             commit_history: all(status.history),
-            last_synced: time(status.connection.last_synced_at.unwrap_or_else(Utc::now)),
+            last_synced: time::text(status.connection.last_synced_at.unwrap_or_else(Utc::now)),
             error: None,
         }
     }
@@ -217,8 +219,4 @@ impl From<Connection> for GitHubConfigResponse {
 
 pub(super) fn all<A, B: From<A>>(list: Vec<A>) -> Vec<B> {
     list.into_iter().map(Into::into).collect()
-}
-
-fn time(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }

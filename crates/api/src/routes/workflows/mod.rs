@@ -13,6 +13,7 @@ use crate::AppState;
 use crate::extract::{Json, Signed};
 use crate::problem::{Problem, Problems};
 
+pub(crate) mod answer;
 mod execute;
 mod pause;
 mod problems;

@@ -10,7 +10,8 @@ use domain::id::ExecutionId;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::run::{Run, WorkflowExecutionResponse, idempotency};
+use super::answer::WorkflowExecutionResponse;
+use super::run::{Run, idempotency};
 use crate::AppState;
 use crate::extract::{IdempotencyKey, Path, Signed};
 use crate::problem::{Problem, Problems};

@@ -19,50 +19,19 @@ use domain::{OrgScope, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::answer::{self, Told, WorkflowExecutionResponse};
 use super::wait::{self, Outcome};
 use crate::extract::Json;
 use crate::problem::Problem;
-use crate::routes::executions::{self, ExecutionStatus, result_schema};
-use crate::visibility::{self, Reader};
+use crate::routes::executions;
+use crate::visibility::Reader;
 use crate::{AppState, deadline, observe};
 
 pub(super) const DEFAULT_PRIORITY: i16 = 5;
 /// What inline code is called if it has no name.
 pub(super) const UNNAMED: &str = "inline_script";
-
-/// An execution that was started, or ended.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({
-    "execution_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "workflow_name": "greet", "status": "Success",
-    "result": {"greeting": "Hello Grace"}, "duration_ms": 12, "is_transient": false,
-}))]
-pub(crate) struct WorkflowExecutionResponse {
-    execution_id: String,
-    /// Null for inline code.
-    workflow_id: Option<String>,
-    workflow_name: Option<String>,
-    status: ExecutionStatus,
-    /// What the workflow returned; a bare number or truth value as its JSON text.
-    #[schema(schema_with = result_schema)]
-    result: Option<RawJson>,
-    error: Option<String>,
-    error_type: Option<String>,
-    #[schema(value_type = Option<Object>)]
-    details: Option<Value>,
-    duration_ms: Option<i64>,
-    started_at: Option<DateTime<Utc>>,
-    completed_at: Option<DateTime<Utc>>,
-    /// Read them at `/api/executions/{execution_id}/logs`.
-    #[schema(value_type = Option<Vec<Object>>)]
-    logs: Option<Vec<Value>>,
-    /// Read them at `/api/executions/{execution_id}/variables`.
-    #[schema(value_type = Option<Object>)]
-    variables: Option<Value>,
-    is_transient: bool,
-}
 
 /// A checked request: what is to run, with what.
 pub(crate) struct Run {
@@ -169,9 +138,11 @@ impl Run {
         idempotency: Option<Idempotency>,
         headers: &HeaderMap,
     ) -> Result<Response, Problem> {
-        let ran = self.run(app, scope, idempotency, headers).await?;
-        let replayed = ran.replayed;
-        let mut response = self.answer(ran, Reader::of(scope)).into_response();
+        let Ran { id, outcome, status, replayed } = self.run(app, scope, idempotency, headers).await?;
+        let details = answer::details(app, scope, id, &outcome).await;
+        let what = Told::of(&self.work, self.transient);
+        let body = WorkflowExecutionResponse::new(id, what, outcome, Reader::of(scope));
+        let mut response = (status, Json(body.with(details))).into_response();
         if replayed {
             mark_replayed(response.headers_mut());
         }
@@ -250,31 +221,6 @@ impl Run {
             Work::Workflow(workflow) => u64::try_from(workflow.timeout_seconds).unwrap_or_default().min(wait),
             Work::Inline { .. } => wait,
         })
-    }
-
-    fn answer(&self, ran: Ran, reader: Reader) -> (StatusCode, Json<WorkflowExecutionResponse>) {
-        let Ran { id, outcome, status, .. } = ran;
-        let (workflow_id, workflow_name) = match &self.work {
-            Work::Workflow(workflow) => (Some(workflow.id.to_string()), workflow.name.clone()),
-            Work::Inline { script_name, .. } => (None, script_name.clone()),
-        };
-        let body = WorkflowExecutionResponse {
-            execution_id: id.to_string(),
-            workflow_id,
-            workflow_name: Some(workflow_name),
-            status: outcome.status.into(),
-            result: outcome.result.and_then(visibility::result),
-            error: reader.error(outcome.error_message.as_deref(), outcome.is_user_error),
-            error_type: outcome.error_type,
-            details: None,
-            duration_ms: outcome.duration_ms,
-            started_at: outcome.started_at,
-            completed_at: outcome.completed_at,
-            logs: None,
-            variables: None,
-            is_transient: self.transient,
-        };
-        (status, Json(body))
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Outcome {
     pub(crate) duration_ms: Option<i64>,
     pub(crate) started_at: Option<DateTime<Utc>>,
     pub(crate) completed_at: Option<DateTime<Utc>>,
+    /// Whether it may have left lines or variables.
+    pub(crate) has_details: bool,
 }
 
 impl Outcome {
@@ -40,6 +42,7 @@ impl Outcome {
             duration_ms: None,
             started_at: None,
             completed_at: None,
+            has_details: false,
         }
     }
 }
@@ -95,6 +98,7 @@ impl From<Update> for Outcome {
             duration_ms: update.duration_ms,
             started_at: update.started_at,
             completed_at: update.completed_at,
+            has_details: update.has_variables || update.last_sequence.is_none_or(|last| last > 0),
         }
     }
 }
@@ -110,6 +114,7 @@ impl From<Execution> for Outcome {
             duration_ms: execution.duration_ms,
             started_at: execution.started_at,
             completed_at: execution.completed_at,
+            has_details: true,
         }
     }
 }

@@ -233,6 +233,11 @@ fn people_cases(nobody: &Client) -> Vec<Case> {
         unauthenticated("a wrong password", login("admin@platform.example", "wrong password")),
         unauthenticated("an unknown e-mail", login("nobody@platform.example", PASSWORD)),
         invalid("an e-mail with NUL", login("admin\0@platform.example", PASSWORD), "/username"),
+        invalid(
+            "a very long name",
+            register(json!({"email": "long@acme.example", "password": PASSWORD, "name": "n".repeat(256)})),
+            "/name",
+        ),
         unauthenticated("a very long password", login("admin@platform.example", &"p".repeat(100_000))),
         invalid(
             "no password",

@@ -80,7 +80,24 @@ fn others(world: &World) -> Vec<Case> {
     let one = "/api/oauth/connections/nothing";
     let authorize = |query: &str| admin.request(Method::POST, &format!("{one}/authorize{query}"));
     let complete = |body: Value| admin.request(Method::POST, "/api/oauth/callback/nothing").json(&body);
+    let nul = "/api/oauth/connections/a%00b";
     vec![
+        missing("a connection named with NUL", admin.request(Method::GET, nul)),
+        missing("a change of one named with NUL", admin.request(Method::PUT, nul).json(&json!({}))),
+        missing("a deletion of one named with NUL", admin.request(Method::DELETE, nul)),
+        missing(
+            "a cancellation of one named with NUL",
+            admin.request(Method::POST, &format!("{nul}/cancel")),
+        ),
+        missing("a refresh of one named with NUL", admin.request(Method::POST, &format!("{nul}/refresh"))),
+        missing(
+            "an authorization of one named with NUL",
+            admin.request(Method::POST, &format!("{nul}/authorize?redirect_uri=https://app.example/")),
+        ),
+        missing(
+            "credentials of one named with NUL",
+            admin.request(Method::GET, "/api/oauth/credentials/a%00b"),
+        ),
         missing("an unknown connection", admin.request(Method::GET, one)),
         missing("a change of an unknown connection", admin.request(Method::PUT, one).json(&json!({}))),
         missing("a deletion of an unknown connection", admin.request(Method::DELETE, one)),

@@ -1,4 +1,4 @@
-//! Bad input for sign-ins with providers; none is configured here.
+//! Bad input for sign-ins: with providers, of which none is configured here, and with codes.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -14,6 +14,10 @@ pub(super) fn all(world: &World) -> Vec<Case> {
     let missing = |name, request| case(name, request, 404, "not-found", None);
     let impossible = |name, request| case(name, request, 400, "bad-request", None);
     let unlink = "/auth/oauth/accounts/google";
+    let enroll = |code: &str| {
+        world.admin.client.request(Method::POST, "/auth/mfa/totp/verify").json(&json!({"code": code}))
+    };
+    let regenerate = world.admin.client.request(Method::POST, "/auth/mfa/recovery-codes/regenerate");
     vec![
         invalid("a sign-in that ends nowhere", get("/auth/oauth/init/google"), "?redirect_uri"),
         missing(
@@ -34,6 +38,15 @@ pub(super) fn all(world: &World) -> Vec<Case> {
         impossible(
             "a state that nobody was given",
             end(json!({"provider": "google", "code": "c", "state": "s"})),
+        ),
+        invalid("a code of two digits", enroll("12"), "/code"),
+        invalid("a code with a letter", enroll("12345a"), "/code"),
+        invalid("a code with spaces around it", enroll(" 123456 "), "/code"),
+        invalid("a code in full-width digits", enroll("１２３４５６"), "/code"),
+        invalid(
+            "new recovery codes for two digits",
+            regenerate.json(&json!({"mfa_code": "12"})),
+            "/mfa_code",
         ),
         missing("a login that is not linked", world.admin.client.request(Method::DELETE, unlink)),
     ]

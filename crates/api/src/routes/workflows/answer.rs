@@ -1,0 +1,163 @@
+//! The answer to a request that runs something: what the run has become by now.
+
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use domain::executions::submit::{Idempotency, Work};
+use domain::executions::{RawJson, read};
+use domain::id::{ExecutionId, WorkflowId};
+use domain::{OrgScope, Result};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::run::mark_replayed;
+use super::wait::Outcome;
+use crate::extract::Json;
+use crate::problem::Problem;
+use crate::routes::executions::{self, ALL_LINES, ExecutionLogPublic, ExecutionStatus, result_schema};
+use crate::visibility::{self, Reader};
+use crate::{AppState, deadline};
+
+/// An execution that was started, or ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "execution_id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "workflow_name": "greet", "status": "Success",
+    "result": {"greeting": "Hello Grace"}, "duration_ms": 12, "is_transient": false,
+}))]
+pub(crate) struct WorkflowExecutionResponse {
+    execution_id: String,
+    /// Null for inline code.
+    workflow_id: Option<String>,
+    workflow_name: Option<String>,
+    status: ExecutionStatus,
+    /// What the workflow returned; a bare number or truth value as its JSON text.
+    #[schema(schema_with = result_schema)]
+    result: Option<RawJson>,
+    error: Option<String>,
+    error_type: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    details: Option<Value>,
+    duration_ms: Option<i64>,
+    started_at: Option<DateTime<Utc>>,
+    completed_at: Option<DateTime<Utc>>,
+    /// For platform administrators, of a run that has ended.
+    #[schema(value_type = Option<Vec<Object>>)]
+    logs: Option<Vec<ExecutionLogPublic>>,
+    /// For platform administrators, of a run that has ended.
+    #[schema(value_type = Option<Object>)]
+    variables: Option<RawJson>,
+    is_transient: bool,
+}
+
+/// What is run, as the answer tells of it.
+pub(super) struct Told {
+    id: Option<WorkflowId>,
+    name: String,
+    is_transient: bool,
+}
+
+/// What platform administrators see of a run that has ended, and nobody else.
+#[derive(Default)]
+pub(super) struct Details {
+    lines: Vec<ExecutionLogPublic>,
+    variables: Option<RawJson>,
+}
+
+impl WorkflowExecutionResponse {
+    pub(super) fn new(id: ExecutionId, what: Told, outcome: Outcome, reader: Reader) -> Self {
+        Self {
+            execution_id: id.to_string(),
+            workflow_id: what.id.map(|id| id.to_string()),
+            workflow_name: Some(what.name),
+            status: outcome.status.into(),
+            result: outcome.result.and_then(visibility::result),
+            error: reader.error(outcome.error_message.as_deref(), outcome.is_user_error),
+            error_type: outcome.error_type,
+            details: None,
+            duration_ms: outcome.duration_ms,
+            started_at: outcome.started_at,
+            completed_at: outcome.completed_at,
+            logs: None,
+            variables: None,
+            is_transient: what.is_transient,
+        }
+    }
+
+    pub(super) fn with(self, details: Option<Details>) -> Self {
+        let Some(Details { lines, variables }) = details else { return self };
+        let none = || RawValue::from_string("{}".into()).expect("is JSON");
+        Self { logs: Some(lines), variables: Some(variables.unwrap_or_else(none)), ..self }
+    }
+}
+
+impl Told {
+    pub(super) fn of(work: &Work, is_transient: bool) -> Self {
+        let id = match work {
+            Work::Workflow(workflow) => Some(workflow.id),
+            Work::Inline { .. } => None,
+        };
+        Self { id, name: work.name().to_owned(), is_transient }
+    }
+}
+
+/// What there is to show to this reader beside the outcome; `None` while it runs, and for users. A run that left nothing is not
+/// read again.
+pub(super) async fn details(
+    app: &AppState,
+    scope: &OrgScope,
+    id: ExecutionId,
+    outcome: &Outcome,
+) -> Option<Details> {
+    if !outcome.status.is_terminal() || !Reader::of(scope).sees_everything() {
+        return None;
+    }
+    if !outcome.has_details {
+        return Some(Details::default());
+    }
+    Box::pin(async {
+        let reader = Reader::of(scope);
+        let scope = scope.clone().widened();
+        let read = read::get_with_lines(&app.platform.db, &scope, id, ALL_LINES, true);
+        match deadline::in_time(read).await {
+            Ok((execution, lines)) => Some(Details {
+                lines: ExecutionLogPublic::list(&lines, reader),
+                variables: execution.variables.map(|variables| variables.0),
+            }),
+            // It has ended, which counts; what it left is there to be read.
+            Err(error) => {
+                tracing::debug!(execution.id = %id, %error, "cannot read what a run left");
+                None
+            }
+        }
+    })
+    .await
+}
+
+/// Answers a repeated request that could not be made today, since the workflow has changed: the execution is what it was. A
+/// request that is made for the first time gets the problem.
+///
+/// # Errors
+/// The problem.
+pub(crate) async fn replayed_or(
+    app: &AppState,
+    scope: &OrgScope,
+    idempotency: Option<&Idempotency>,
+    problem: Problem,
+) -> Result<Response, Problem> {
+    let Some(idempotency) = idempotency else { return Err(problem) };
+    let replay = app.platform.submitter.replay(scope, idempotency);
+    let Some(earlier) = deadline::in_time(replay).await? else { return Err(problem) };
+    let execution = executions::get(app, scope.clone(), earlier.id).await?;
+    let what = Told {
+        id: execution.workflow_id,
+        name: execution.workflow_name.clone(),
+        is_transient: execution.transient,
+    };
+    let outcome = Outcome::from(execution);
+    let details = details(app, scope, earlier.id, &outcome).await;
+    let body = WorkflowExecutionResponse::new(earlier.id, what, outcome, Reader::of(scope));
+    let mut response = Json(body.with(details)).into_response();
+    mark_replayed(response.headers_mut());
+    Ok(response)
+}
