@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use domain::schema::{self, Inspection};
 use domain::settings::Settings;
+use rustix::fs::Access;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -82,7 +83,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
     let state = StateDir::locate(args.state_dir.clone())?;
     match env::settings() {
         Ok(mut settings) => {
-            local_folders(&mut settings);
+            local_folders(&mut settings, &state);
             report.settings(&settings, &state);
             report.database(&settings, &state).await;
             report.secrets(&settings, &state).await;
@@ -92,6 +93,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
             report.packages(&settings).await;
             report.git().await;
             report.workspace(&settings).await;
+            report.uploads(&settings);
             report.space(&settings, &state);
         }
         Err(failure) => report.error("settings", failure.message(), "correct the environment variable"),
@@ -102,7 +104,7 @@ pub(crate) async fn run(args: &Args) -> Result<u8, Failure> {
 }
 
 /// The folders that `bifrost up` would take, where the settings name none.
-fn local_folders(settings: &mut Settings) {
+fn local_folders(settings: &mut Settings, state: &StateDir) {
     for (variable, name, path) in [
         ("WORKSPACE_PATH", "workspace", &mut settings.workspace_path),
         ("PLATFORM_PATH", "platform", &mut settings.platform_path),
@@ -110,6 +112,9 @@ fn local_folders(settings: &mut Settings) {
         if !env::is_set(variable) && Path::new(name).is_dir() {
             *path = std::path::absolute(name).unwrap_or_else(|_| name.into());
         }
+    }
+    if settings.database_url.is_none() && !env::is_set("UPLOADS_PATH") {
+        settings.uploads_path = state.uploads();
     }
 }
 
@@ -419,15 +424,39 @@ impl Report {
         }
     }
 
+    fn uploads(&mut self, settings: &Settings) {
+        const PART: &str = "uploads";
+        if let Some(bucket) = &settings.s3_bucket {
+            return self.ok(PART, format!("in the bucket {bucket}"));
+        }
+        let folder = &settings.uploads_path;
+        let existing = nearest_existing(folder);
+        let fault = if existing.is_dir() {
+            let access = rustix::fs::access(existing, Access::WRITE_OK | Access::EXEC_OK);
+            access.err().map(|error| error.to_string())
+        } else {
+            Some("is no folder".to_owned())
+        };
+        match fault {
+            None => self.ok(PART, format!("in {}", folder.display())),
+            Some(fault) => self.error(
+                PART,
+                format!("{} cannot be written: {}: {fault}", folder.display(), existing.display()),
+                "let the user that Bifrost runs as write there, or name another folder in UPLOADS_PATH",
+            ),
+        }
+    }
+
     fn space(&mut self, settings: &Settings, state: &StateDir) {
         let mut folders = vec![settings.temp_path.as_path(), settings.workspace_path.as_path()];
         if settings.database_url.is_none() {
             folders = vec![state.path(), settings.workspace_path.as_path()];
         }
+        if settings.s3_bucket.is_none() {
+            folders.push(&settings.uploads_path);
+        }
         for folder in folders {
-            // What does not exist yet will be made where its nearest parent is.
-            let Some(existing) = folder.ancestors().find(|path| path.exists()) else { continue };
-            let Ok(space) = rustix::fs::statvfs(existing) else { continue };
+            let Ok(space) = rustix::fs::statvfs(nearest_existing(folder)) else { continue };
             let free = space.f_bavail.saturating_mul(space.f_frsize);
             let found = format!("{:.1} GB free for {}", free as f64 / 1e9, folder.display());
             match free {
@@ -463,6 +492,11 @@ impl Report {
             (errors, warnings) => format!("\n{errors} to repair, {warnings} to look at."),
         });
     }
+}
+
+/// What does not exist yet will be made here.
+fn nearest_existing(folder: &Path) -> &Path {
+    folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
 /// The interpreter as runs use it: our SDK, nothing of the current directory.

@@ -120,6 +120,19 @@ pub async fn counts(url: &SecretString) -> Result<Counts> {
     Ok(counts)
 }
 
+/// Whether a file was ever uploaded, as a login that row-level security does not bind.
+///
+/// # Errors
+/// As [`inspect`].
+pub async fn has_uploads(url: &SecretString) -> Result<bool> {
+    let mut conn = connect(url).await?;
+    let has_uploads = sqlx::query_scalar("SELECT EXISTS (SELECT FROM uploads WHERE received_at IS NOT NULL)")
+        .fetch_one(&mut conn)
+        .await?;
+    conn.close().await?;
+    Ok(has_uploads)
+}
+
 /// Looks at a database.
 ///
 /// # Errors

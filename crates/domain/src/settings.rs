@@ -52,10 +52,16 @@ impl Settings {
     /// # Errors
     /// A text that names the variable and what was expected.
     pub fn load() -> Result<Self, String> {
-        let numbers = |source: config::Environment| source.try_parsing(true).ignore_empty(true);
+        Self::read(None)
+    }
+
+    /// Reads these variables, or else the environment. Each stays text until a field asks for a number or a truth: a
+    /// password of digits is no number.
+    fn read(variables: Option<config::Map<String, String>>) -> Result<Self, String> {
+        let source = |source: config::Environment| source.ignore_empty(true).source(variables.clone());
         config::Config::builder()
-            .add_source(numbers(config::Environment::with_prefix("BIFROST").prefix_separator("_")))
-            .add_source(numbers(config::Environment::default()))
+            .add_source(source(config::Environment::with_prefix("BIFROST").prefix_separator("_")))
+            .add_source(source(config::Environment::default()))
             .build()
             .and_then(config::Config::try_deserialize)
             .map_err(|error| format!("settings: {error}"))

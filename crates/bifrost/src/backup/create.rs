@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use chrono::Utc;
 use domain::schema;
 use domain::settings::Settings;
+use secrecy::SecretString;
 
 use super::manifest::{self, Manifest, Piece};
 use super::tools::Tools;
-use super::{State, folders};
+use super::{State, folders, until_stopped};
 use crate::env;
 use crate::failure::{Failure, USAGE, chain};
 use crate::output::{self, Progress, size};
+use crate::serve::stop_on_signal;
 use crate::up::state::StateDir;
 
 #[derive(clap::Args)]
@@ -49,6 +51,7 @@ pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     let created_at = Utc::now();
     let target =
         args.to.unwrap_or_else(|| format!("bifrost-backup-{}", created_at.format("%Y%m%dT%H%M%SZ")).into());
+    let stop = stop_on_signal()?;
     let unfinished = begin(&target)?;
     let say = |text: String| {
         if !args.json {
@@ -56,11 +59,11 @@ pub(super) async fn run(args: Args) -> Result<u8, Failure> {
         }
     };
     let mut pieces = Vec::new();
-    let written = async {
+    let written = until_stopped(&stop, async {
         tools.dump(&url, &unfinished.join(manifest::DATABASE)).await?;
         pieces.push(measured(&unfinished, manifest::DATABASE).await?);
         say(format!("{}: {}", manifest::DATABASE, size(pieces[0].bytes)));
-        for (name, folder) in files(&settings, &state, args.workspace)? {
+        for (name, folder) in files(&settings, &state, args.workspace, &url).await? {
             let archive = unfinished.join(name);
             let source = folder.clone();
             let pack = if name == manifest::WORKSPACE { folders::pack_workspace } else { folders::pack };
@@ -71,8 +74,8 @@ pub(super) async fn run(args: Args) -> Result<u8, Failure> {
             say(format!("{name}: {} of {}", size(piece.bytes), folder.display()));
             pieces.push(piece);
         }
-        Ok::<(), Failure>(())
-    }
+        Ok(())
+    })
     .await;
     if let Err(failure) = written {
         let _ = std::fs::remove_dir_all(&unfinished);
@@ -116,18 +119,26 @@ fn finish(manifest: &Manifest, unfinished: &Path, target: &Path) -> Result<(), F
         .map_err(|error| Failure::new(format!("cannot finish {}: {error}", target.display())))
 }
 
-/// The folders that belong to it. Uploads in a bucket are the bucket's to keep.
-fn files(
+/// The folders that belong to it. Uploads in a bucket are the bucket's to keep, and where nothing was ever uploaded there
+/// need be no folder.
+async fn files(
     settings: &Settings,
     state: &StateDir,
     workspace: Option<PathBuf>,
+    url: &SecretString,
 ) -> Result<Vec<(&'static str, PathBuf)>, Failure> {
     let workspace = super::workspace(settings, workspace);
     let mut files = vec![(manifest::WORKSPACE, env::existing_directory("workspace", &workspace)?)];
     if settings.s3_bucket.is_none() {
         let uploads = super::uploads(settings, state);
-        if uploads.is_dir() {
-            files.push((manifest::UPLOADS, uploads));
+        match std::fs::read_dir(&uploads) {
+            Ok(_) => files.push((manifest::UPLOADS, uploads)),
+            Err(_) if !schema::has_uploads(url).await? => {}
+            Err(error) => {
+                let lost = format!("the uploads are not in {}: {error}", uploads.display());
+                let advice = "name their folder in UPLOADS_PATH, as a user that may read it, or their bucket in S3_BUCKET";
+                return Err(Failure::new(lost).next(advice).code(USAGE));
+            }
         }
     }
     Ok(files)

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use domain::settings::Settings;
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
 use crate::env;
 use crate::failure::{Failure, USAGE};
@@ -20,6 +21,9 @@ mod restore;
 mod tools;
 mod trees;
 mod verify;
+
+/// What a shell makes of SIGINT.
+const INTERRUPTED: u8 = 130;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -76,6 +80,15 @@ fn workspace(settings: &Settings, said: Option<PathBuf>) -> PathBuf {
 fn uploads(settings: &Settings, state: &StateDir) -> PathBuf {
     let is_up = configured(settings).is_none() && !env::is_set("UPLOADS_PATH");
     if is_up { state.uploads() } else { settings.uploads_path.clone() }
+}
+
+/// Works until it is told to stop. What is begun then is for the caller to remove, for which a signal alone leaves no time.
+async fn until_stopped<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let stopped = || Err(Failure::new("stopped by a signal").code(INTERRUPTED));
+    stop.run_until_cancelled(work).await.unwrap_or_else(stopped)
 }
 
 fn configured(settings: &Settings) -> Option<SecretString> {

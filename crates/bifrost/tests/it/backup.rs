@@ -1,7 +1,8 @@
 //! `bifrost backup`: made under load, checked, brought back; and what is refused.
 
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +11,7 @@ use flate2::write::GzEncoder;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use testkit::{Client, Launch, Process, TestDb, TestEnv};
+use testkit::{Client, Launch, Process, TestDb, TestEnv, eventually};
 
 use crate::support::{
     EMAIL, Installation, PASSWORD, WORKFLOWS, open_folder, submit, wait_for_end, wait_for_workflow,
@@ -28,6 +29,25 @@ async def uses_token():
 "#;
 
 const OTHER_KEY: &str = "Zp8Yw2Qn5Rt7Ls1Kd4Jf9Hg3Mb6Vc0Xa_TeQ";
+
+/// A file that was uploaded for a form, as far as the database knows.
+const UPLOAD: &str = "
+    WITH form AS (
+        INSERT INTO forms (id, name, form_schema, created_by)
+        VALUES (gen_random_uuid(), 'Scans', '{}', 'ada@example.com')
+        RETURNING id)
+    INSERT INTO uploads (id, form_id, path, name, content_type, announced_bytes, created_by, created_by_name,
+        created_by_email, expires_at, received_at)
+    SELECT gen_random_uuid(), id, 'scan.pdf', 'scan.pdf', 'application/pdf', 6, gen_random_uuid(), 'Ada',
+        'ada@example.com', now(), now()
+    FROM form";
+
+/// A client program of PostgreSQL that says what it was called with, and goes on and on.
+const ENDLESS: &str = r#"#!/bin/sh
+[ "$1" = --version ] && { echo "client (PostgreSQL) 99.0"; exit; }
+printf %s "$*" >"$0.called"
+exec sleep 60
+"#;
 
 /// Clients that submit while the backup is made.
 const CLIENTS: usize = 4;
@@ -228,6 +248,101 @@ fn replace_workspace(backup: &Path, link: &Path) {
     piece["bytes"] = json!(archive.len());
     piece["sha256"] = json!(hex::encode(Sha256::digest(&archive)));
     std::fs::write(&file, manifest.to_string()).expect("the folder is the test's");
+}
+
+#[tokio::test]
+async fn uploads_that_are_not_where_they_should_be_fail_a_backup() {
+    let env = TestEnv::with_files(&[]).await;
+    let (folder, wrong) = (env.folder().join("uploads"), env.folder().join("upload"));
+    let path = |name: &str| env.folder().join(name).display().to_string();
+    let create = |name: &str| Launch::bifrost(env.folder(), &["backup", "create", &path(name)]).in_env(&env);
+    let unused = create("unused").finish().await.expect_code(0);
+    assert!(!unused.stdout.contains("uploads.tar.gz"), "{}", unused.stdout);
+
+    std::fs::create_dir(&folder).expect("the folder is the test's");
+    std::fs::write(folder.join("scan.pdf"), "a scan").expect("the folder is the test's");
+    let mut conn = env.db.connect().await;
+    sqlx::raw_sql(UPLOAD).execute(&mut conn).await.expect("a superuser may");
+    drop(conn);
+    let refused = create("refused").env("UPLOADS_PATH", &wrong).finish().await.expect_code(2);
+    let told = format!("the uploads are not in {}", wrong.display());
+    assert!(refused.stderr.contains(&told) && refused.stderr.contains("UPLOADS_PATH"), "{}", refused.stderr);
+    assert!(!Path::new(&path("refused")).exists(), "a backup without them was made");
+
+    let bucket = create("bucket").env("UPLOADS_PATH", &wrong).env("S3_BUCKET", "scans").finish().await;
+    assert!(!bucket.expect_code(0).stdout.contains("uploads.tar.gz"));
+    let made = create("made").finish().await.expect_code(0);
+    assert!(made.stdout.contains("uploads.tar.gz"), "{}", made.stdout);
+    env.close().await;
+}
+
+#[tokio::test]
+async fn what_a_signal_stops_leaves_nothing_behind() {
+    let env = TestEnv::with_files(&[]).await;
+    let db = TestDb::create_empty(&env.services.database_url).await;
+    let path = |name: &str| env.folder().join(name).display().to_string();
+    let bifrost = |arguments: &[&str]| Launch::bifrost(env.folder(), arguments).in_env(&env);
+    bifrost(&["backup", "create", &path("backup")]).finish().await.expect_code(0);
+    let tools = endless_tools(env.folder());
+    let endless = |arguments: &[&str]| bifrost(arguments).env("BIFROST_PG_BIN", &tools);
+
+    let create = endless(&["backup", "create", &path("other")]).start();
+    called(&tools.join("pg_dump")).await;
+    assert!(Path::new(&path("other.unfinished")).exists());
+    create.interrupt();
+    create.finish().await.expect_code(130);
+    assert!(!Path::new(&path("other.unfinished")).exists() && !Path::new(&path("other")).exists());
+
+    let verify = endless(&["backup", "verify", "--restore", &path("backup")]).start();
+    let said = called(&tools.join("pg_restore")).await;
+    let name = said.split(['/', ' ']).find(|part| part.starts_with("bifrost_verify_")).expect("its database");
+    verify.terminate();
+    verify.finish().await.expect_code(130);
+    let mut conn = env.db.connect().await;
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_database WHERE datname = $1")
+        .bind(name)
+        .fetch_one(&mut conn)
+        .await
+        .expect("a superuser may ask");
+    assert_eq!(left, 0, "{name} is still there");
+    drop(conn);
+
+    let restore = endless(&["backup", "restore", &path("backup")])
+        .env("DATABASE_URL", db.url().expose_secret())
+        .env("ADMIN_DATABASE_URL", db.superuser_url().expose_secret())
+        .env("WORKSPACE_PATH", path("restored"))
+        .start();
+    called(&tools.join("pg_restore")).await;
+    restore.interrupt();
+    restore.finish().await.expect_code(130);
+    assert!(domain::schema::is_empty(&db.superuser_url()).await.expect("answers"));
+    assert!(!Path::new(&path("restored")).exists());
+    db.close().await;
+    env.close().await;
+}
+
+/// A folder with such programs.
+fn endless_tools(folder: &Path) -> PathBuf {
+    let (text, tools) = (folder.join("program"), folder.join("tools"));
+    std::fs::write(&text, ENDLESS).expect("the folder is the test's");
+    for name in ["pg_dump", "pg_restore"] {
+        // By another process: a program that somebody still has open for writing cannot be started.
+        let (options, places) = (["-D", "-m", "755"], [&text, &tools.join(name)]);
+        let made = Command::new("install").args(options).args(places).status();
+        assert!(made.is_ok_and(|made| made.success()), "{name} cannot be made");
+    }
+    tools
+}
+
+/// What one of them was called with, when it is; forgotten then.
+async fn called(program: &Path) -> String {
+    let file = program.with_extension("called");
+    let said = eventually("the client program to be called", || async {
+        std::fs::read_to_string(&file).ok().filter(|said| !said.is_empty())
+    })
+    .await;
+    std::fs::remove_file(&file).expect("it is there");
+    said
 }
 
 #[tokio::test]

@@ -17,9 +17,14 @@ async fn a_healthy_installation_has_nothing_to_repair() {
 
     let parts =
         ["settings", "PostgreSQL", "migrations", "row security", "RabbitMQ", "Redis", "Python", "SDK"];
-    for part in parts.into_iter().chain(["workspace", "disk", "isolation"]) {
+    for part in parts.into_iter().chain(["workspace", "uploads", "disk", "isolation"]) {
         assert!(finding(&findings, part).is_some(), "nothing about {part} in {findings:#}");
     }
+    let space = env.settings().uploads_path.display().to_string();
+    assert!(findings.to_string().contains(&format!("free for {space}")), "{findings:#}");
+    let bucket = doctor(&env).env("S3_BUCKET", "scans").finish().await.json();
+    let found = finding(&bucket, "uploads").map(|finding| &finding["found"]);
+    assert!(found.is_some_and(|found| found.to_string().contains("bucket scans")), "{bucket:#}");
     assert_eq!(of_verdict(&findings, "error"), Vec::<&Value>::new());
     let pieces: Vec<&str> = findings
         .as_array()
@@ -62,6 +67,7 @@ async fn what_is_wrong_is_named_with_what_to_do() {
         ("PYTHON", "/nowhere/python3", "Python", "/nowhere/python3", "PYTHON"),
         ("PLATFORM_PATH", "/nowhere", "SDK", "/nowhere", "PLATFORM_PATH"),
         ("WORKSPACE_PATH", "/nowhere", "workspace", "/nowhere", "WORKSPACE_PATH"),
+        ("UPLOADS_PATH", "/dev/null/uploads", "uploads", "/dev/null/uploads", "UPLOADS_PATH"),
         ("SECRET_KEY", "hush-hush", "settings", "SECRET_KEY", ".env.example"),
         ("WORKER_SLOTS", "many", "settings", "many", "environment variable"),
     ] {

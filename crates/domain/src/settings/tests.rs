@@ -1,5 +1,7 @@
 //! What the settings refuse, and that their table is whole.
 
+use secrecy::SecretString;
+
 use super::*;
 
 fn production(signing: &str, master: &str) -> Settings {
@@ -8,6 +10,45 @@ fn production(signing: &str, master: &str) -> Settings {
         secrets_master_key: Some(master.into()),
         ..Settings::default()
     }
+}
+
+#[test]
+fn a_text_stays_what_was_set_and_a_number_is_read_where_one_is_meant() {
+    let digits = "0123456789".repeat(4);
+    let variables = [
+        ("DEV_USER_PASSWORD", "0042"),
+        ("SECRET_KEY", digits.as_str()),
+        ("BIFROST_SECRETS_MASTER_KEY", "1e9"),
+        ("S3_ACCESS_KEY_ID", "007"),
+        ("RUN_NETWORK", "443"),
+        ("DEV_AUTH_BYPASS", "true"),
+        ("WORKER_SLOTS", "4"),
+        ("BIFROST_HISTORY_DAYS", "30"),
+        ("METRICS_PORT", "0"),
+        ("METRICS_ADDR", "0.0.0.0"),
+        ("GIT_LOCAL_REMOTES", "true"),
+        ("ENVIRONMENT", "testing"),
+        ("QUEUE_PREFIX", ""),
+        ("REDIS_PREFIX", ""),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let settings = Settings::read(Some(variables.into_iter().collect())).unwrap();
+
+    let secret = |secret: &Option<SecretString>| secret.as_ref().unwrap().expose_secret().to_owned();
+    assert_eq!(settings.dev_user_password.expose_secret(), "0042");
+    assert_eq!(secret(&settings.secret_key), digits);
+    assert_eq!(secret(&settings.secrets_master_key), "1e9");
+    assert_eq!(settings.s3_access_key_id.as_deref(), Some("007"));
+    assert_eq!((&*settings.run_network, &*settings.dev_auth_bypass), ("443", "true"));
+    assert_eq!((settings.worker_slots, settings.history_days), (4, 30));
+    assert_eq!(settings.metrics_address(), Some(([0, 0, 0, 0], 0).into()));
+    assert!(settings.git_local_remotes);
+    assert_eq!(settings.environment, Environment::Testing);
+    assert_eq!((&*settings.queue_prefix, &*settings.redis_prefix), ("", "bifrost"), "empty means unset");
+
+    let wrong = std::iter::once(("WORKER_SLOTS".to_owned(), "many".to_owned())).collect();
+    let fault = Settings::read(Some(wrong)).unwrap_err();
+    assert!(fault.contains("many"), "{fault}");
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub(crate) fn ended(status: Status, took: Option<Duration>) {
 }
 
 /// Counts submissions that are durable.
-pub(crate) fn submitted(count: usize) {
+pub fn submitted(count: usize) {
     counter!(SUBMITTED).increment(count as u64);
 }
 

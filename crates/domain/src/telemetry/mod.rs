@@ -3,6 +3,8 @@
 //! The invariant: nothing of it decides anything. A collector that is away, slow or full costs what it would have been
 //! told, and nothing else.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::JsonFields;
 
@@ -21,7 +23,11 @@ pub fn init(settings: &Settings) {
 /// As [`init`], with the filter to use while `RUST_LOG` is unset.
 pub fn init_with(settings: &Settings, filter: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let mut logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if !std::io::stderr().is_terminal() {
+        // Colours are for eyes; in a file they are noise.
+        logs = logs.with_ansi(false);
+    }
     // The first caller of a process wins; tests call it many times.
     let _ = if settings.log_format == "json" {
         logs.fmt_fields(JsonFields::new()).event_format(lines::JsonLines).try_init()
