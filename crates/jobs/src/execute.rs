@@ -39,6 +39,8 @@ const FLUSH_LINES: usize = 1_000;
 const FLUSH_PERIOD: Duration = Duration::from_millis(100);
 /// Pause before what was given back is taken again.
 const GIVEN_BACK: Duration = Duration::from_secs(1);
+/// Attempts of a run after which it fails where no process can be had, instead of going round for ever.
+const MOST_GIVEN_BACK: i32 = 20;
 /// What a person reads of a run whose secret cannot be had.
 const DOES_NOT_OPEN: &str = "what the run was handed by the one that started it does not open: SECRETS_MASTER_KEY must still hold the key it was sealed with";
 const MAX_RESULT: u64 = 16 * 1024 * 1024;
@@ -241,7 +243,7 @@ impl<'a> Attempt<'a> {
             };
             match started.await {
                 Ok(started) => return Ok(started),
-                Err(error) if template.is_gone() => {
+                Err(error) if template.is_gone() && self.claimed.attempt < MOST_GIVEN_BACK => {
                     tracing::warn!(%error, "the template is gone, giving the run back for the next one");
                     return Err(End::GivenBack);
                 }

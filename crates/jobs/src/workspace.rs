@@ -131,7 +131,8 @@ impl Indexer {
         {
             return Ok(());
         }
-        let synced = in_time(DATABASE_PATIENCE, Box::pin(files::sync(&self.platform))).await?;
+        // Without a limit: it writes files, hundreds of them after a restore, and must not be cut off between the two.
+        let synced = Box::pin(files::sync(&self.platform)).await?;
         if synced != Synced::default() {
             tracing::info!(
                 synced.written,

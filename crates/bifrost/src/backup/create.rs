@@ -60,10 +60,12 @@ pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     };
     let mut pieces = Vec::new();
     let written = until_stopped(&stop, async {
+        // What is missing is said before the dump, which may take long.
+        let folders = files(&settings, &state, args.workspace, &url).await?;
         tools.dump(&url, &unfinished.join(manifest::DATABASE)).await?;
         pieces.push(measured(&unfinished, manifest::DATABASE).await?);
         say(format!("{}: {}", manifest::DATABASE, size(pieces[0].bytes)));
-        for (name, folder) in files(&settings, &state, args.workspace, &url).await? {
+        for (name, folder) in folders {
             let archive = unfinished.join(name);
             let source = folder.clone();
             let pack = if name == manifest::WORKSPACE { folders::pack_workspace } else { folders::pack };
@@ -136,7 +138,8 @@ async fn files(
             Err(_) if !schema::has_uploads(url).await? => {}
             Err(error) => {
                 let lost = format!("the uploads are not in {}: {error}", uploads.display());
-                let advice = "name their folder in UPLOADS_PATH, as a user that may read it, or their bucket in S3_BUCKET";
+                let advice = "name their folder in UPLOADS_PATH, as a user that may read it, or their bucket in S3_BUCKET; \
+                     where they are lost, make an empty folder";
                 return Err(Failure::new(lost).next(advice).code(USAGE));
             }
         }

@@ -136,23 +136,31 @@ pub async fn claim(db: &Db, worker: WorkerId, kinds: &[Kind]) -> Result<Option<C
     }
 }
 
-/// Extends the lease; `false` when the job is not this attempt's any more, and its work must stop.
+/// Extends the lease; `false` when the job is not this attempt's any more, and its work must stop. It waits for no lock: the
+/// attempt itself holds the row while it writes ([`hold`]), and nobody else takes it then.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
 pub async fn heartbeat(db: &Db, job: &Claimed) -> Result<bool> {
     let mut conn = db.system(&SCOPE).await?;
-    let held = sqlx::query!(
-        "UPDATE background_jobs
-         SET lease_expires_at = now() + make_interval(secs => $3)
-         WHERE id = $1 AND attempt = $2 AND status = 'Running'",
+    Ok(sqlx::query_scalar!(
+        r#"WITH held AS MATERIALIZED (
+               SELECT id FROM background_jobs WHERE id = $1 AND attempt = $2 AND status = 'Running'
+           ), free AS MATERIALIZED (
+               SELECT id FROM background_jobs WHERE id = $1 AND attempt = $2 AND status = 'Running'
+               FOR NO KEY UPDATE SKIP LOCKED
+           ), kept AS (
+               UPDATE background_jobs
+               SET lease_expires_at = now() + make_interval(secs => $3)
+               WHERE id IN (SELECT id FROM free)
+           )
+           SELECT EXISTS (SELECT FROM held) AS "is_held!""#,
         job.id as _,
         job.attempt,
         LEASE.as_secs_f64(),
     )
-    .execute(&mut *conn)
-    .await?;
-    Ok(held.rows_affected() == 1)
+    .fetch_one(&mut *conn)
+    .await?)
 }
 
 /// Locks the row of a job for the rest of the transaction, if the attempt still holds it: what a handler writes in

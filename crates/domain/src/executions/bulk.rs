@@ -104,6 +104,8 @@ pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result
                  AND ($2::uuid IS NULL OR workflow_id = $2) AND ($3::text IS NULL OR workflow_name = $3)
                  AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
                  AND ($6::uuid IS NULL OR executed_by = $6)
+                 -- What is submitted meanwhile is not meant.
+                 AND created_at <= now()
            ) AS "has_more!""#,
         &statuses,
         selection.workflow_id as _,

@@ -227,7 +227,7 @@ impl Lane {
         let due = entries.iter().filter(|entry| entry.new.run_at.is_none_or(|at| at <= now));
         let (ids, hints): (Vec<_>, Vec<_>) = due.map(|entry| (entry.new.id, entry.wakeup())).unzip();
         let is_early = sabotage::is(Fault::PublishBeforeCommit);
-        // First, so that nobody hears of a start before.
+        // First, so that hardly anybody hears of a start before; the version of what is told says which is later.
         entries
             .iter()
             .filter(|entry| !entry.new.transient)

@@ -339,7 +339,8 @@ pub(super) fn valid_name(name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-/// The same for an address in use and one that may not be claimed: it tells of neither.
+/// The same for an address in use and one that may not be claimed. Whoever tries one that nobody has can tell that its domain is
+/// some organization's, as they can by registering.
 fn address_taken() -> Error {
     Error::Conflict("another user has this e-mail address".into())
 }
