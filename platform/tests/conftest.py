@@ -6,11 +6,13 @@ import array
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,11 @@ import pytest
 
 PLATFORM = Path(__file__).resolve().parent.parent
 PATIENCE = 10.0
+NOBODY = 65534
+OWN_USERS = ("--run-as", "2000000000:2000000000", "--run-as-count", "1000")
+is_root = os.geteuid() == 0
+# The interpreter of the tests may lie where another user cannot go.
+OPEN_PYTHON = "/usr/bin/python3" if is_root else sys.executable
 
 Frame = dict[str, Any]
 Answer = Callable[[Frame], Frame | None]
@@ -307,6 +314,38 @@ def template(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     # Tests look at what runs write into their folders.
     reach = ("--writable", str(tmp_path_factory.getbasetemp()))
     running = Template(workspace, tmp_path_factory.mktemp("template"), options=reach)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Path]:
+    """A workspace and a folder for runs that everybody can pass into; those of pytest are for their owner."""
+    folder = Path(tempfile.mkdtemp(prefix="bifrost-tests-"))
+    folder.chmod(0o755)
+    for name, mode in (("workspace", 0o755), ("runs", 0o711), ("apart", 0o711)):
+        (folder / name).mkdir()
+        (folder / name).chmod(mode)
+    if is_root:
+        shutil.chown(folder / "runs", NOBODY)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def open_workspace(place: Path) -> Path:
+    return place / "workspace"
+
+
+@pytest.fixture(scope="session")
+def apart(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template | None]:
+    """A template of root, with a user for each process; None without root."""
+    if not is_root:
+        yield None
+        return
+    options = (*OWN_USERS, "--folder", str(place / "apart"))
+    folder = tmp_path_factory.mktemp("apart")
+    running = Template(place / "workspace", folder, options=options, python=OPEN_PYTHON)
     yield running
     running.stop()
 

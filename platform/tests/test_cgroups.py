@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Template
+from conftest import Template, is_root
 
 MIB = 1 << 20
 LIMIT = 192 * MIB
@@ -63,7 +63,7 @@ def waits():
 
 def missing() -> str | None:
     """Why the tests cannot be run here."""
-    if os.geteuid() != 0:
+    if not is_root:
         return "not root"
     try:
         if "memory" not in (ROOT / "cgroup.controllers").read_text().split():

@@ -248,8 +248,3 @@ def test_a_copy_of_the_process_takes_no_answers(template: Template, flow: Flow) 
     assert connection.until(lambda frame: frame["t"] == "result")["result"] == "Success"
     template.exit_of(connection.pid)
     connection.close()
-
-
-def test_the_last_result_of_a_process_says_so(ends: Ends) -> None:
-    ends.connection.send(ends.connection.last(pack({"t": "result"})))
-    assert ends.asked() == {"t": "result", "last": True}

@@ -1,6 +1,6 @@
 import pytest
 
-from bifrost._host.frames import MAX_FRAME, FrameBuffer, FrameTooLarge, pack, pack_value
+from bifrost._host.frames import MAX_FRAME, FrameBuffer, FrameTooLarge, pack, pack_value, with_last
 
 
 def test_frames_come_out_whole_however_the_bytes_arrive() -> None:
@@ -31,3 +31,12 @@ def test_only_objects_are_frames() -> None:
     buffer.feed(pack("[1]"))
     with pytest.raises(ValueError, match="object"):
         buffer.next()
+
+
+def test_the_last_result_of_a_process_says_so_where_there_is_room() -> None:
+    buffer = FrameBuffer()
+    buffer.feed(with_last(pack_value({"t": "result"})))
+    assert buffer.next() == {"t": "result", "last": True}
+    full = pack_value({"t": "result", "result": "x" * (MAX_FRAME - len('{"t":"result","result":""}'))})
+    assert len(full) == MAX_FRAME + 4
+    assert with_last(full) == full

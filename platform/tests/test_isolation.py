@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PLATFORM, Template
+from conftest import NOBODY, OPEN_PYTHON, PLATFORM, Template, is_root
 
 from bifrost._host import landlock, seccomp
 
-NOBODY = 65534
-OWN_USERS = ("--run-as", "2000000000:2000000000", "--run-as-count", "1000")
 LANDLOCK = (444, 445, 446)
-is_root = os.geteuid() == 0
-# The one of the tests may lie where another user cannot go.
-OPEN_PYTHON = "/usr/bin/python3" if is_root else sys.executable
 HERE = seccomp.machine()
 
 # Runs `wanted` as it is on a kernel that answers these calls with an error: [numbers, error, command …].
@@ -33,20 +28,6 @@ numbers = tuple(int(number) for number in sys.argv[1].split(","))
 assert seccomp.take_on(seccomp.refusing(seccomp.machine(), numbers, int(sys.argv[2])))
 os.execv(sys.argv[3], sys.argv[3:])
 """
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A workspace and a folder for runs that another user can pass into."""
-    folder = Path(tempfile.mkdtemp(prefix="bifrost-isolation-"))
-    folder.chmod(0o755)
-    for name, mode in (("workspace", 0o755), ("runs", 0o711)):
-        (folder / name).mkdir()
-        (folder / name).chmod(mode)
-    if is_root:
-        shutil.chown(folder / "runs", NOBODY)
-    yield folder
-    shutil.rmtree(folder)
 
 
 class Plain(Template):
@@ -75,21 +56,6 @@ def plain(place: Path) -> Iterator[Template]:
     yield running
     running.stop()
     shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def apart(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template | None]:
-    """A template of root, with a user for each process; None without root."""
-    if not is_root:
-        yield None
-        return
-    (place / "apart").mkdir()
-    (place / "apart").chmod(0o711)
-    options = (*OWN_USERS, "--folder", str(place / "apart"))
-    folder = tmp_path_factory.mktemp("apart")
-    running = Template(place / "workspace", folder, options=options, python=OPEN_PYTHON)
-    yield running
-    running.stop()
 
 
 @pytest.fixture(params=["plain", "apart"])

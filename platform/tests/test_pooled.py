@@ -10,10 +10,12 @@ import pytest
 from conftest import Flow, Frame, Outcome, RunConnection, Template
 
 SETTINGS = """
-import asyncio, contextvars, logging, logging.config, os, random, signal, socket, sys, tempfile
+import asyncio, contextvars, decimal, logging, logging.config, os, random, signal, socket, sys, tempfile
 
 NAMED = logging.getLogger("named")
 VARIABLE = contextvars.ContextVar("variable", default="unset")
+SIGNALS = [signal.SIGTERM, signal.SIGXCPU, signal.SIGINT, signal.SIGALRM, signal.SIGCHLD,
+           signal.SIGPIPE, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 def read():
     mask = os.umask(0o22)
@@ -24,13 +26,15 @@ def read():
         "variables": sorted(os.environ.items()),
         "folder": os.getcwd(),
         "mask": mask,
-        "signals": [repr(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGXCPU, signal.SIGALRM)],
+        "signals": [repr(signal.getsignal(number)) for number in SIGNALS],
         "alarm": signal.getitimer(signal.ITIMER_REAL)[0],
         "timeout": socket.getdefaulttimeout(),
         "streams": [type(sys.stdout).__name__, type(sys.stderr).__name__],
         "logging": [[type(handler).__name__ for handler in root.handlers], root.level, root.filters,
                     root.handlers[0].level, root.manager.disable, NAMED.disabled],
         "context": VARIABLE.get(),
+        "path": sys.path,
+        "arithmetic": repr(decimal.getcontext()),
         "temporary": tempfile.gettempdir(),
         "loop": [loop.is_closed(), loop.run_until_complete(asyncio.sleep(0, "slept"))],
     }
@@ -47,7 +51,8 @@ def folder():
 def mask(): os.umask(0)
 
 def signals():
-    for number in (signal.SIGTERM, signal.SIGXCPU, signal.SIGALRM): signal.signal(number, signal.SIG_IGN)
+    for number in SIGNALS: signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # it is ignored already
 
 def alarm(): signal.setitimer(signal.ITIMER_REAL, 60)
 def timeout(): socket.setdefaulttimeout(0.01)
@@ -66,6 +71,9 @@ def configuration():
     logging.config.dictConfig({"version": 1, "root": {"level": "ERROR", "handlers": []}})
 
 def context(): VARIABLE.set("leak")
+def path(): sys.path.insert(0, "/elsewhere")
+def other_path(): sys.path = ("/elsewhere",)
+def arithmetic(): decimal.getcontext().prec = 3
 def temporary(): tempfile.tempdir = "/"
 def closed(): asyncio.run(asyncio.sleep(0))
 def other(): asyncio.set_event_loop(asyncio.new_event_loop())
@@ -79,7 +87,8 @@ def policy(): asyncio.set_event_loop_policy(Policy())
 """
 CHANGES = (
     *("variables", "folder", "mask", "signals", "alarm", "timeout", "streams", "handlers", "filters"),
-    *("configuration", "context", "temporary", "closed", "other", "executor", "handler", "policy"),
+    *("configuration", "context", "path", "other_path", "arithmetic", "temporary", "closed", "other"),
+    *("executor", "handler", "policy"),
 )
 
 
@@ -144,14 +153,35 @@ def test_lines_are_logged_whatever_a_file_has_configured(flow: Flow, pooled: Poo
 
 def test_what_a_file_sets_while_it_is_loaded_stays(flow: Flow, pooled: Pooled) -> None:
     path = flow(
-        "import os, socket\n"
-        "os.environ['REGION'] = 'ch'\nsocket.setdefaulttimeout(7)\n"
-        "def run(): return [os.environ.get('REGION'), socket.getdefaulttimeout()]\n"
-        "def change():\n    os.environ['REGION'] = 'de'\n    socket.setdefaulttimeout(None)\n"
+        "import decimal, os, socket, sys\n"
+        "os.environ['REGION'] = 'ch'\nsocket.setdefaulttimeout(7)\nsys.path.append('/elsewhere')\n"
+        "decimal.getcontext().prec = 50\n"
+        "def run():\n"
+        "    return [os.environ.get('REGION'), socket.getdefaulttimeout(), sys.path[-1],\n"
+        "            decimal.getcontext().prec]\n"
+        "def change():\n"
+        "    os.environ['REGION'] = 'de'\n    socket.setdefaulttimeout(None)\n    sys.path.pop()\n"
+        "    decimal.getcontext().prec = 3\n"
     )
-    assert pooled.result(path) == ["ch", 7]
+    set_by_file = ["ch", 7, "/elsewhere", 50]
     pooled.result(path, "change")
-    assert pooled.result(path) == ["ch", 7]
+    assert pooled.result(path) == set_by_file
+    pooled.result(path, "change")
+    assert pooled.result(path) == set_by_file
+
+
+def test_each_file_adds_to_what_files_before_have_set(flow: Flow, pooled: Pooled) -> None:
+    source = (
+        "import contextvars\n"
+        "VARIABLE = contextvars.ContextVar(__name__, default='unset')\n"
+        "VARIABLE.set('set')\n"
+        "def run():\n"
+        "    seen = VARIABLE.get()\n"
+        "    VARIABLE.set('changed')\n"
+        "    return seen\n"
+    )
+    paths = [flow(source, f"adds_{number}.py") for number in range(2)]
+    assert [pooled.result(path) for path in paths * 3] == ["set"] * 6
 
 
 def test_random_numbers_are_not_those_of_the_seed_of_a_run_before(flow: Flow, pooled: Pooled) -> None:
@@ -264,7 +294,7 @@ def test_a_process_whose_result_is_large_ends_as_well(flow: Flow, pooled: Pooled
 
 def test_threads_and_programs_of_a_file_that_is_loaded_stay(flow: Flow, pooled: Pooled) -> None:
     path = flow(
-        "import atexit, concurrent.futures, subprocess, threading, time\n"
+        "import concurrent.futures, subprocess, threading, time\n"
         "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
         "helper = subprocess.Popen(['sleep', '60'])\n"
         "runs = []\n"
@@ -276,16 +306,31 @@ def test_threads_and_programs_of_a_file_that_is_loaded_stay(flow: Flow, pooled: 
     assert [pooled.result(path) for _ in range(3)] == [[1, None], [2, None], [3, None]]
 
 
+def test_how_a_program_of_a_file_ended_is_for_the_file_to_ask(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import os, subprocess\n"
+        "helper = subprocess.Popen(['sh', '-c', 'exit 3'])\n"
+        "def wait(): os.waitid(os.P_PID, helper.pid, os.WEXITED | os.WNOWAIT)\n"
+        "def run(): return helper.wait()\n"
+        "def leave(): subprocess.Popen(['sleep', '60'])\n"
+    )
+    pooled.result(path, "wait")
+    assert pooled.result(path) == 3
+    assert not pooled.last
+    # There are none of the file any more, so this one is of the run.
+    pooled.result(path, "leave")
+    assert pooled.has_ended()
+
+
 def test_what_has_ended_is_collected(flow: Flow, pooled: Pooled) -> None:
     path = flow(
-        "import os, time\n"
+        "import os\n"
         "def leave():\n"
-        "    read, write = os.pipe()\n"
+        "    ended = []\n"
         "    for _ in range(3):\n"
-        "        if os.fork() == 0: os._exit(0)\n"
-        "    os.close(write)\n"
-        "    os.read(read, 1)\n"
-        "    time.sleep(0.05)\n"
+        "        if (pid := os.fork()) == 0: os._exit(0)\n"
+        "        ended.append(pid)\n"
+        "    for pid in ended: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)\n"
         "def run():\n"
         "    try: return os.waitpid(-1, os.WNOHANG)\n"
         "    except ChildProcessError: return 'none'\n"

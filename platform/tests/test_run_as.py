@@ -1,31 +1,17 @@
 """Runs as somebody else than the template: what they are, and what they cannot reach."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PLATFORM, Template, daemon_dies
+from conftest import NOBODY, PLATFORM, Template, daemon_dies, is_root
 
-NOBODY = 65534
 RUN_AS = ("--run-as", f"{NOBODY}:{NOBODY}")
-
-is_root = os.geteuid() == 0
-
-
-@pytest.fixture(scope="module")
-def open_workspace() -> Iterator[Path]:
-    """A workspace that everybody can read; the folders of pytest are for their owner alone."""
-    folder = Path(tempfile.mkdtemp(prefix="bifrost-run-as-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

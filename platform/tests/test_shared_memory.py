@@ -1,20 +1,14 @@
 """Memory that processes share by name: none of it outlives the process that made it."""
 
 import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Flow, Template
+from conftest import Flow, Template, is_root
 
 from bifrost._host import seccomp
 
-OWN_USERS = ("--run-as", "2000000000:2000000000", "--run-as-count", "1000")
-is_root = os.geteuid() == 0
 HERE = seccomp.machine()
 
 CALLS = """
@@ -50,25 +44,10 @@ def test_what_the_kernel_would_keep_is_refused(template: Template, flow: Flow) -
     assert said == dict.fromkeys(("shmget", "semget", "msgget", "mq_open"), 1)
 
 
-@pytest.fixture
-def apart(tmp_path: Path) -> Iterator[Template]:
-    """With a user for each process."""
-    folder = Path(tempfile.mkdtemp(prefix="bifrost-shared-"))
-    for made in (folder, folder / "workspace", folder / "runs"):
-        made.mkdir(exist_ok=True)
-        made.chmod(0o755)
-    # The interpreter of the tests may lie where another user cannot go.
-    python = "/usr/bin/python3" if is_root else sys.executable
-    options = (*OWN_USERS, "--folder", str(folder / "runs"))
-    running = Template(folder / "workspace", tmp_path, options=options, python=python)
-    yield running
-    running.stop()
-    shutil.rmtree(folder)
-
-
 @pytest.mark.skipif(not is_root, reason="only root can start runs as somebody else")
 @pytest.mark.parametrize("die", [False, True])
-def test_what_a_process_leaves_is_removed_with_it(apart: Template, die: bool) -> None:
+def test_what_a_process_leaves_is_removed_with_it(apart: Template | None, die: bool) -> None:
+    assert apart is not None
     name = f"bifrost-left-{os.getpid()}"
     own, foreign = Path("/dev/shm", name), Path("/dev/shm", name + "-of-another")
     foreign.write_text("kept")

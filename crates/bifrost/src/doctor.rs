@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
+use crate::backup;
 use crate::database::count_unopened;
 use crate::env;
 use crate::failure::{Failure, chain};
@@ -113,9 +114,7 @@ fn local_folders(settings: &mut Settings, state: &StateDir) {
             *path = std::path::absolute(name).unwrap_or_else(|_| name.into());
         }
     }
-    if settings.database_url.is_none() && !env::is_set("UPLOADS_PATH") {
-        settings.uploads_path = state.uploads();
-    }
+    settings.uploads_path = backup::uploads(settings, state);
 }
 
 impl Report {

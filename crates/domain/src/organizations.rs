@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sqlx::PgConnection;
 
 use crate::error::OnConstraint;
 use crate::id::OrgId;
@@ -200,6 +201,24 @@ async fn is_active(db: &Db, id: OrgId) -> Result<bool> {
         .fetch_optional(&mut *conn)
         .await?;
     Ok(found.unwrap_or(false))
+}
+
+/// The active organization that has the domain of this address.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub(crate) async fn of_address(conn: &mut PgConnection, email: &str) -> Result<Option<OrgId>> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT id AS "id: OrgId" FROM organizations WHERE domain = $1 AND is_active"#,
+        domain_of(email),
+    )
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// The domain of an address.
+pub(crate) fn domain_of(email: &str) -> &str {
+    email.rsplit('@').next().unwrap_or_default()
 }
 
 fn valid_name(name: &str) -> Result<String> {

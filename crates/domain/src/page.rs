@@ -5,13 +5,41 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::id::first_id_at;
 use crate::{Error, Result};
 
 const DIGEST: usize = 8;
+/// Ids carry the time of who gave them, rows that of PostgreSQL, and it may have taken a while from one to the other (ADR 51).
+const CLOCKS: TimeDelta = TimeDelta::hours(1);
+
+/// Where in the order of ids a page lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// Before this one.
+    pub(crate) before: Uuid,
+    /// From this one on.
+    pub(crate) from: Uuid,
+}
+
+impl Place {
+    /// Of what was made between two moments, after the last row seen.
+    pub(crate) fn of(
+        since: Option<DateTime<Utc>>,
+        until: Option<DateTime<Utc>>,
+        after: Option<Cursor>,
+    ) -> Self {
+        let until = until.map_or(Uuid::max(), |until| first_id_at(until + CLOCKS));
+        Self {
+            before: after.map_or(until, |cursor| cursor.0.min(until)),
+            from: since.map_or(Uuid::nil(), |since| first_id_at(since - CLOCKS)),
+        }
+    }
+}
 
 /// The place after the last row of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,18 +27,17 @@ pub fn prepare() -> Result<Settings, String> {
     Ok(settings)
 }
 
-/// A token that SIGINT, SIGTERM and SIGHUP (the end of a terminal) cancel; the second signal ends the process at once.
+/// A token that SIGINT and SIGTERM cancel; the second signal ends the process at once.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut hangup = signal(SignalKind::hangup())?;
     let stop = CancellationToken::new();
     let told = stop.clone();
     tokio::spawn(async move {
         loop {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             if told.is_cancelled() {
                 std::process::exit(130);
             }

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use crate::error::OnConstraint;
 use crate::id::{OrgId, UserId};
-use crate::{Db, Error, Result, SystemScope, SystemTx, audit, passwords};
+use crate::{Db, Error, Result, SystemScope, SystemTx, audit, organizations, passwords};
 
 pub mod developer;
 pub mod directory;
@@ -140,10 +140,8 @@ pub(crate) async fn lock_registration(tx: &mut SystemTx) -> Result<()> {
 pub(crate) async fn forget_unproven(tx: &mut SystemTx, user: UserId) -> Result<()> {
     sqlx::query!(
         "WITH logins AS (DELETE FROM provider_logins WHERE user_id = $1),
-         keys AS (UPDATE sdk_keys SET is_active = FALSE WHERE user_id = $1 AND is_active),
-         method AS (DELETE FROM mfa_methods WHERE user_id = $1),
-         codes AS (DELETE FROM recovery_codes WHERE user_id = $1),
-         devices AS (DELETE FROM trusted_devices WHERE user_id = $1)
+         keys AS (UPDATE sdk_keys SET is_active = FALSE WHERE user_id = $1 AND is_active)
+         -- A trigger takes the second factor.
          UPDATE users SET mfa_enabled = FALSE WHERE id = $1",
         user as _,
     )
@@ -215,14 +213,10 @@ async fn join(
             Err(Error::Forbidden("registration is by invitation; ask a platform administrator".into()))
         }
         None => {
-            let domain = email.split('@').nth(1).unwrap_or_default();
-            let organization = sqlx::query_scalar!(
-                r#"SELECT id AS "id: OrgId" FROM organizations WHERE domain = $1 AND is_active"#,
-                domain,
-            )
-            .fetch_optional(tx.conn())
-            .await?
-            .ok_or_else(|| Error::Impossible(format!("no organization has the domain {domain}")))?;
+            let organization = organizations::of_address(tx.conn(), email).await?.ok_or_else(|| {
+                let domain = organizations::domain_of(email);
+                Error::Impossible(format!("no organization has the domain {domain}"))
+            })?;
             insert(tx, Some(organization), email, name, hash, false).await
         }
     }

@@ -4,6 +4,8 @@
 //! beside them (`problems`). Runs find their definition in the `catalog` and check their input in `parameters`;
 //! calls over HTTP find what is allowed in `endpoint`.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::types::Json;
@@ -24,7 +26,7 @@ pub use catalog::Catalog;
 pub use endpoint::{CallRate, Endpoint, list_endpoints};
 pub use parameters::{check_at, check_parameters};
 pub use problems::{FileProblem, Problem, list_problems};
-pub use sync::{Found, Index, IndexedFile, Reading, Synced, sync};
+pub use sync::{Found, Index, IndexedFile, Reading, Synced};
 
 /// When a failed attempt is followed by another.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -37,6 +39,14 @@ pub struct RetryPolicy {
     pub max_backoff_seconds: f64,
     /// Exception classes that are retried; `None`: all but `UserError` and timeouts.
     pub retry_on: Option<Vec<String>>,
+}
+
+impl RetryPolicy {
+    /// Pause after attempt `n` (from 1) of those that count, before jitter.
+    pub fn pause_after(&self, attempt: i32) -> Duration {
+        let pause = self.backoff_seconds * 2f64.powi(attempt.max(1) - 1);
+        Duration::from_secs_f64(pause.min(self.max_backoff_seconds).clamp(0.0, 86_400.0))
+    }
 }
 
 /// A declared parameter.
@@ -125,4 +135,16 @@ async fn list_kind(tx: &mut OrgTx, kind: &str) -> Result<Vec<Workflow>> {
     )
     .fetch_all(tx.conn())
     .await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_doubles_up_to_the_longest() {
+        let policy =
+            RetryPolicy { max_attempts: 4, backoff_seconds: 2.0, max_backoff_seconds: 7.0, retry_on: None };
+        assert_eq!([1, 2, 3, 4].map(|attempt| policy.pause_after(attempt).as_secs()), [2, 4, 7, 7]);
+    }
 }

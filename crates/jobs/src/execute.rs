@@ -39,7 +39,7 @@ const FLUSH_LINES: usize = 1_000;
 const FLUSH_PERIOD: Duration = Duration::from_millis(100);
 /// Pause before what was given back is taken again.
 const GIVEN_BACK: Duration = Duration::from_secs(1);
-/// Attempts of a run after which it fails where no process can be had, instead of going round for ever.
+/// How often a run is given back because its template is gone; then it fails, for it may be the run that no machine can start.
 const MOST_GIVEN_BACK: i32 = 20;
 /// What a person reads of a run whose secret cannot be had.
 const DOES_NOT_OPEN: &str = "what the run was handed by the one that started it does not open: SECRETS_MASTER_KEY must still hold the key it was sealed with";
@@ -89,7 +89,7 @@ pub(crate) async fn execute(engine: &Engine, claimed: Claimed, slot: Slot, stop:
 
 async fn drive(engine: &Engine, claimed: Claimed, slot: Slot, stop: Stop, mut trace: AttemptTrace) {
     let began = Instant::now();
-    let update = running(&claimed);
+    let update = claimed.update(Status::Running);
     if claimed.kind == Kind::Workflow {
         engine.platform.events.publish(update.clone().into());
     }
@@ -243,7 +243,7 @@ impl<'a> Attempt<'a> {
             };
             match started.await {
                 Ok(started) => return Ok(started),
-                Err(error) if template.is_gone() && self.claimed.attempt < MOST_GIVEN_BACK => {
+                Err(error) if template.is_gone() && self.claimed.given_back < MOST_GIVEN_BACK => {
                     tracing::warn!(%error, "the template is gone, giving the run back for the next one");
                     return Err(End::GivenBack);
                 }
@@ -435,28 +435,4 @@ async fn stopped(stop: &Stop) -> Option<Reason> {
 
 fn failure(kind: &str, message: &str) -> Failure {
     Failure { kind: kind.into(), message: message.into(), user_error: false, mro: Vec::new() }
-}
-
-fn running(claimed: &Claimed) -> Update {
-    Update {
-        execution_id: claimed.id,
-        org_id: claimed.organization_id,
-        workflow_name: claimed.workflow_name.clone(),
-        executed_by: claimed.executed_by,
-        executed_by_name: claimed.executed_by_name.clone(),
-        status: Status::Running,
-        attempt: claimed.attempt,
-        started_at: claimed.started_at,
-        completed_at: None,
-        duration_ms: None,
-        result: None,
-        result_type: None,
-        result_omitted: false,
-        error_message: None,
-        error_type: None,
-        is_user_error: false,
-        last_sequence: None,
-        has_variables: false,
-        transient: claimed.transient,
-    }
 }

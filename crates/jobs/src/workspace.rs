@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use domain::events::Event;
 use domain::forms::files::{self, Synced, is_form_file};
 use domain::packages::{self, Environment};
@@ -91,28 +92,21 @@ impl Indexer {
             if let Err(error) = self.refresh_forms().await {
                 tracing::warn!(%error, "forms and their files differ, trying again");
             }
-            let refreshed = self.refresh().await;
-            if let Err(error) = &refreshed {
-                failures += 1;
-                let retry_in = RETRY * failures.min(LONGEST_PAUSE);
-                let event = NewEvent::new(
-                    Category::Discovery,
-                    Level::Error,
-                    "The workspace is not in use as it stands; runs go on with what it was before",
-                );
-                self.platform.system_events.report(event.with(json!({"error": error.to_string()})));
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    ?retry_in,
-                    "the workspace is not in use as it stands, trying again"
-                );
-                tokio::time::sleep(retry_in).await;
-                continue;
-            }
-            failures = 0;
-            if matches!(refreshed, Ok(false)) {
-                // Soon, and together with what else may be changing.
-                let _ = told.try_send(());
+            match self.refresh().await {
+                Ok(is_current) => {
+                    failures = 0;
+                    if !is_current {
+                        // Soon, and together with what else may be changing.
+                        let _ = told.try_send(());
+                    }
+                }
+                Err(error) => {
+                    failures += 1;
+                    let retry_in = RETRY * failures.min(LONGEST_PAUSE);
+                    self.report(&error, retry_in);
+                    tokio::time::sleep(retry_in).await;
+                    continue;
+                }
             }
             let told = tokio::time::timeout(LOOK_AGAIN, changes.recv()).await;
             if matches!(told, Ok(Some(()))) {
@@ -120,6 +114,20 @@ impl Indexer {
                 let _ = changes.try_recv();
             }
         }
+    }
+
+    fn report(&self, error: &anyhow::Error, retry_in: Duration) {
+        let event = NewEvent::new(
+            Category::Discovery,
+            Level::Error,
+            "The workspace is not in use as it stands; runs go on with what it was before",
+        );
+        self.platform.system_events.report(event.with(json!({"error": error.to_string()})));
+        tracing::warn!(
+            error = format!("{error:#}"),
+            ?retry_in,
+            "the workspace is not in use as it stands, trying again"
+        );
     }
 
     /// Makes forms and their files equal, if the files changed or a form waits for its own.
@@ -274,9 +282,11 @@ async fn hear_switches(platform: Platform, look_again: LookAgain) {
 /// # Errors
 /// When the interpreter cannot be started or PostgreSQL is away.
 pub async fn index_once(platform: &Platform) -> anyhow::Result<workflows::Synced> {
+    let reading = Reading::begin(&platform.db).await?;
     let root = workspace_trees::current(&platform.settings.workspace_path);
     let index = index(&platform.settings, &root).await?;
-    Ok(workflows::sync(&platform.db, &index).await?)
+    let synced = reading.sync(&platform.db, &index).await?;
+    synced.context("somebody else has indexed the workspace meanwhile")
 }
 
 /// Reads the workspace in a process of its own, by the parser of the interpreter that will run it.

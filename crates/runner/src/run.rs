@@ -36,6 +36,8 @@ pub struct Run {
     output_open: bool,
     template: Arc<Template>,
     tenant: Option<String>,
+    /// Why it ends, where its last lines were given first.
+    broken: Option<Error>,
     writer: Option<Replier>,
     reader: Option<OwnedReadHalf>,
 }
@@ -71,6 +73,7 @@ impl Run {
             output_open: true,
             template,
             tenant,
+            broken: None,
             writer: None,
             reader: None,
         }
@@ -115,9 +118,19 @@ impl Run {
     pub async fn next(&mut self) -> Result<Vec<Frame>, Ended> {
         let mut frames = Vec::new();
         loop {
-            let alive = match self.read(&mut frames).await {
+            let read = match self.broken.take() {
+                Some(error) => Err(error),
+                None => self.read(&mut frames).await,
+            };
+            let alive = match read {
                 Ok(alive) => alive,
                 Err(error) => {
+                    // What it has logged before stands; all else that comes with rubbish counts for nothing.
+                    frames.retain(|frame| matches!(frame, Frame::Log(_)));
+                    if !frames.is_empty() {
+                        self.broken = Some(error);
+                        return Ok(frames);
+                    }
                     let broke_protocol = matches!(error, Error::Frame(_));
                     return Err(Ended { broke_protocol, ..self.ended().await });
                 }

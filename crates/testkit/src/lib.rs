@@ -40,12 +40,23 @@ pub use token_server::TokenServer;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use domain::workflows::{Index, Reading, Synced};
+
 /// Source of workflows of a hostile tenant, by what each takes: `hostile_forks`, `hostile_memory`, `hostile_lines` and
 /// `hostile_result`.
 pub const HOSTILE: &str = include_str!("hostile.py");
 
 /// How long a test waits for something that should be there in a moment.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Has the workflows be those of this index, as if it were read just now.
+///
+/// # Errors
+/// When PostgreSQL is away, or somebody else indexes at the same time.
+pub async fn sync_workflows(db: &domain::Db, index: &Index) -> domain::Result<Synced> {
+    let synced = Reading::begin(db).await?.sync(db, index).await?;
+    synced.ok_or_else(|| domain::Error::internal("somebody else has indexed"))
+}
 
 /// Asks until there is an answer, or fails the test, naming what it waited for.
 ///

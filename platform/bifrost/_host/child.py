@@ -21,7 +21,7 @@ import traceback
 from _thread import _count as count_threads
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine, Mapping
-from contextvars import Context
+from contextvars import Context, copy_context
 from types import CoroutineType, FrameType, FunctionType, GeneratorType
 from typing import Any, NoReturn
 
@@ -33,7 +33,7 @@ from .calling import bind, options_of
 from .connection import Connection
 from .convert import ResultTooLarge, encode_result
 from .failures import NoResult, ResourceLimit, WorkflowLoadError, WorkflowNotFound
-from .frames import FrameTooLarge, pack, quote
+from .frames import FrameTooLarge, pack, quote, with_last
 from .importer import WorkspaceFinder
 from .isolation import Isolation
 from .limits import Interrupted, Limits
@@ -80,8 +80,11 @@ class Child:
         logs.activate(self.handler, self.out, self.err)
         self.surroundings = surroundings.Surroundings(self.handler, self.out, self.err)
         self.has_served = False
+        self.context = Context()
+        """What files have set in context variables while they were loaded; each run has a copy."""
         self.threads = 0
         self.has_programs = False
+        """Whether files have started programs while they were loaded, and have not collected them all."""
         forks.in_copies_of_runs(self._forget_connection)
 
     def serve(self, fd: int) -> NoReturn:
@@ -96,7 +99,7 @@ class Child:
                 self.isolation.enclose()
                 perform = Execution(self, start).perform
                 # What the run before has set in context variables belongs to that one's context.
-                frame = Context().run(perform) if self.has_served else perform()
+                frame = self.context.copy().run(perform) if self.has_served else perform()
                 _running = False
                 if os.getpid() != owner:
                     break  # user code forked, and the copy came back from the workflow: it has no say here
@@ -104,7 +107,7 @@ class Child:
                 is_last = not start.get("pooled")
                 if not is_last and self._has_more_than_before():
                     is_last = True
-                    frame = self.connection.last(frame)
+                    frame = with_last(frame)
                 self.connection.send(frame)
                 if is_last:
                     break
@@ -147,12 +150,14 @@ class Child:
         else:
             self.surroundings.keep()
         self.threads = count_threads()
+        self.has_programs = self.has_programs and surroundings.has_children()
 
     def keep_loaded(self) -> None:
         """What files did to the process while they were loaded is there for all its runs."""
         self.surroundings.keep()
+        self.context = copy_context()
         self.threads = count_threads()
-        self.has_programs = surroundings.are_programs_alive()
+        self.has_programs = surroundings.has_children()
 
     def _has_more_than_before(self) -> bool:
         """Whether the run leaves threads or programs, which would go on beside the next one."""
@@ -162,7 +167,8 @@ class Child:
         return self._has_more()
 
     def _has_more(self) -> bool:
-        return count_threads() > self.threads or (surroundings.are_programs_alive() and not self.has_programs)
+        # How a program of a file ended is for the file to ask.
+        return count_threads() > self.threads or (not self.has_programs and surroundings.are_programs_alive())
 
     def _flush(self) -> None:
         self.out.finish()

@@ -20,7 +20,7 @@ from itertools import count
 from typing import Any, NoReturn
 
 from .. import errors
-from .frames import HEADER, FrameBuffer, pack, quote, reframe
+from .frames import FrameBuffer, pack, quote
 
 _READ_SIZE = 1 << 16
 _DETACHED = "the Bifrost SDK cannot be used in a forked process"
@@ -99,10 +99,6 @@ class Connection:
         self._reader = 0
         # Their answers belong to the process that asked.
         self._calls.clear()
-
-    def last(self, result: bytes) -> bytes:
-        """The result frame with a member more: this process serves no other run."""
-        return reframe(result[HEADER.size : -1] + b',"last":true}')
 
     def wait(self, call: Call) -> None:
         if call.reply is None:

@@ -12,8 +12,8 @@ from struct import Struct
 from typing import Any
 
 MAX_FRAME = 20 * 1024 * 1024
-HEADER = Struct(">I")
-_pack_header = HEADER.pack
+_HEADER = Struct(">I")
+_pack_header = _HEADER.pack
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -27,11 +27,18 @@ def pack(text: str) -> bytes:
         body = text.encode()
     except UnicodeEncodeError:
         body = text.encode("utf-8", "replace")
-    return reframe(body)
+    return _framed(body)
 
 
-def reframe(body: bytes) -> bytes:
-    """Frame the bytes of one JSON object."""
+def with_last(frame: bytes) -> bytes:
+    """A result frame with a member more: its process serves no other run."""
+    try:
+        return _framed(frame[_HEADER.size : -1] + b',"last":true}')
+    except FrameTooLarge:
+        return frame  # that the process ends can be seen all the same
+
+
+def _framed(body: bytes) -> bytes:
     if len(body) > MAX_FRAME:
         raise FrameTooLarge(f"frame of {len(body)} bytes exceeds {MAX_FRAME}")
     return _pack_header(len(body)) + body
@@ -62,7 +69,7 @@ class FrameBuffer:
         data = self._bytes
         if len(data) < 4:
             return None
-        end = 4 + HEADER.unpack_from(data)[0]
+        end = 4 + _HEADER.unpack_from(data)[0]
         if end > MAX_FRAME + 4:
             raise FrameTooLarge(f"incoming frame of {end - 4} bytes exceeds {MAX_FRAME}")
         if len(data) < end:

@@ -14,9 +14,9 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
-PROTECTED = sys.stdlib_module_names | {"bifrost", "shared", "src"}
 _SHARED_NAMES = ("shared", "src")
 """Packages of the platform whose names workspaces use for folders of their own."""
+PROTECTED = sys.stdlib_module_names | {"bifrost", *_SHARED_NAMES}
 
 
 class CodeCache:
@@ -154,12 +154,13 @@ class WorkspaceFinder(MetaPathFinder):
     def forget_modules(self) -> None:
         """Drop every workspace module of this process, because the workspace changed."""
         self._left.clear()
+        self._ran.clear()
         self._waiting = {}
         self._take_own()
         self._hide_installed()
 
     def forget_rehearsal(self) -> None:
-        self.folder, self.places, self._running, self.loaded = "", (self.root,), None, 0
+        self.folder, self.places, self._running = "", (self.root,), None
         _take([name for name in sys.modules if name.startswith("_workspace_")])
 
     def _take_own(self) -> dict[str, ModuleType]:

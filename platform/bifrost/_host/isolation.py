@@ -197,7 +197,7 @@ class Isolation:
     def end_remains(self, pid: int, living: Collection[int]) -> cgroups.Ending:
         """End what a process that just ended has started; `living` are the ones that go on."""
         ending = self._end_remains(pid, living)
-        if (user := self._users.pop(pid, None)) is not None and os.listdir(_SHARED_MEMORY):
+        if (user := self._users.pop(pid, None)) is not None:
             _remove_all_of(user, _SHARED_MEMORY)
         return ending
 

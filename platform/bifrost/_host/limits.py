@@ -35,8 +35,8 @@ def address_space() -> int:
 class Limits:
     """Applies the limits of a start frame.
 
-    A run cannot lift them, so those of a pooled process are set once and never move up. Only that of CPU time
-    does, for each run.
+    A run cannot lift them: those of a pooled process are put back for each run and never move up, but for
+    that of CPU time.
     """
 
     def __init__(self, base_address_space: int) -> None:
@@ -56,8 +56,7 @@ class Limits:
             # Soft only: the limit moves on for the next run of a pooled process. The kernel repeats the
             # signal every second, so a run that swallows it is stopped by the next one.
             hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-            soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
-            resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+            resource.setrlimit(resource.RLIMIT_CPU, (_within(hard, soft), hard))
         if processes := wanted.get("processes"):
             _bound(resource.RLIMIT_NPROC, processes)
         if size := wanted.get("file_size_bytes"):
@@ -91,9 +90,13 @@ class Limits:
 
 def _bound(which: int, most: int) -> None:
     """Set the soft limit, and the hard one so that it stays, within the one that is in force."""
-    hard = resource.getrlimit(which)[1]
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    most = _within(resource.getrlimit(which)[1], most)
     resource.setrlimit(which, (most, most))
+
+
+def _within(hard: int, most: int) -> int:
+    """`most`, or the hard limit if that is less."""
+    return most if hard == resource.RLIM_INFINITY else min(most, hard)
 
 
 def _was_starting(error: BaseException) -> bool:

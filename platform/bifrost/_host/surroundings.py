@@ -1,13 +1,15 @@
 """Settings of a whole process that a run may change, put back before the next run of a pooled one.
 
-What files set in the environment while they are loaded stays, as their modules do: those are not executed
-again. All else is as the first run found it. Most runs change nothing, and are not to pay for those that do:
-what can be compared for next to nothing is written only where it differs.
+What files set while they are loaded stays, as their modules do: those are not executed again. All else that
+is named here is put back to what the first run found; settings of the interpreter beyond it, such as warnings
+and the recursion limit, are not. Most runs change nothing, and are not to pay for those that do: what can be
+compared for next to nothing is written only where it differs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import decimal
 import functools
 import logging
 import os
@@ -17,11 +19,15 @@ import socket
 import sys
 from _signal import getsignal  # type: ignore[import-not-found]  # that of `signal` looks for an enum first
 from asyncio import AbstractEventLoop
+from contextvars import copy_context
 from typing import Any
 
 from . import logs
 
-_SIGNALS = (signal.SIGTERM, signal.SIGXCPU, signal.SIGINT, signal.SIGALRM, signal.SIGCHLD)
+_SIGNALS = (
+    *(signal.SIGTERM, signal.SIGXCPU, signal.SIGINT, signal.SIGALRM, signal.SIGCHLD),
+    *(signal.SIGPIPE, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
+)
 _SPENT = object()
 """Stands for the loop of plain code that was given none, since there has been one before."""
 
@@ -37,26 +43,30 @@ class Surroundings:
         self._folder = os.getcwd()
         # Configuring logging from a file or a dict clears the list that this comes first in.
         self._first_handler = logging._handlerList[0]  # type: ignore[attr-defined]
-        self._environment: dict[bytes, bytes] | None = None
+        self._environment: dict[bytes, bytes] = {}
         self._timeout: float | None = None
+        self._path: list[str] = []
+        self._arithmetic: decimal.Context | None = None
+        """Of `decimal`, where it was used: one object that a context variable holds, and runs can change."""
         self._generator = _Generator()
 
     def keep(self) -> None:
         """Take what files have set while they were loaded for what later runs find."""
         self._environment = _environment().copy()
         self._timeout = socket.getdefaulttimeout()
+        self._path = sys.path.copy()
+        is_used = any(isinstance(value, decimal.Context) for value in copy_context().values())
+        self._arithmetic = decimal.getcontext().copy() if is_used else None
 
     def set_variable(self, name: str, value: str | None) -> None:
         """Change the environment, for this run and those after it."""
         kept, key = self._environment, name.encode()
         if value is not None:
             os.environ[name] = value
-            if kept is not None:
-                kept[key] = os.fsencode(value)
+            kept[key] = os.fsencode(value)
         elif key in _environment():
             del os.environ[name]
-            if kept is not None:
-                kept.pop(key, None)
+            kept.pop(key, None)
 
     def restore(self) -> None:
         # To ask for these would take as long as to set them.
@@ -73,8 +83,12 @@ class Surroundings:
             self._restore_logging()
         if socket.getdefaulttimeout() != self._timeout:
             socket.setdefaulttimeout(self._timeout)
-        if self._environment is not None and _environment() != self._environment:
-            self._restore_environment(self._environment)
+        if sys.path != self._path:
+            sys.path = self._path.copy()
+        if self._arithmetic is not None:
+            decimal.setcontext(self._arithmetic.copy())
+        if _environment() != self._environment:
+            self._restore_environment()
 
     def _logs_as_before(self) -> bool:
         root, own, known = logging.root, self._handler, logging._handlerList  # type: ignore[attr-defined]
@@ -106,8 +120,8 @@ class Surroundings:
                 if isinstance(logger, logging.Logger):
                     logger.disabled = False
 
-    def _restore_environment(self, kept: dict[bytes, bytes]) -> None:
-        now = _environment()
+    def _restore_environment(self) -> None:
+        now, kept = _environment(), self._environment
         for name in [name for name in now if name not in kept]:
             del os.environ[os.fsdecode(name)]
         for name, value in kept.items():
@@ -148,6 +162,15 @@ def are_programs_alive() -> bool:
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def has_children() -> bool:
+    """Whether there are processes of ours, going on or not collected yet."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return False
     return True

@@ -27,7 +27,7 @@ pub(crate) struct UpdateFrame {
     execution_id: ExecutionId,
     status: Status,
     /// Rises with every change of state; a frame that tells another place in the queue has that of the one before.
-    pub(super) version: i64,
+    pub(crate) version: i64,
     /// Marks the state at joining; what happens follows.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     snapshot: bool,

@@ -11,7 +11,7 @@ use domain::events::Event;
 use domain::forms::files::{self, is_form_file};
 use domain::workflows::{Index, Reading};
 use domain::workspace_files::FilePath;
-use domain::{Error, in_time};
+use domain::{Error, OrgScope, in_time};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -23,9 +23,10 @@ use crate::{AppState, deadline, python};
 
 /// Longest body that stores a file: ten MiB as Base64, or as text with what JSON escapes of it.
 const MAX_BODY: usize = 24 * 1024 * 1024;
+/// How long an answer waits for the index; what is saved stands without it.
 const INDEX_PATIENCE: Duration = Duration::from_secs(60);
-/// How long the rows are waited for: a connection may be dead without anybody having said so.
-const ROWS_PATIENCE: Duration = Duration::from_secs(30);
+/// The same with what is to be indexed.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     let content =
@@ -291,16 +292,7 @@ async fn write_file(
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE).detail("a file may have at most 10 MiB"));
     }
     let expected = input.expected_etag.filter(|etag| !etag.is_empty());
-    let scope = admin.scope.clone();
-    let written = to_the_end(async move {
-        let (is_form, is_python) = (is_form_file(path.name()), path.name().ends_with(".py"));
-        let written = editor::write(&app.platform, &scope, path, bytes, expected).await?;
-        if written.is_ok() {
-            reindex(&app, is_form, is_python).await;
-        }
-        Ok(written)
-    });
-    match written.await? {
+    match write_indexed(app, admin.scope, path, bytes, expected).await? {
         Ok(stored) => Ok(Json(stored.into())),
         Err(Clash::ContentChanged) => Err(clash("content_changed", "somebody else has changed the file")),
         Err(Clash::PathNotFound) => Err(clash("path_not_found", "the file is not there any more")),
@@ -327,7 +319,12 @@ async fn create_folder(
 ) -> Result<(StatusCode, Json<FileMetadata>), Problem> {
     let path = needed("path", query.path)?;
     let scope = admin.scope.clone();
-    let made = to_the_end(async move { editor::create_folder(&app.platform, &scope, path).await }).await?;
+    let made =
+        deadline::to_the_end(
+            PATIENCE,
+            async move { editor::create_folder(&app.platform, &scope, path).await },
+        )
+        .await?;
     Ok((StatusCode::CREATED, Json(made.into())))
 }
 
@@ -350,14 +347,7 @@ async fn delete_file(
     Query(query): Query<PathQuery>,
 ) -> Result<StatusCode, Problem> {
     let path = needed("path", query.path)?;
-    let scope = admin.scope.clone();
-    let removed = to_the_end(async move {
-        editor::delete(&app.platform, &scope, path).await?;
-        // It may have been a folder with anything in it.
-        reindex(&app, true, true).await;
-        Ok(())
-    });
-    removed.await?;
+    delete_indexed(app, admin.scope, path).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -385,7 +375,7 @@ async fn rename_file(
     let old = needed("old_path", query.old_path)?;
     let new = needed("new_path", query.new_path)?;
     let scope = admin.scope.clone();
-    let renamed = to_the_end(async move {
+    let renamed = deadline::to_the_end(PATIENCE, async move {
         let renamed = editor::rename(&app.platform, &scope, old, new).await?;
         reindex(&app, true, true).await;
         Ok(renamed)
@@ -449,13 +439,49 @@ async fn search_files(
     }))
 }
 
+/// Stores a file, and has what it declares indexed, whether or not the client stays.
+///
+/// # Errors
+/// As [`editor::write`].
+pub(crate) async fn write_indexed(
+    app: AppState,
+    scope: OrgScope,
+    path: FilePath,
+    bytes: Vec<u8>,
+    expected: Option<String>,
+) -> Result<Result<Stored, Clash>, Error> {
+    let written = deadline::to_the_end(PATIENCE, async move {
+        let (is_form, is_python) = (is_form_file(path.name()), path.name().ends_with(".py"));
+        let written = editor::write(&app.platform, &scope, path, bytes, expected).await?;
+        if written.is_ok() {
+            reindex(&app, is_form, is_python).await;
+        }
+        Ok(written)
+    });
+    written.await
+}
+
+/// Removes a file or folder, and has what it declared forgotten, the same way.
+///
+/// # Errors
+/// As [`editor::delete`].
+pub(crate) async fn delete_indexed(app: AppState, scope: OrgScope, path: FilePath) -> Result<(), Error> {
+    let removed = deadline::to_the_end(PATIENCE, async move {
+        editor::delete(&app.platform, &scope, path).await?;
+        // It may have been a folder with anything in it.
+        reindex(&app, true, true).await;
+        Ok(())
+    });
+    removed.await
+}
+
 /// Brings the rows up to date with what was changed. The change itself stands whatever comes of this; the indexer of the
 /// jobs process looks too.
 pub(crate) async fn reindex(app: &AppState, forms: bool, python: bool) {
     if forms && let Err(error) = Box::pin(files::sync(&app.platform)).await {
         tracing::warn!(%error, "forms and their files differ until the indexer looks");
     }
-    if python && let Err(error) = index(app).await {
+    if python && let Err(error) = in_time(INDEX_PATIENCE, index(app)).await {
         tracing::warn!(%error, "the workspace is indexed later");
     }
 }
@@ -465,23 +491,15 @@ async fn index(app: &AppState) -> Result<(), Error> {
     app.indexing
         .run(async || {
             let platform = &app.platform;
-            // Bounded, for whoever saves meanwhile waits too.
-            let reading = in_time(ROWS_PATIENCE, Reading::begin(&platform.db)).await?;
+            let reading = Reading::begin(&platform.db).await?;
             let found = python::ask(&platform.settings, "bifrost._host.index", None, INDEX_PATIENCE).await?;
             let index: Index = serde_json::from_slice(&found).map_err(Error::internal)?;
             // Where a later reading is in the rows already, it has found what this one has.
-            in_time(ROWS_PATIENCE, Box::pin(reading.sync(&platform.db, &index))).await?;
+            Box::pin(reading.sync(&platform.db, &index)).await?;
             platform.events.publish(Event::WorkspaceChanged);
             Ok(())
         })
         .await
-}
-
-/// Changes files and indexes them: a client that hangs up must not part the disk from the rows.
-pub(crate) fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> impl Future<Output = Result<T, Error>> {
-    deadline::to_the_end(INDEX_PATIENCE, work)
 }
 
 fn needed(name: &str, path: Option<String>) -> Result<FilePath, Problem> {

@@ -291,7 +291,8 @@ async fn update_user(
     let mut changed = manage::update(&mut tx, &app.platform.db, &key, changes).await?;
     let (id, owner) = (changed.user.id, changed.user.organization_id);
     let loses_factor = input.mfa_enabled == Some(false) && changed.user.mfa_enabled;
-    if loses_factor {
+    if input.mfa_enabled == Some(false) {
+        // Also what is only begun.
         mfa::remove_of(&mut tx, id).await?;
         changed.user.mfa_enabled = false;
     }

@@ -1,6 +1,6 @@
 //! One connection: frames of the client in, frames of its channels out, until one side ends it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ use crate::visibility::Reader;
 const SESSION_CHECK: Duration = Duration::from_secs(2);
 /// How often a silent connection is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Executions whose state is remembered: what overtakes another does so within a moment.
+const REMEMBERED: usize = 256;
 
 /// What a connection begins with: its first frame, and the channels granted.
 #[derive(Debug)]
@@ -103,6 +106,7 @@ pub(super) async fn serve(socket: WebSocket, app: AppState, listener: Listener, 
         follows: HashMap::new(),
         notices: app.platform.events.notices(),
         events: None,
+        states: States::default(),
         outbox: outbox.clone(),
         app: app.clone(),
         listener,
@@ -153,7 +157,30 @@ struct Connection {
     notices: broadcast::Receiver<Arc<Event>>,
     /// What happens everywhere, while a channel is told of it.
     events: Option<broadcast::Receiver<Arc<Event>>>,
+    /// What histories were told.
+    states: States,
     outbox: Outbox,
+}
+
+/// The states that were told last of the latest executions. Events of several processes may overtake each other; what is told of an
+/// execution only rises.
+#[derive(Debug, Default)]
+struct States(VecDeque<(ExecutionId, i64)>);
+
+impl States {
+    /// Whether this version is later than all that were told.
+    fn is_later(&mut self, id: ExecutionId, version: i64) -> bool {
+        if let Some((_, known)) = self.0.iter_mut().rev().find(|(known, _)| *known == id) {
+            let is_later = version > *known;
+            *known = version.max(*known);
+            return is_later;
+        }
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back((id, version));
+        true
+    }
 }
 
 impl Connection {
@@ -282,14 +309,14 @@ impl Connection {
         }
     }
 
-    async fn tell(&self, event: &Event) {
+    async fn tell(&mut self, event: &Event) {
         match event {
             Event::Update(update) => {
                 let is_told =
                     self.channels.iter().any(|channel| channel.tells(update, &self.listener.principal));
-                if is_told {
-                    let frame = Frame::Update(Box::new(UpdateFrame::of_event(update, self.reader)));
-                    self.outbox.send(&frame).await;
+                let frame = UpdateFrame::of_event(update, self.reader);
+                if is_told && self.states.is_later(update.execution_id, frame.version) {
+                    self.outbox.send(&Frame::Update(Box::new(frame))).await;
                 }
             }
             Event::Progress(progress) => {

@@ -7,7 +7,7 @@ use domain::settings::Environment;
 use futures::future::join_all;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use testkit::{Reply, eventually_within};
+use testkit::{Reply, eventually, eventually_within};
 use tokio::task::JoinHandle;
 
 use crate::support::{World, failure, success};
@@ -381,6 +381,32 @@ async fn a_repeated_call_with_a_key_of_its_own_is_one_execution() {
         );
     }
     assert_eq!(world.count(EXECUTIONS).await, 3);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_repeated_call_gets_its_execution_also_when_the_workflow_takes_other_input_by_then() {
+    let world = World::start().await;
+    let order = json!({"name": "order", "execution_mode": "async"});
+    world.with_endpoints(std::slice::from_ref(&order)).await;
+    let key = World::workflow_key(&world.admin.client, &json!({})).await;
+    let keyed = |idempotency_key: &str| {
+        let request = call(&world, Method::POST, "order", &key).header("idempotency-key", idempotency_key);
+        world.nobody().send(request.json(&json!({"site": "a"})))
+    };
+    let first = keyed("order-42").await.expect_status(StatusCode::OK).text("execution_id");
+    let mut stricter = order;
+    stricter["parameters"] = json!([{"name": "owner", "type": "string", "required": true}]);
+    world.with_endpoints(&[stricter]).await;
+    // A definition is remembered for a second.
+    eventually("the other input to be asked for", async || {
+        let fresh = keyed(&uuid::Uuid::now_v7().to_string()).await;
+        (fresh.status == StatusCode::UNPROCESSABLE_ENTITY).then_some(())
+    })
+    .await;
+    let again = keyed("order-42").await.expect_status(StatusCode::OK);
+    assert_eq!(again.text("execution_id"), first);
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
     world.close().await;
 }
 

@@ -256,6 +256,12 @@ async fn an_administrator_removes_it_for_somebody_who_lost_everything() {
     assert_eq!(password(world.nobody(), &ada.email).await["mfa_required"], false);
     let audit = admin.get("/api/audit?action=mfa.removed").await.json();
     assert_eq!(audit["entries"][0]["actor"], world.admin.email);
+
+    // One that was only begun goes as well.
+    ada.client.post("/auth/mfa/setup", &Value::Null).await.expect_status(StatusCode::OK);
+    assert_eq!(world.count("SELECT count(*) FROM mfa_methods").await, 1);
+    admin.patch(&path, &json!({"mfa_enabled": false})).await.expect_status(StatusCode::OK);
+    assert_eq!(world.count("SELECT count(*) FROM mfa_methods").await, 0);
     world.close().await;
 }
 

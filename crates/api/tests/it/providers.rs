@@ -26,7 +26,7 @@ async fn index(world: &World, content: &str) {
                            provider("unnamed", 300, json!([]))],
     }]});
     let index = serde_json::from_value(index).expect("an index");
-    domain::workflows::sync(&world.platform().db, &index).await.expect("indexes");
+    testkit::sync_workflows(&world.platform().db, &index).await.expect("indexes");
 }
 
 /// A global form for everybody, whose fields name all of the providers but one; gives the path of its providers.

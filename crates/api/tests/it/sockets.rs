@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use domain::events::Update;
+use domain::executions::Status;
 use domain::settings::Settings;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -215,6 +217,28 @@ async fn a_transient_run_is_told_to_its_followers_and_on_no_history() {
     worker.finish(&claimed, &success(&claimed, "{}")).await;
     let told = history.until(is_end).await;
     assert!(told.iter().all(|frame| frame["executionId"] == shown.as_str()), "{told:#?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_history_tells_of_no_state_that_another_has_overtaken() {
+    let world = World::start().await;
+    let (mut history, _) = connect(&world.admin.client, "/ws/connect?channels=history:GLOBAL").await;
+    let id = world.submit(&world.admin, None).await;
+    let worker = world.worker();
+    let claimed = worker.claim().await;
+    worker.announce_start(&claimed);
+    let late = Update { attempt: 0, ..claimed.update(Status::Pending) };
+    world.platform().events.publish(late.into());
+    worker.finish(&claimed, &success(&claimed, "{}")).await;
+
+    let told = history.until(|frame| frame["status"] == "Success").await;
+    let told: Vec<&Value> = told
+        .iter()
+        .filter(|frame| frame["executionId"] == id.to_string())
+        .map(|frame| &frame["status"])
+        .collect();
+    assert_eq!(told, ["Pending", "Running", "Success"]);
     world.close().await;
 }
 

@@ -171,7 +171,7 @@ impl World {
             "workflows": [workflow("greet", "sync", greet), workflow("collect", "async", json!([]))],
         }]});
         let index = serde_json::from_value(index).expect("an index");
-        domain::workflows::sync(&self.platform().db, &index).await.expect("indexes");
+        testkit::sync_workflows(&self.platform().db, &index).await.expect("indexes");
         self
     }
 
@@ -202,7 +202,7 @@ impl World {
             })
             .collect();
         let index = serde_json::from_value(json!({"files": files})).expect("an index");
-        domain::workflows::sync(&self.platform().db, &index).await.expect("indexes");
+        testkit::sync_workflows(&self.platform().db, &index).await.expect("indexes");
     }
 
     /// Makes a key in the scope of this client, as an administrator; its text.
@@ -247,9 +247,12 @@ impl World {
     }
 
     /// Runs a statement behind the application's back.
-    pub(crate) async fn sql(&self, statement: &'static str) {
+    pub(crate) async fn sql(&self, statement: impl Into<String>) {
         let mut conn = self.test.db.connect().await;
-        sqlx::query(statement).execute(&mut conn).await.expect("the statement runs");
+        sqlx::query(sqlx::AssertSqlSafe(statement.into()))
+            .execute(&mut conn)
+            .await
+            .expect("the statement runs");
     }
 
     /// A text behind the application's back.
@@ -307,7 +310,7 @@ impl Worker {
 
     /// Tells of a recorded outcome.
     pub(crate) fn announce(&self, claimed: &Claimed, outcome: &Outcome, recorded: Recorded) {
-        let update = update(claimed, recorded.status);
+        let update = claimed.update(recorded.status);
         let update = Update {
             completed_at: recorded.completed_at,
             duration_ms: Some(outcome.duration_ms),
@@ -322,37 +325,13 @@ impl Worker {
 
     /// Tells that a claimed execution runs.
     pub(crate) fn announce_start(&self, claimed: &Claimed) {
-        self.platform.events.publish(Event::from(update(claimed, Status::Running)));
+        self.platform.events.publish(Event::from(claimed.update(Status::Running)));
     }
 
     /// Records an outcome and tells of it.
     pub(crate) async fn finish(&self, claimed: &Claimed, outcome: &Outcome) {
         let recorded = self.record(outcome).await;
         self.announce(claimed, outcome, recorded);
-    }
-}
-
-fn update(claimed: &Claimed, status: Status) -> Update {
-    Update {
-        execution_id: claimed.id,
-        org_id: claimed.organization_id,
-        workflow_name: claimed.workflow_name.clone(),
-        executed_by: claimed.executed_by,
-        executed_by_name: claimed.executed_by_name.clone(),
-        status,
-        attempt: claimed.attempt,
-        started_at: claimed.started_at,
-        completed_at: None,
-        duration_ms: None,
-        result: None,
-        result_type: None,
-        result_omitted: false,
-        error_message: None,
-        error_type: None,
-        is_user_error: false,
-        last_sequence: None,
-        has_variables: false,
-        transient: claimed.transient,
     }
 }
 

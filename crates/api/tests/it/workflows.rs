@@ -28,7 +28,7 @@ async fn the_list_has_what_the_file_declares() {
             "description": "Where", "validation": {"min": 1}, "data_provider": "sites", "options": ["Bern"],
         }],
     });
-    domain::workflows::sync(&world.platform().db, &index(&declared, &json!([]))).await.expect("indexes");
+    testkit::sync_workflows(&world.platform().db, &index(&declared, &json!([]))).await.expect("indexes");
 
     let listed = world.admin.client.get("/api/workflows").await.expect_status(StatusCode::OK).json();
 
@@ -53,7 +53,7 @@ async fn problems_are_listed_by_file_with_line_and_hint() {
     let problem =
         json!({"severity": "warning", "line": 7, "column": 4, "message": "is wrong", "hint": "Write x."});
     let workflow = json!({"function": "f", "name": "f", "category": "General", "parameters": []});
-    domain::workflows::sync(&world.platform().db, &index(&workflow, &json!([problem])))
+    testkit::sync_workflows(&world.platform().db, &index(&workflow, &json!([problem])))
         .await
         .expect("indexes");
 
@@ -162,7 +162,7 @@ async fn data_providers_are_listed_as_their_files_declare_them() {
         ],
     }]});
     let index = serde_json::from_value(index).expect("an index");
-    domain::workflows::sync(&world.platform().db, &index).await.expect("indexes");
+    testkit::sync_workflows(&world.platform().db, &index).await.expect("indexes");
     world.org("acme").await;
     let user = world.person("ada@acme.example").await.client;
     let listed = user.get("/api/data-providers").await.expect_status(StatusCode::OK).json();

@@ -76,10 +76,11 @@ fn workspace(settings: &Settings, said: Option<PathBuf>) -> PathBuf {
     said.unwrap_or_else(|| if is_up { "workspace".into() } else { settings.workspace_path.clone() })
 }
 
-/// Where uploads are, the same way.
-fn uploads(settings: &Settings, state: &StateDir) -> PathBuf {
-    let is_up = configured(settings).is_none() && !env::is_set("UPLOADS_PATH");
-    if is_up { state.uploads() } else { settings.uploads_path.clone() }
+/// Where uploads are: as set, or where `bifrost up` has or would have them.
+pub(crate) fn uploads(settings: &Settings, state: &StateDir) -> PathBuf {
+    let of_up = state.uploads();
+    let is_up = !env::is_set("UPLOADS_PATH") && (configured(settings).is_none() || of_up.is_dir());
+    if is_up { of_up } else { settings.uploads_path.clone() }
 }
 
 /// Works until it is told to stop. What is begun then is for the caller to remove, for which a signal alone leaves no time.

@@ -11,6 +11,7 @@ use url::Url;
 
 use crate::failure::{Failure, USAGE, chain};
 use crate::up::binaries;
+use crate::up::postgres::bound_to_our_life;
 use crate::up::state::StateDir;
 
 /// Lines of a program's complaint that are passed on.
@@ -95,8 +96,9 @@ impl Tools {
 }
 
 fn program(folder: &Path, name: &str, url: Option<&SecretString>) -> Result<Command, Failure> {
-    let mut command = Command::new(folder.join(name));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    // It ends with us, however we end: what it has begun is then rolled back.
+    let mut command = bound_to_our_life(None);
+    command.arg(folder.join(name)).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     // Ctrl-C at a terminal is for us, who end it and remove what it left.
     command.process_group(0);
     if let Some(url) = url {

@@ -53,7 +53,7 @@ pub(crate) struct Postgres {
 
 /// Who PostgreSQL runs as when we are root, which it refuses to be.
 #[derive(Debug, Clone)]
-struct Account {
+pub(crate) struct Account {
     name: &'static str,
     uid: u32,
     gid: u32,
@@ -294,7 +294,7 @@ fn spawn(binaries: &Binaries, folder: &Path, port: u16, account: Option<&Account
 }
 
 /// A command that gets SIGINT when our process ends, however it ends.
-fn bound_to_our_life(account: Option<&Account>) -> Command {
+pub(crate) fn bound_to_our_life(account: Option<&Account>) -> Command {
     let can = |option: &str| {
         let help = std::process::Command::new("setpriv").arg("--help").output();
         help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(option))

@@ -144,17 +144,16 @@ pub async fn claim(db: &Db, worker: WorkerId, kinds: &[Kind]) -> Result<Option<C
 pub async fn heartbeat(db: &Db, job: &Claimed) -> Result<bool> {
     let mut conn = db.system(&SCOPE).await?;
     Ok(sqlx::query_scalar!(
-        r#"WITH held AS MATERIALIZED (
-               SELECT id FROM background_jobs WHERE id = $1 AND attempt = $2 AND status = 'Running'
-           ), free AS MATERIALIZED (
-               SELECT id FROM background_jobs WHERE id = $1 AND attempt = $2 AND status = 'Running'
-               FOR NO KEY UPDATE SKIP LOCKED
-           ), kept AS (
+        r#"WITH kept AS (
                UPDATE background_jobs
                SET lease_expires_at = now() + make_interval(secs => $3)
-               WHERE id IN (SELECT id FROM free)
+               WHERE id = (
+                   SELECT id FROM background_jobs WHERE id = $1 AND attempt = $2 AND status = 'Running'
+                   FOR NO KEY UPDATE SKIP LOCKED)
            )
-           SELECT EXISTS (SELECT FROM held) AS "is_held!""#,
+           SELECT EXISTS (
+               SELECT FROM background_jobs WHERE id = $1 AND attempt = $2 AND status = 'Running'
+           ) AS "is_held!""#,
         job.id as _,
         job.attempt,
         LEASE.as_secs_f64(),

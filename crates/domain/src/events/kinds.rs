@@ -170,6 +170,38 @@ pub struct LiveLine {
 }
 
 impl Update {
+    /// That an execution is in this state, with nothing more to tell of it. `executed_by`: who started it, and their name.
+    pub fn new(
+        execution_id: ExecutionId,
+        org_id: Option<OrgId>,
+        workflow_name: String,
+        executed_by: (UserId, String),
+        status: Status,
+        attempt: i32,
+    ) -> Self {
+        Self {
+            execution_id,
+            org_id,
+            workflow_name,
+            executed_by: executed_by.0,
+            executed_by_name: executed_by.1,
+            status,
+            attempt,
+            started_at: None,
+            completed_at: None,
+            duration_ms: None,
+            result: None,
+            result_type: None,
+            result_omitted: false,
+            error_message: None,
+            error_type: None,
+            is_user_error: false,
+            last_sequence: None,
+            has_variables: false,
+            transient: false,
+        }
+    }
+
     /// The event that tells of it.
     pub fn of_kind(self, kind: Kind) -> Event {
         match kind {
@@ -246,27 +278,9 @@ mod tests {
 
     #[test]
     fn an_event_of_the_version_before_is_read() {
-        let update = Update {
-            execution_id: ExecutionId::generate(),
-            org_id: None,
-            workflow_name: "w".into(),
-            executed_by: UserId::SYSTEM,
-            executed_by_name: "System".into(),
-            status: Status::Running,
-            attempt: 1,
-            started_at: None,
-            completed_at: None,
-            duration_ms: None,
-            result: None,
-            result_type: None,
-            result_omitted: false,
-            error_message: None,
-            error_type: None,
-            is_user_error: false,
-            last_sequence: None,
-            has_variables: false,
-            transient: true,
-        };
+        let somebody = (UserId::SYSTEM, "System".into());
+        let update = Update::new(ExecutionId::generate(), None, "w".into(), somebody, Status::Running, 1);
+        let update = Update { transient: true, ..update };
         let now = serde_json::to_string(&update).expect("an event is JSON");
         let before = now.replace(r#","transient":true"#, "");
         assert_ne!(now, before);

@@ -43,7 +43,7 @@ pub struct Cancelled {
 }
 
 /// A repetition.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Retried {
     /// The new execution.
     pub id: ExecutionId,
@@ -51,6 +51,8 @@ pub struct Retried {
     pub rerun_of: ExecutionId,
     /// Its organization.
     pub organization_id: Option<OrgId>,
+    /// What runs.
+    pub workflow_name: String,
     /// Its priority, for the wake-up.
     pub priority: i16,
 }
@@ -61,16 +63,34 @@ pub struct Retried {
 /// [`crate::Error::Unavailable`] when PostgreSQL is away; then nothing was changed.
 pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result<Cancelled> {
     let statuses = names(selection, &[Status::Pending, Status::Running]);
+    // One more than are taken tells whether there are more.
+    let found = sqlx::query_scalar!(
+        "SELECT id
+         FROM executions
+         WHERE kind = 'workflow' AND status IN ('Pending', 'Running') AND status = ANY ($1)
+           AND ($2::uuid IS NULL OR workflow_id = $2) AND ($3::text IS NULL OR workflow_name = $3)
+           AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
+           AND ($6::uuid IS NULL OR executed_by = $6)
+         ORDER BY id
+         LIMIT $7::bigint + 1",
+        &statuses,
+        selection.workflow_id as _,
+        selection.workflow_name,
+        selection.since,
+        selection.until,
+        selection.executed_by as _,
+        limit,
+    )
+    .fetch_all(tx.conn())
+    .await?;
     let executions = executions!(
         "WITH picked AS (
              SELECT id
              FROM executions
-             WHERE kind = 'workflow' AND status IN ('Pending', 'Running') AND status = ANY ($1)
-               AND ($2::uuid IS NULL OR workflow_id = $2) AND ($3::text IS NULL OR workflow_name = $3)
-               AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-               AND ($6::uuid IS NULL OR executed_by = $6)
+             -- COALESCE, to go by the key (ADR 57).
+             WHERE id = ANY ($1) AND COALESCE(status, '') = ANY ($2) AND status IN ('Pending', 'Running')
              ORDER BY id
-             LIMIT $7
+             LIMIT $3
              FOR UPDATE SKIP LOCKED
          )
          UPDATE executions e
@@ -86,36 +106,13 @@ pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result
         "NULL::json",
         "NULL::json",
         [""],
+        &found,
         &statuses,
-        selection.workflow_id as _,
-        selection.workflow_name,
-        selection.since,
-        selection.until,
-        selection.executed_by as _,
         limit,
     )
     .fetch_all(tx.conn())
     .await?;
-    let has_more = sqlx::query_scalar!(
-        r#"SELECT EXISTS (
-               SELECT
-               FROM executions
-               WHERE kind = 'workflow' AND status IN ('Pending', 'Running') AND status = ANY ($1)
-                 AND ($2::uuid IS NULL OR workflow_id = $2) AND ($3::text IS NULL OR workflow_name = $3)
-                 AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at <= $5)
-                 AND ($6::uuid IS NULL OR executed_by = $6)
-                 -- What is submitted meanwhile is not meant.
-                 AND created_at <= now()
-           ) AS "has_more!""#,
-        &statuses,
-        selection.workflow_id as _,
-        selection.workflow_name,
-        selection.since,
-        selection.until,
-        selection.executed_by as _,
-    )
-    .fetch_one(tx.conn())
-    .await?;
+    let has_more = found.len() > executions.len();
     let resources = executions.iter().map(|execution| (execution.organization_id, execution.id.to_string()));
     audit::record_all(tx, Action::ExecutionCancelled, resources).await?;
     Ok(Cancelled { executions, has_more })
@@ -169,14 +166,14 @@ pub async fn retry(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result<
                timeout_seconds, max_attempts, retry_policy, concurrency_key, due_at, queue_rank)
            SELECT p.new_id, e.id, e.organization_id, e.workflow_id, COALESCE(w.name, e.workflow_name), e.code, e.script_name,
                e.parameters, e.startup, e.form_id, $3, $4, $5, $6, e.priority,
-               COALESCE(w.timeout_seconds, e.timeout_seconds), COALESCE(w.max_attempts, 1),
+               COALESCE(w.timeout_seconds, e.timeout_seconds), COALESCE(w.max_attempts, e.max_attempts),
                CASE WHEN w.max_attempts > 1 THEN (w.definition -> 'retry_policy')::json END, e.concurrency_key,
                now(), now() - make_interval(mins => e.priority)
            FROM UNNEST($1::uuid[], $2::uuid[]) AS p (old_id, new_id)
            JOIN executions e ON e.id = p.old_id
            LEFT JOIN workflows w ON w.id = e.workflow_id
            RETURNING id AS "id: ExecutionId", rerun_of AS "rerun_of!: ExecutionId",
-               organization_id AS "organization_id: OrgId", priority"#,
+               organization_id AS "organization_id: OrgId", workflow_name, priority"#,
         &picked,
         &ids,
         actor.id as _,

@@ -10,7 +10,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::limits::{self, Room};
-use super::{Kind, RawJson, queue};
+use super::{Kind, RawJson, Status, queue};
+use crate::events::Update;
 use crate::id::{ExecutionId, OrgId, UserId, WorkerId, WorkflowId};
 use crate::workflows::RetryPolicy;
 use crate::{Actor, Db, OrgScope, Result, SystemScope, in_time};
@@ -31,6 +32,8 @@ pub struct Claimed {
     pub id: ExecutionId,
     pub attempt: i32,
     pub max_attempts: i32,
+    /// Attempts that do not count.
+    pub given_back: i32,
     pub kind: Kind,
     pub organization_id: Option<OrgId>,
     pub organization_name: Option<String>,
@@ -75,6 +78,17 @@ pub struct Claimed {
 }
 
 impl Claimed {
+    /// That it is in this state.
+    pub fn update(&self, status: Status) -> Update {
+        let executed_by = (self.executed_by, self.executed_by_name.clone());
+        let name = self.workflow_name.clone();
+        Update {
+            started_at: self.started_at,
+            transient: self.transient,
+            ..Update::new(self.id, self.organization_id, name, executed_by, status, self.attempt)
+        }
+    }
+
     /// The scope the run's own calls act in: what the row says.
     pub fn scope(&self) -> OrgScope {
         OrgScope::for_run(
@@ -107,6 +121,7 @@ macro_rules! claim {
                    RETURNING e.*
                )
                SELECT e.id AS "id!: ExecutionId", e.attempt AS "attempt!", e.max_attempts AS "max_attempts!",
+                   e.given_back AS "given_back!",
                    e.kind AS "kind!: Kind",
                    e.organization_id AS "organization_id?: OrgId",
                    o.name AS "organization_name?", o.is_active AS "organization_is_active?",
@@ -346,14 +361,10 @@ pub async fn heartbeat(db: &Db, worker: WorkerId, running: &[ExecutionId]) -> Re
     let ids: Vec<Uuid> = running.iter().map(|id| id.0).collect();
     let mut conn = db.system(&SCOPE).await?;
     let rows = sqlx::query!(
-        r#"WITH held AS MATERIALIZED (
-               SELECT id, attempt, status
-               FROM executions
-               -- COALESCE, to go by the key (ADR 57).
-               WHERE id = ANY ($1) AND lease_owner = $2 AND COALESCE(status, '') IN ('Running', 'Cancelling')
-           ), free AS MATERIALIZED (
+        r#"WITH free AS MATERIALIZED (
                SELECT id
                FROM executions
+               -- COALESCE, to go by the key (ADR 57).
                WHERE id = ANY ($1) AND lease_owner = $2 AND COALESCE(status, '') IN ('Running', 'Cancelling')
                FOR NO KEY UPDATE SKIP LOCKED
            ), kept AS (
@@ -361,7 +372,9 @@ pub async fn heartbeat(db: &Db, worker: WorkerId, running: &[ExecutionId]) -> Re
                SET lease_expires_at = now() + make_interval(secs => $3)
                WHERE id = ANY (ARRAY(SELECT id FROM free))
            )
-           SELECT id AS "id!: ExecutionId", attempt AS "attempt!", status = 'Cancelling' AS "cancelling!" FROM held"#,
+           SELECT id AS "id: ExecutionId", attempt, status = 'Cancelling' AS "cancelling!"
+           FROM executions
+           WHERE id = ANY ($1) AND lease_owner = $2 AND COALESCE(status, '') IN ('Running', 'Cancelling')"#,
         &ids,
         worker as _,
         LEASE.as_secs_f64(),

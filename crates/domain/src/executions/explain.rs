@@ -66,8 +66,8 @@ struct Row {
     due_at: DateTime<Utc>,
     is_due: bool,
     paused_at: Option<DateTime<Utc>>,
-    /// Attempts allowed, without those that make up for one that was given back.
-    own_attempts: i32,
+    /// Attempts that count so far.
+    attempt: i32,
 }
 
 /// Explains an execution of the scope.
@@ -163,8 +163,7 @@ async fn waits_for(db: &Db, execution: &Execution) -> Result<Vec<Reason>> {
         reasons.push(Reason::Paused { since });
     }
     if !row.is_due {
-        let (until, max_attempts) = (row.due_at, row.own_attempts);
-        let attempt = execution.attempt - (execution.max_attempts - max_attempts);
+        let (until, attempt, max_attempts) = (row.due_at, row.attempt, execution.max_attempts);
         reasons.push(if attempt > 0 {
             Reason::RetryPause { until, attempt, max_attempts }
         } else {
@@ -212,8 +211,7 @@ async fn find(db: &Db, id: ExecutionId) -> Result<Option<Row>> {
         r#"SELECT e.id AS "id: ExecutionId", e.organization_id AS "organization_id: OrgId",
                e.workflow_id AS "workflow_id: WorkflowId", e.concurrency_key, e.is_awaited, e.priority, e.queue_rank,
                e.due_at, e.due_at <= now() AS "is_due!", w.paused_at AS "paused_at?",
-               -- Without a policy there is one.
-               LEAST(COALESCE((e.retry_policy ->> 'max_attempts')::int, 1), e.max_attempts) AS "own_attempts!"
+               e.attempt - e.given_back AS "attempt!"
            FROM executions e
            LEFT JOIN workflows w ON w.id = e.workflow_id
            WHERE e.id = $1 AND e.status = 'Pending'"#,
@@ -235,6 +233,6 @@ async fn find(db: &Db, id: ExecutionId) -> Result<Option<Row>> {
         due_at: row.due_at,
         is_due: row.is_due,
         paused_at: row.paused_at,
-        own_attempts: row.own_attempts,
+        attempt: row.attempt,
     }))
 }

@@ -122,7 +122,7 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
                    due_at = CASE WHEN o.status = 'Pending' THEN now() + make_interval(secs => o.pause) ELSE e.due_at END,
                    queue_rank = CASE WHEN o.status = 'Pending'
                        THEN now() + make_interval(secs => o.pause, mins => -e.priority) ELSE e.queue_rank END,
-                   max_attempts = e.max_attempts + o.given_back::int,
+                   given_back = e.given_back + o.given_back::int,
                    completed_at = CASE WHEN o.status = 'Pending' AND e.status <> 'Cancelling' THEN NULL ELSE now() END,
                    result = CASE WHEN e.status <> 'Cancelling' THEN o.result::json END,
                    result_type = CASE WHEN e.status <> 'Cancelling' THEN o.result_type END,

@@ -3,17 +3,15 @@
 //! A page is found in one of three ways, by its filters. Each reads about as many rows as it shows, however many there are,
 //! but for what ADR 51 names.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Execution, RawJson, Status};
-use crate::id::{ExecutionId, OrgId, UserId, WorkflowId, first_id_at};
-use crate::page::Cursor;
+use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
+use crate::page::{Cursor, Place};
 use crate::{Error, OrgScope, OrgTx, Permission, Result};
 
-/// Ids carry the time of who submitted, rows that of PostgreSQL, and it may have taken a while from one to the other.
-const CLOCKS: TimeDelta = TimeDelta::hours(1);
 /// Organizations, and the global scope, into each of which an administrator's filtered list looks; with more it goes by the
 /// order of the list.
 const MOST_OWNERS: i64 = 2_000;
@@ -72,7 +70,7 @@ pub async fn list(
     limit: i64,
     after: Option<Cursor>,
 ) -> Result<Vec<Execution>> {
-    let place = Place::of(filters, after);
+    let place = Place::of(filters.since, filters.until, after);
     if let Some(user) = filters.executed_by {
         return own(tx, filters, user, limit, place).await;
     }
@@ -88,21 +86,6 @@ pub async fn list(
 /// its end.
 fn is_selective(filters: &Filters) -> bool {
     filters.workflow_name.is_some() || filters.status.is_some_and(|status| status != Status::Success)
-}
-
-/// Where in the order of ids a page lies.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    before: Uuid,
-    from: Uuid,
-}
-
-impl Place {
-    fn of(filters: &Filters, after: Option<Cursor>) -> Self {
-        let from = filters.since.map_or(Uuid::nil(), |since| first_id_at(since - CLOCKS));
-        let until = filters.until.map_or(Uuid::max(), |until| first_id_at(until + CLOCKS));
-        Self { before: after.map_or(until, |cursor| cursor.0.min(until)), from }
-    }
 }
 
 /// A statement that finds a page. All of them ask the same of a row, with the arguments 1 to 7, and look for it elsewhere.

@@ -60,12 +60,12 @@ pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
                SELECT id,
                    -- As `RetryPolicy::pause_after`; without a policy there is none.
                    COALESCE(LEAST((retry_policy ->> 'backoff_seconds')::float8
-                           * power(2, LEAST(GREATEST(attempt - GREATEST(max_attempts - (retry_policy ->> 'max_attempts')::int, 0), 1) - 1, 30)),
+                           * power(2, LEAST(attempt - given_back, 31) - 1),
                        (retry_policy ->> 'max_backoff_seconds')::float8) * (0.8 + 0.4 * random()), 0) AS pause,
                    CASE
                        WHEN status = 'Cancelling' THEN 'Cancelled'
                        WHEN attempt_started_at + make_interval(secs => timeout_seconds + 60) < LEAST(now(), lease_expires_at) THEN 'Timeout'
-                       WHEN attempt < max_attempts THEN 'Pending'
+                       WHEN attempt - given_back < max_attempts THEN 'Pending'
                        ELSE 'Failed'
                    END AS next
                FROM executions
@@ -86,7 +86,7 @@ pub async fn reap(db: &Db) -> Result<Vec<Reaped>> {
                duration_ms = (extract(epoch FROM now() - e.attempt_started_at) * 1000)::bigint,
                error_type = CASE lost.next WHEN 'Failed' THEN 'WorkerLost' WHEN 'Timeout' THEN 'TimeoutError' END,
                error_message = CASE lost.next
-                   WHEN 'Failed' THEN format('the worker that ran attempt %s of %s is gone', e.attempt, e.max_attempts)
+                   WHEN 'Failed' THEN format('the worker that ran attempt %s of %s is gone', e.attempt - e.given_back, e.max_attempts)
                    WHEN 'Timeout' THEN format('did not end within %s s', e.timeout_seconds)
                    WHEN 'Cancelled' THEN 'cancelled while it ran' END
            FROM lost

@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -15,26 +14,20 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{RawJson, Status};
-use crate::events::{Event, Events, Update};
-use crate::gather::Gather;
-use crate::id::{ExecutionId, OrgId, UserId, WorkflowId};
+use crate::events::Events;
+use crate::id::{ExecutionId, OrgId, WorkflowId};
 use crate::organizations::Activity;
-use crate::sabotage::{self, Fault};
-use crate::telemetry::metrics;
 use crate::telemetry::traces::{Part, Span};
-use crate::wakeup::{Wakeup, Wakeups};
-use crate::workflows::{RetryPolicy, Workflow};
-use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx, in_time};
+use crate::wakeup::Wakeups;
+use crate::workflows::Workflow;
+use crate::{Db, Error, OrgScope, Result, SystemScope, SystemTx};
 
 mod columns;
+mod lane;
 
 use columns::Columns;
+use lane::{BATCH, Entry, Lane, replay};
 
-const BATCH: usize = 256;
-/// How long the lane waits for PostgreSQL: it must not stand still for all because one connection is dead.
-const WRITE_PATIENCE: Duration = Duration::from_secs(4);
-/// Under load workers are awake; only a submission that comes alone may find one that idles.
-const FEW: usize = 2;
 const SCOPE: SystemScope =
     SystemScope::because("a batch holds submissions of many organizations, each with its own scope");
 
@@ -117,20 +110,12 @@ pub struct Submitter {
     db: Db,
 }
 
-#[derive(Debug)]
-struct Entry {
-    scope: OrgScope,
-    owner: Option<OrgId>,
-    new: NewExecution,
-    answer: oneshot::Sender<Result<Submitted>>,
-}
-
 impl Submitter {
     /// Starts the lane; it ends when the last submitter is dropped.
     pub fn start(db: Db, wakeups: Wakeups, events: Events) -> Self {
         let (queue, entries) = mpsc::channel(BATCH * 4);
         let activity = Activity::new(db.clone());
-        tokio::spawn(run_lane(Lane { db: db.clone(), wakeups, events }, entries));
+        tokio::spawn(Lane { db: db.clone(), wakeups, events }.run(entries));
         Self { queue, activity, db }
     }
 
@@ -184,154 +169,6 @@ pub(crate) async fn insert_in(tx: &mut SystemTx, submissions: &[(OrgScope, NewEx
         columns.push(scope, scope.owner()?, new);
     }
     insert(tx.conn(), columns).await.map(drop)
-}
-
-/// What a lane writes to, and tells.
-#[derive(Debug, Clone)]
-struct Lane {
-    db: Db,
-    wakeups: Wakeups,
-    events: Events,
-}
-
-async fn run_lane(lane: Lane, mut entries: mpsc::Receiver<Entry>) {
-    let mut gather = Gather::default();
-    loop {
-        let batch = gather.next(&mut entries, BATCH).await;
-        if batch.is_empty() {
-            return;
-        }
-        if sabotage::is(Fault::PublishBeforeCommit) {
-            lane.wakeups.publish(batch.iter().map(Entry::wakeup).collect());
-        }
-        match in_time(WRITE_PATIENCE, Box::pin(write(&lane.db, &batch))).await {
-            Ok(written) => {
-                let is_written = |entry: &Entry| written.contains(&entry.new.id.0);
-                let (fresh, used): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_written);
-                lane.accept(fresh);
-                // Only a key that was used before leaves an entry unwritten. Others do not wait for what that takes.
-                if !used.is_empty() {
-                    tokio::spawn(lane.clone().repeat_all(used));
-                }
-            }
-            Err(error) => refuse(batch, &error),
-        }
-    }
-}
-
-impl Lane {
-    /// Tells of entries that are durable, and answers them.
-    fn accept(&self, entries: Vec<Entry>) {
-        let now = Utc::now();
-        // What starts later is woken by the sweeper when its time has come.
-        let due = entries.iter().filter(|entry| entry.new.run_at.is_none_or(|at| at <= now));
-        let (ids, hints): (Vec<_>, Vec<_>) = due.map(|entry| (entry.new.id, entry.wakeup())).unzip();
-        let is_early = sabotage::is(Fault::PublishBeforeCommit);
-        // First, so that hardly anybody hears of a start before; the version of what is told says which is later.
-        entries
-            .iter()
-            .filter(|entry| !entry.new.transient)
-            .for_each(|entry| self.events.publish(entry.update()));
-        if !is_early {
-            self.wakeups.publish(hints);
-        }
-        metrics::submitted(entries.len());
-        if (1..=FEW).contains(&ids.len()) && self.wakeups.are_synced() && !is_early {
-            self.events.publish(Event::Submitted(ids));
-        }
-        for entry in entries {
-            let submitted = Submitted::fresh(&entry);
-            // A caller that hung up finds its execution in the list.
-            let _ = entry.answer.send(Ok(submitted));
-        }
-    }
-
-    /// Answers entries whose keys were used before. One fails for itself alone.
-    async fn repeat_all(self, entries: Vec<Entry>) {
-        for entry in entries {
-            // Nothing of it is written, and nobody waits for that any more.
-            if entry.answer.is_closed() {
-                continue;
-            }
-            match in_time(WRITE_PATIENCE, Box::pin(repeat(&self.db, &entry))).await {
-                Ok(submitted) if !submitted.replayed => self.accept(vec![entry]),
-                outcome => drop(entry.answer.send(outcome)),
-            }
-        }
-    }
-}
-
-fn refuse(batch: Vec<Entry>, error: &Error) {
-    for entry in batch {
-        let _ = entry.answer.send(Err(match error {
-            Error::Unavailable { service, .. } => {
-                Error::Unavailable { service, source: error.to_string().into() }
-            }
-            other => Error::internal(format!("{other:?}")),
-        }));
-    }
-}
-
-impl Entry {
-    /// That it waits.
-    fn update(&self) -> Event {
-        let actor = self.scope.actor();
-        Event::from(Update {
-            execution_id: self.new.id,
-            org_id: self.owner,
-            workflow_name: self.new.work.name().to_owned(),
-            executed_by: actor.id,
-            executed_by_name: actor.name.clone(),
-            status: Status::Pending,
-            attempt: 0,
-            started_at: None,
-            completed_at: None,
-            duration_ms: None,
-            result: None,
-            result_type: None,
-            result_omitted: false,
-            error_message: None,
-            error_type: None,
-            is_user_error: false,
-            last_sequence: None,
-            has_variables: false,
-            transient: false,
-        })
-    }
-
-    fn wakeup(&self) -> Wakeup {
-        Wakeup::new(self.new.id, self.owner, self.new.priority, self.new.traceparent.clone())
-    }
-}
-
-/// Writes what it can; the ids of what is written.
-async fn write(db: &Db, batch: &[Entry]) -> Result<HashSet<Uuid>> {
-    let mut columns = Columns::default();
-    batch.iter().for_each(|entry| columns.push(&entry.scope, entry.owner, &entry.new));
-    insert(&mut *db.system(&SCOPE).await?, columns).await
-}
-
-/// What becomes of an entry whose key was used before: the earlier submission, or this one if that key's day is over.
-async fn repeat(db: &Db, entry: &Entry) -> Result<Submitted> {
-    let used =
-        entry.new.idempotency.as_ref().ok_or_else(|| Error::internal("a submission was not written"))?;
-    let user = entry.scope.actor().id;
-    if let Some(earlier) = replay(db, entry.owner, user, used).await? {
-        return Ok(earlier);
-    }
-    let mut columns = Columns::default();
-    columns.push(&entry.scope, entry.owner, &entry.new);
-    if insert(&mut *db.system(&SCOPE).await?, columns).await?.contains(&entry.new.id.0) {
-        return Ok(Submitted::fresh(entry));
-    }
-    // Somebody else was quicker with the same key.
-    replay(db, entry.owner, user, used).await?.ok_or_else(|| Error::internal("an idempotency key vanished"))
-}
-
-impl Submitted {
-    fn fresh(entry: &Entry) -> Self {
-        Self { id: entry.new.id, status: Status::Pending, replayed: false }
-    }
 }
 
 async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
@@ -410,44 +247,6 @@ async fn insert(conn: &mut PgConnection, c: Columns) -> Result<HashSet<Uuid>> {
     Ok(ids.into_iter().collect())
 }
 
-/// The earlier submission that a key names; `None` if there is none, or it is a day old, for then it is forgotten.
-async fn replay(
-    db: &Db,
-    owner: Option<OrgId>,
-    user: UserId,
-    idempotency: &Idempotency,
-) -> Result<Option<Submitted>> {
-    let mut conn = db.system(&SCOPE).await?;
-    sqlx::query!(
-        "DELETE FROM idempotency_keys
-         WHERE organization_id IS NOT DISTINCT FROM $1 AND user_id = $2 AND route = $3 AND key = $4
-           AND created_at < now() - interval '1 day'",
-        owner as _,
-        user as _,
-        &*idempotency.route,
-        idempotency.key,
-    )
-    .execute(&mut *conn)
-    .await?;
-    let known = sqlx::query!(
-        r#"SELECT k.fingerprint, e.id AS "id: ExecutionId", e.status AS "status: Status"
-           FROM idempotency_keys k
-           JOIN executions e ON e.id = k.execution_id
-           WHERE k.organization_id IS NOT DISTINCT FROM $1 AND k.user_id = $2 AND k.route = $3 AND k.key = $4"#,
-        owner as _,
-        user as _,
-        &*idempotency.route,
-        idempotency.key,
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    let Some(known) = known else { return Ok(None) };
-    if known.fingerprint != idempotency.fingerprint {
-        return Err(Error::invalid("header:Idempotency-Key", "was already used with another body"));
-    }
-    Ok(Some(Submitted { id: known.id, status: known.status, replayed: true }))
-}
-
 impl Work {
     /// What its runs are called.
     pub fn name(&self) -> &str {
@@ -486,29 +285,5 @@ impl NewExecution {
             Work::Workflow(workflow) => Some(workflow.id),
             Work::Inline { .. } => None,
         }
-    }
-}
-
-impl RetryPolicy {
-    /// Pause after attempt `n` (from 1) of so many, before jitter. What is allowed beyond the policy was given back, and does not count.
-    pub fn pause_after(&self, attempt: i32, max_attempts: i32) -> Duration {
-        let given_back = (max_attempts - self.max_attempts).max(0);
-        let pause = self.backoff_seconds * 2f64.powi((attempt - given_back).max(1) - 1);
-        Duration::from_secs_f64(pause.min(self.max_backoff_seconds).clamp(0.0, 86_400.0))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pause_grows_with_each_attempt_that_counts() {
-        let policy =
-            RetryPolicy { max_attempts: 4, backoff_seconds: 2.0, max_backoff_seconds: 7.0, retry_on: None };
-        let pauses =
-            |max_attempts| [1, 2, 3, 4].map(|attempt| policy.pause_after(attempt, max_attempts).as_secs());
-        assert_eq!(pauses(4), [2, 4, 7, 7]);
-        assert_eq!(pauses(6), [2, 2, 2, 4], "two were given back");
     }
 }

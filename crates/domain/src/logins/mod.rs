@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::audit::{self, Action};
-use crate::id::{OrgId, UserId};
+use crate::id::UserId;
 use crate::sessions::Authenticated;
-use crate::{Db, Error, Result, SystemScope, SystemTx, users};
+use crate::{Db, Error, Result, SystemScope, SystemTx, organizations, users};
 
 pub use flow::Flow;
 pub use providers::{Begun, Providers};
@@ -315,14 +315,9 @@ async fn provision(
     email: &str,
     request_id: Option<&str>,
 ) -> Result<Account> {
-    let domain = email.rsplit('@').next().unwrap_or_default();
-    let organization = sqlx::query_scalar!(
-        r#"SELECT id AS "id: OrgId" FROM organizations WHERE domain = $1 AND is_active"#,
-        domain,
-    )
-    .fetch_optional(tx.conn())
-    .await?
-    .ok_or_else(|| Error::Forbidden(format!("no organization has the domain {domain}")))?;
+    let organization = organizations::of_address(tx.conn(), email).await?.ok_or_else(|| {
+        Error::Forbidden(format!("no organization has the domain {}", organizations::domain_of(email)))
+    })?;
     let id = UserId::generate();
     let name = proven.name.as_deref().unwrap_or_else(|| email.split('@').next().unwrap_or_default());
     let credentials_version = sqlx::query_scalar!(

@@ -242,10 +242,8 @@ pub async fn status(db: &Db, user: UserId) -> Result<Status> {
 pub async fn remove(db: &Db, holder: Holder<'_>) -> Result<()> {
     let mut tx = db.begin_system(&SCOPE).await?;
     sqlx::query!(
-        "WITH codes AS (DELETE FROM recovery_codes WHERE user_id = $1),
-              devices AS (DELETE FROM trusted_devices WHERE user_id = $1),
-              method AS (DELETE FROM mfa_methods WHERE user_id = $1)
-         UPDATE users SET mfa_enabled = FALSE WHERE id = $1",
+        // A trigger takes the rest.
+        "UPDATE users SET mfa_enabled = FALSE WHERE id = $1",
         holder.user as _,
     )
     .execute(tx.conn())

@@ -13,6 +13,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Misfire, Outcome, Overlap, Timetable};
+use crate::events::Update;
+use crate::executions::Status;
 use crate::executions::submit::{self, NewExecution, Work};
 use crate::id::{ExecutionId, OrgId, WorkflowId};
 use crate::telemetry::metrics;
@@ -47,6 +49,8 @@ pub struct Fired {
     pub lag: TimeDelta,
     /// To be published, now that the rows are there.
     pub wakeups: Vec<Wakeup>,
+    /// The same, before them: that they wait.
+    pub updates: Vec<Update>,
 }
 
 /// A schedule that is due, or has a tick waiting.
@@ -240,7 +244,11 @@ async fn fire(tx: &mut SystemTx, now: DateTime<Utc>, due: Vec<Due>, fired: &mut 
             let nothing = RawValue::from_string("{}".into()).map_err(Error::internal)?;
             let new = NewExecution { id, ..NewExecution::new(Work::Workflow(workflow.clone()), nothing) };
             fired.wakeups.push(Wakeup::new(id, workflow.organization_id, new.priority, None));
-            submissions.push((OrgScope::for_system(workflow.organization_id, CALLER, None), new));
+            let scope = OrgScope::for_system(workflow.organization_id, CALLER, None);
+            let by = (scope.actor().id, scope.actor().name.clone());
+            let (org, name) = (workflow.organization_id, workflow.name.clone());
+            fired.updates.push(Update::new(id, org, name, by, Status::Pending, 0));
+            submissions.push((scope, new));
         }
         let excess = open.len().saturating_sub(MOST_OPEN);
         open.drain(..excess);

@@ -56,7 +56,7 @@ settings! {
         workspace_path: PathBuf = "/workspace".into();
         /// Folder of the Python package `bifrost`.
         platform_path: PathBuf = "/opt/bifrost/platform".into();
-        /// Folder of sockets and of the private directories of runs.
+        /// Folder of sockets and of the private directories of runs; of the api also of temporary files of developers' machines, in `sdk`.
         temp_path: PathBuf = "/tmp/bifrost".into();
         /// Folder of what users upload for forms, unless `S3_BUCKET` is set. The api and the workers share it; nobody
         /// else may enter it.

@@ -3,19 +3,16 @@
 //! The order is that of the ids, which both are given when something happens, and times bound the ids. The invariant: a scope
 //! sees its own rows of both, as it does in each alone.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Category, Level};
 use crate::audit::Action;
-use crate::id::{OrgId, UserId, first_id_at};
-use crate::page::Cursor;
+use crate::id::{OrgId, UserId};
+use crate::page::{Cursor, Place};
 use crate::{Error, OrgTx, Result};
-
-/// Ids carry the time of who reported, the rows of the audit log that of PostgreSQL (ADR 51).
-const CLOCKS: TimeDelta = TimeDelta::hours(1);
 
 /// Nouns of audit actions, and the category that they belong to. Any other is of the system.
 const NOUNS: &[(&str, Category)] = &[
@@ -103,9 +100,7 @@ struct Row {
 /// Filters as the statements take them.
 #[derive(Debug)]
 struct Wanted {
-    /// Where in the order of ids the page lies.
-    before: Uuid,
-    from: Uuid,
+    place: Place,
     /// The same for the audit log: before all ids where none of its rows can be wanted, or PostgreSQL would read all of it
     /// to find none.
     audit_before: Uuid,
@@ -144,8 +139,8 @@ macro_rules! happened {
                ) AS happened
                ORDER BY id DESC
                LIMIT $11 OFFSET $12"#,
-            $wanted.before,
-            $wanted.from,
+            $wanted.place.before,
+            $wanted.place.from,
             $wanted.category,
             $wanted.level,
             $filters.since,
@@ -229,7 +224,6 @@ impl Entry {
 
 impl Wanted {
     fn of(filters: &Filters, after: Option<Cursor>) -> Self {
-        let until = filters.until.map_or(Uuid::max(), |until| first_id_at(until + CLOCKS));
         let nouns_of = |fits: &dyn Fn(Category) -> bool| -> Vec<String> {
             let nouns = NOUNS.iter().filter(|(_, category)| fits(*category));
             nouns.map(|(noun, _)| (*noun).to_owned()).collect()
@@ -246,11 +240,10 @@ impl Wanted {
                 .any(|action| filters.category.is_none_or(|wanted| category_of(action.as_str()) == wanted)),
             Some(Level::Info) | None => all_but_nouns || !nouns.is_empty(),
         };
-        let before = after.map_or(until, |cursor| cursor.0.min(until));
+        let place = Place::of(filters.since, filters.until, after);
         Self {
-            before,
-            audit_before: if of_audit { before } else { Uuid::nil() },
-            from: filters.since.map_or(Uuid::nil(), |since| first_id_at(since - CLOCKS)),
+            place,
+            audit_before: if of_audit { place.before } else { Uuid::nil() },
             nouns,
             all_but_nouns,
             warnings: WARNINGS.iter().map(|action| action.as_str().to_owned()).collect(),
@@ -343,6 +336,6 @@ mod tests {
             assert_eq!(wanted.audit_before.is_nil(), of_events_alone, "{category:?}");
         }
         let all = Wanted::of(&Filters::default(), None);
-        assert!(all.nouns.is_empty() && all.all_but_nouns && all.audit_before == all.before);
+        assert!(all.nouns.is_empty() && all.all_but_nouns && all.audit_before == all.place.before);
     }
 }

@@ -9,7 +9,7 @@ use super::{User, links, valid_email};
 use crate::error::{OnConstraint, Refusal};
 use crate::id::{OrgId, SessionId, UserId};
 use crate::permissions::PermissionSet;
-use crate::{Db, Error, OrgScope, OrgTx, Result, SystemScope, sdk_keys};
+use crate::{Db, Error, OrgScope, OrgTx, Result, SystemScope, organizations, sdk_keys};
 
 const DOMAINS: SystemScope =
     SystemScope::because("whose domain an address is of, no organization sees of another");
@@ -172,12 +172,15 @@ pub async fn update(tx: &mut OrgTx, db: &Db, key: &UserKey, changes: Changes) ->
     if has_moved {
         sdk_keys::revoke_all(tx, user.id).await?;
     }
-    let ended = match (has_password, loses_password, is_shut_out, has_moved) {
-        (true, ..) => end_sessions(tx, user.id, "password set").await?,
-        (_, true, ..) => end_sessions(tx, user.id, "unproven address changed").await?,
-        (_, _, true, _) => end_sessions(tx, user.id, "user deactivated").await?,
-        (.., true) => end_sessions(tx, user.id, "moved to another organization").await?,
-        (false, false, false, false) => Vec::new(),
+    let why = [
+        (has_password, "password set"),
+        (loses_password, "unproven address changed"),
+        (is_shut_out, "user deactivated"),
+        (has_moved, "moved to another organization"),
+    ];
+    let ended = match why.iter().find(|(holds, _)| *holds) {
+        Some((_, why)) => end_sessions(tx, user.id, why).await?,
+        None => Vec::new(),
     };
     Ok(Changed { user: changed, ended })
 }
@@ -219,17 +222,9 @@ async fn is_of_another(db: &Db, scope: &OrgScope, email: &str) -> Result<bool> {
     if scope.actor().is_platform_admin {
         return Ok(false);
     }
-    let (domain, own) = (email.rsplit('@').next().unwrap_or_default(), scope.org());
     let mut conn = db.system(&DOMAINS).await?;
-    Ok(sqlx::query_scalar!(
-        r#"SELECT EXISTS (
-               SELECT FROM organizations WHERE domain = $1 AND is_active AND id IS DISTINCT FROM $2
-           ) AS "is_of_another!""#,
-        domain,
-        own as _,
-    )
-    .fetch_one(&mut *conn)
-    .await?)
+    let owner = organizations::of_address(&mut conn, email).await?;
+    Ok(owner.is_some() && owner != scope.org())
 }
 
 /// Whether the actor may act on this user: row-level security has seen to the organization, this sees to it that

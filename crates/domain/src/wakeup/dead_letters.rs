@@ -188,19 +188,27 @@ async fn list(
     let dead = rabbit.topology().dead_of(queue);
     let (mut letters, mut held) = (Vec::new(), Vec::new());
     while held.len() < limit
-        && let Some(mut message) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
+        && let Some(message) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
     {
         letters.push(read(queue, &message).shown());
-        // The broker has it still; only what is written anew is needed whole.
-        if returns(&message) < WEARY {
-            message.delivery.data = Vec::new();
-        }
-        held.push(message);
+        held.push(to_go_back(message));
     }
     for message in held {
         give_back(rabbit, channel, queue, message).await?;
     }
     Ok(letters)
+}
+
+/// A message that is held to go back. The broker has it still; only what is written anew is needed whole.
+fn to_go_back(mut message: BasicGetMessage) -> BasicGetMessage {
+    if !is_weary(&message) {
+        message.delivery.data = Vec::new();
+    }
+    message
+}
+
+fn is_weary(message: &BasicGetMessage) -> bool {
+    returns(message) >= WEARY
 }
 
 async fn decide(
@@ -228,7 +236,11 @@ async fn decide(
                     break;
                 };
                 left -= 1;
-                if read(queue, &message).is_among(ids) { batch.push(message) } else { kept.push(message) }
+                if read(queue, &message).is_among(ids) {
+                    batch.push(message)
+                } else {
+                    kept.push(to_go_back(message))
+                }
             }
             let accepted = match fate {
                 Fate::Drop => vec![true; batch.len()],
@@ -240,7 +252,7 @@ async fn decide(
                     moved.moved += 1;
                 } else {
                     moved.failed += 1;
-                    kept.push(message);
+                    kept.push(to_go_back(message));
                 }
             }
         }
@@ -290,7 +302,7 @@ async fn give_back(
     queue: Queue,
     message: BasicGetMessage,
 ) -> lapin::Result<()> {
-    if returns(&message) < WEARY {
+    if !is_weary(&message) {
         return message
             .delivery
             .acker

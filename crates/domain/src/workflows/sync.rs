@@ -99,48 +99,39 @@ impl Reading {
         Ok(Self(number))
     }
 
-    /// Makes the rows equal to the index, which was read in this place. `None`, and nothing has changed, when the rows are those of
-    /// a later reading: somebody may have saved a file since this one.
+    /// Makes the rows equal to the index, which was read in this place, in one transaction. Files that do not parse keep their last
+    /// good rows. `None`, and nothing has changed, when the rows are those of a later reading: somebody may have saved a file since
+    /// this one.
     ///
     /// # Errors
-    /// As [`sync`].
+    /// [`Error::Unavailable`] when PostgreSQL is away.
     pub async fn sync(self, db: &Db, index: &Index) -> Result<Option<Synced>> {
-        apply(db, Some(self), index).await
+        let mut tx = db.begin_system(&SCOPE).await?;
+        // One indexing at a time. Of two, the one that was read later stays.
+        sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.workspace'))")
+            .execute(tx.conn())
+            .await?;
+        let applied = sqlx::query!("UPDATE workspace_index SET reading = $1 WHERE reading < $1", self.0)
+            .execute(tx.conn())
+            .await?;
+        if applied.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let synced = write(&mut tx, index).await?;
+        tx.commit().await?;
+        Ok(Some(synced))
     }
 }
 
-/// Makes the rows equal to the index, in one transaction, as if it were read just now. Files that do not parse keep their last good
-/// rows.
-///
-/// # Errors
-/// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn sync(db: &Db, index: &Index) -> Result<Synced> {
-    apply(db, None, index).await?.ok_or_else(|| Error::internal("there is no row of the workspace's index"))
-}
-
-async fn apply(db: &Db, reading: Option<Reading>, index: &Index) -> Result<Option<Synced>> {
-    let mut tx = db.begin_system(&SCOPE).await?;
-    // One indexing at a time. Of two, the one that was read later stays.
-    sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.workspace'))").execute(tx.conn()).await?;
-    let applied = sqlx::query!(
-        "UPDATE workspace_index
-         SET reading = COALESCE($1::bigint, nextval('workspace_readings'))
-         WHERE $1::bigint IS NULL OR reading < $1",
-        reading.map(|reading| reading.0),
-    )
-    .execute(tx.conn())
-    .await?;
-    if applied.rows_affected() == 0 {
-        return Ok(None);
-    }
+async fn write(tx: &mut SystemTx, index: &Index) -> Result<Synced> {
     let mut known = HashSet::new();
     // A statement cannot write one row twice, and then none would be written.
     let is_first =
         |row: &Row<'_>| known.insert((row.kind, row.path.to_owned(), row.function_name.to_owned()));
     let rows: Vec<Row<'_>> = index.files.iter().flat_map(rows_of).filter(is_first).collect();
     let rows = serde_json::to_value(&rows).map_err(Error::internal)?;
-    place_by_id(&mut tx, &rows).await?;
-    follow_moves(&mut tx, &rows, index).await?;
+    place_by_id(tx, &rows).await?;
+    follow_moves(tx, &rows, index).await?;
     sqlx::query!(
         "INSERT INTO workflows (id, kind, path, function_name, name, description, category, execution_mode, isolation,
              timeout_seconds, max_attempts, parameters, definition, content_hash)
@@ -183,13 +174,12 @@ async fn apply(db: &Db, reading: Option<Reading>, index: &Index) -> Result<Optio
     .execute(tx.conn())
     .await?
     .rows_affected();
-    schedules::follow::follow(&mut tx).await?;
-    let problem_count = problems::replace(&mut tx, index).await?;
+    schedules::follow::follow(tx).await?;
+    let problem_count = problems::replace(tx, index).await?;
     let active = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM workflows WHERE is_active"#)
         .fetch_one(tx.conn())
         .await?;
-    tx.commit().await?;
-    Ok(Some(Synced { active, deactivated, problems: problem_count }))
+    Ok(Synced { active, deactivated, problems: problem_count })
 }
 
 /// Puts rows that a decorator names by UUID where the function is now, whatever was there before.

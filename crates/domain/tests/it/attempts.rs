@@ -5,17 +5,12 @@ use std::time::Duration;
 use domain::executions::{Status, claim, finish, logs, reap};
 use domain::id::{ExecutionId, WorkerId};
 use domain::{OrgScope, in_time};
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::Connection;
 
 use crate::support::{Fixture, scope_of};
 
 /// Far more than a statement takes, and less than anybody who waits for a lock would.
 const PROMPT: Duration = Duration::from_secs(5);
-
-async fn run_sql(fixture: &Fixture, statement: impl Into<String>) {
-    let mut conn = fixture.test.db.connect().await;
-    sqlx::raw_sql(AssertSqlSafe(statement.into())).execute(&mut conn).await.expect("the statement runs");
-}
 
 /// Seconds until the lease of a run ends.
 async fn lease(fixture: &Fixture, id: ExecutionId) -> i64 {
@@ -34,7 +29,7 @@ async fn a_run_whose_row_somebody_holds_costs_the_worker_no_other() {
         fixture.submit(&scope, |_| {}).await.expect("accepted");
     }
     let ids: Vec<ExecutionId> = fixture.claim(worker, 2).await.iter().map(|claimed| claimed.id).collect();
-    run_sql(&fixture, "UPDATE executions SET lease_expires_at = now() + interval '2 seconds'").await;
+    fixture.sql("UPDATE executions SET lease_expires_at = now() + interval '2 seconds'").await;
     let mut conn = fixture.test.db.connect().await;
     let mut frozen = conn.begin().await.expect("begins");
     sqlx::query("UPDATE executions SET status = 'Cancelling' WHERE id = $1")
@@ -63,7 +58,7 @@ async fn a_run_keeps_its_lease_while_its_lines_are_stored() {
     let worker = WorkerId::generate();
     fixture.submit(&scope_of(fixture.org("acme").await), |_| {}).await.expect("accepted");
     let claimed = fixture.claim(worker, 1).await.remove(0);
-    run_sql(&fixture, "UPDATE executions SET lease_expires_at = now() + interval '2 seconds'").await;
+    fixture.sql("UPDATE executions SET lease_expires_at = now() + interval '2 seconds'").await;
     let line = logs::Line {
         sequence: 1,
         user_sequence: Some(1),
@@ -120,17 +115,14 @@ async fn a_run_of_a_lost_worker_is_tried_again_however_late_the_reaper_comes() {
         fixture.submit(&scope, |_| {}).await.expect("accepted");
         fixture.claim(WorkerId::generate(), 1).await;
         // It began two hours ago, and may take half an hour.
-        run_sql(
-            &fixture,
-            format!(
+        fixture.sql(format!(
                 "UPDATE executions SET max_attempts = 2, attempt_started_at = now() - interval '2 hours', {lease}
                  WHERE status = 'Running'"
             ),
         )
         .await;
         let reaped = reap::reap(&fixture.platform.db).await.expect("reaps").remove(0);
-        run_sql(&fixture, "UPDATE executions SET due_at = now() + interval '1 day' WHERE status = 'Pending'")
-            .await;
+        fixture.sql("UPDATE executions SET due_at = now() + interval '1 day' WHERE status = 'Pending'").await;
         reaped.status
     };
 
@@ -147,21 +139,18 @@ async fn a_run_of_a_lost_worker_is_tried_again_however_late_the_reaper_comes() {
 async fn a_back_off_counts_no_attempt_that_was_given_back_and_has_an_end() {
     let fixture = Fixture::embedded().await;
     let scope = scope_of(fixture.org("acme").await);
-    // After so many attempts, of so many: the pause in seconds, give or take a fifth.
-    for (attempt, own, allowed, pause) in
-        [(3, 5, 5, 80.0), (3, 5, 7, 20.0), (1, 5, 7, 20.0), (5_000, 9_000, 9_000, 1e6)]
-    {
+    // After so many attempts, of which so many were given back: the pause in seconds, give or take a fifth.
+    for (attempt, given_back, pause) in [(3, 0, 80.0), (3, 2, 20.0), (1, 0, 20.0), (5_000, 0, 1e6)] {
         fixture.submit(&scope, |_| {}).await.expect("accepted");
         fixture.claim(WorkerId::generate(), 1).await;
-        run_sql(
-            &fixture,
-            format!(
-                "UPDATE executions SET attempt = {attempt}, max_attempts = {allowed}, lease_expires_at = now() - interval '1 second',
-                     retry_policy = '{{\"max_attempts\": {own}, \"backoff_seconds\": 20, \"max_backoff_seconds\": 1000000, \"retry_on\": null}}'
+        fixture
+            .sql(format!(
+                "UPDATE executions SET attempt = {attempt}, given_back = {given_back}, max_attempts = 9000,
+                     lease_expires_at = now() - interval '1 second',
+                     retry_policy = '{{\"max_attempts\": 9000, \"backoff_seconds\": 20, \"max_backoff_seconds\": 1000000, \"retry_on\": null}}'
                  WHERE status = 'Running'"
-            ),
-        )
-        .await;
+            ))
+            .await;
 
         let reaped = reap::reap(&fixture.platform.db).await.expect("reaps").remove(0);
 
@@ -169,7 +158,7 @@ async fn a_back_off_counts_no_attempt_that_was_given_back_and_has_an_end() {
         let expected = pause * 0.79..=pause * 1.21;
         assert!(
             expected.contains(&reaped.pause_seconds),
-            "attempt {attempt} of {own}: {}",
+            "attempt {attempt}, {given_back} given back: {}",
             reaped.pause_seconds
         );
     }
@@ -186,7 +175,7 @@ async fn the_rights_of_an_administrator_end_with_the_administrator() {
     let mut rights = Vec::new();
     for change in ["is_superuser = TRUE", "is_superuser = FALSE", "is_superuser = TRUE, is_active = FALSE"] {
         fixture.submit(&scope, |_| {}).await.expect("accepted");
-        run_sql(&fixture, format!("UPDATE users SET {change} WHERE id = '{}'", admin.id)).await;
+        fixture.sql(format!("UPDATE users SET {change} WHERE id = '{}'", admin.id)).await;
 
         let claimed = fixture.claim(WorkerId::generate(), 1).await.remove(0);
 

@@ -267,13 +267,13 @@ async fn an_attempt_that_was_given_back_does_not_count() {
     let scope = scope_of(fixture.org("acme").await);
     fixture.submit(&scope, |_| {}).await.expect("accepted");
     let claimed = fixture.claim(WorkerId::generate(), 1).await.remove(0);
-    assert_eq!((claimed.attempt, claimed.max_attempts), (1, 1));
+    assert_eq!((claimed.attempt, claimed.given_back, claimed.max_attempts), (1, 0, 1));
 
     let given_back = Outcome { status: Status::Pending, is_given_back: true, ..success(&claimed) };
     fixture.finish(&[given_back]).await;
 
     let again = fixture.claim(WorkerId::generate(), 1).await.remove(0);
-    assert_eq!((again.attempt, again.max_attempts), (2, 2));
+    assert_eq!((again.attempt, again.given_back, again.max_attempts), (2, 1, 1));
     fixture.close().await;
 }
 

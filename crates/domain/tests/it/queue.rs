@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use domain::OrgScope;
 use domain::db::SYSTEM_PLANS;
 use domain::executions::claim::{Claimed, claim_submitted};
 use domain::executions::submit::{NewExecution, Work};
 use domain::executions::{Status, reap, sweep};
 use domain::id::{ExecutionId, OrgId, WorkerId};
 use domain::workflows::Workflow;
-use domain::{OrgScope, workflows};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
@@ -31,7 +31,7 @@ async fn index(fixture: &Fixture, declared: &[(&str, Value)]) {
         .collect();
     let file = json!({"path": "q.py", "sha256": format!("{declared:?}"), "workflows": found, "data_providers": [], "problems": []});
     let index = serde_json::from_value(json!({"files": [file]})).expect("an index");
-    workflows::sync(&fixture.platform.db, &index).await.expect("indexes");
+    testkit::sync_workflows(&fixture.platform.db, &index).await.expect("indexes");
 }
 
 async fn workflow(fixture: &Fixture, name: &str) -> Arc<Workflow> {
@@ -55,11 +55,6 @@ async fn submit_with(
     fixture.platform.submitter.submit(&scope_of(org), new).await.expect("accepted").id
 }
 
-async fn run_sql(fixture: &Fixture, statement: impl Into<String>) {
-    let mut conn = fixture.test.db.connect().await;
-    sqlx::raw_sql(AssertSqlSafe(statement.into())).execute(&mut conn).await.expect("the statement runs");
-}
-
 async fn finish_all(fixture: &Fixture, claimed: &[Claimed]) {
     let outcomes: Vec<_> = claimed.iter().map(success).collect();
     assert_eq!(fixture.finish(&outcomes).await.len(), claimed.len());
@@ -68,17 +63,15 @@ async fn finish_all(fixture: &Fixture, claimed: &[Claimed]) {
 /// A backlog as some thousand submissions of half an hour ago leave it.
 async fn backlog(fixture: &Fixture, org: OrgId, rows: i32, workflow: Option<&Workflow>) {
     let workflow = workflow.map_or("NULL".to_owned(), |workflow| format!("'{}'", workflow.id));
-    run_sql(
-        fixture,
-        format!(
+    fixture
+        .sql(format!(
             "INSERT INTO executions (id, organization_id, workflow_id, workflow_name, code, script_name, parameters, executed_by,
                  executed_by_name, executed_by_email, priority, timeout_seconds, created_at, due_at, queue_rank)
              SELECT gen_random_uuid(), '{org}', {workflow}, 'backlog', 'x = 1', 'backlog', '{{}}', gen_random_uuid(), 'n', 'e', 10, 60,
                  now() - interval '30 minutes', now() - interval '30 minutes', now() - interval '40 minutes'
              FROM generate_series(1, {rows})"
-        ),
-    )
-    .await;
+        ))
+        .await;
 }
 
 #[tokio::test]
@@ -144,11 +137,11 @@ async fn slots_are_shared_evenly_and_an_organizations_own_order_is_exact() {
 async fn what_was_just_submitted_is_claimed_by_name_unless_something_holds_it_back() {
     let fixture = Fixture::embedded().await;
     let (open, narrow) = (fixture.org("open").await, fixture.org("narrow").await);
-    run_sql(
-        &fixture,
-        format!("UPDATE organizations SET settings = '{{\"concurrency_limit\": 2}}' WHERE id = '{narrow}'"),
-    )
-    .await;
+    fixture
+        .sql(format!(
+            "UPDATE organizations SET settings = '{{\"concurrency_limit\": 2}}' WHERE id = '{narrow}'"
+        ))
+        .await;
     let rate = json!({"rate_limit": {"starts": 5, "seconds": 60}});
     let declared = [
         ("plain", json!({})),
@@ -157,7 +150,7 @@ async fn what_was_just_submitted_is_claimed_by_name_unless_something_holds_it_ba
         ("paused", json!({})),
     ];
     index(&fixture, &declared).await;
-    run_sql(&fixture, "UPDATE workflows SET paused_at = now() WHERE name = 'paused'").await;
+    fixture.sql("UPDATE workflows SET paused_at = now() WHERE name = 'paused'").await;
     let plain = workflow(&fixture, "plain").await;
     let free = submit(&fixture, open, &plain, "{}").await;
     let mut named = vec![ExecutionId::generate(), free, submit(&fixture, narrow, &plain, "{}").await];
@@ -204,22 +197,22 @@ async fn what_a_run_writes_goes_by_the_key_whatever_the_planner_knows_of_what_wa
     }
     for knows in ["an empty table", "a hundred rows", "that nothing waits or runs"] {
         if knows == "a hundred rows" {
-            run_sql(&fixture, "TRUNCATE executions CASCADE").await;
+            fixture.sql("TRUNCATE executions CASCADE").await;
             backlog(&fixture, org, 50, None).await;
-            run_sql(&fixture, running.clone()).await;
+            fixture.sql(running.clone()).await;
             backlog(&fixture, org, 50, None).await;
         }
         if knows == "that nothing waits or runs" {
-            run_sql(&fixture, "UPDATE executions SET status = 'Success'").await;
+            fixture.sql("UPDATE executions SET status = 'Success'").await;
         }
-        run_sql(&fixture, "VACUUM ANALYZE executions").await;
+        fixture.sql("VACUUM ANALYZE executions").await;
         // Each is planned here, and keeps its plan while the table grows.
         for (name, _, values, _) in ways(worker, [nobody; 3]) {
             let script = format!("EXPLAIN EXECUTE {name} ({values})");
             sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut conn).await.expect("plans");
         }
         backlog(&fixture, org, 5_000, None).await;
-        run_sql(&fixture, running.clone()).await;
+        fixture.sql(running.clone()).await;
         backlog(&fixture, org, 5_000, None).await;
         let ids = "(SELECT id FROM executions WHERE status = 'Pending' LIMIT 2) UNION ALL
                    (SELECT id FROM executions WHERE status = 'Running' LIMIT 1)";
@@ -353,11 +346,9 @@ async fn a_slot_of_a_dead_worker_comes_back() {
     let first = submit(&fixture, org, &lone, "{}").await;
     let second = submit(&fixture, org, &lone, "{}").await;
     assert_eq!(fixture.claim(WorkerId::generate(), 9).await.len(), 1);
-    run_sql(
-        &fixture,
-        "UPDATE executions SET lease_expires_at = now() - interval '1 second' WHERE status = 'Running'",
-    )
-    .await;
+    fixture
+        .sql("UPDATE executions SET lease_expires_at = now() - interval '1 second' WHERE status = 'Running'")
+        .await;
     assert!(
         fixture.claim(WorkerId::generate(), 9).await.is_empty(),
         "until the reaper came, it may still run"
@@ -399,11 +390,9 @@ async fn keys_limit_apart_per_organization_and_share_across_workflows() {
 async fn an_organizations_limit_counts_its_runs_but_not_the_children_they_wait_for() {
     let fixture = Fixture::embedded().await;
     let org = fixture.org("acme").await;
-    run_sql(
-        &fixture,
-        format!("UPDATE organizations SET settings = '{{\"concurrency_limit\": 2}}' WHERE id = '{org}'"),
-    )
-    .await;
+    fixture
+        .sql(format!("UPDATE organizations SET settings = '{{\"concurrency_limit\": 2}}' WHERE id = '{org}'"))
+        .await;
     index(&fixture, &[("work", json!({}))]).await;
     let work = workflow(&fixture, "work").await;
     for _ in 0..4 {
@@ -439,7 +428,7 @@ async fn a_rate_limit_bounds_the_starts_within_its_time() {
     assert_eq!(claimed.len(), 10);
     finish_all(&fixture, &claimed).await;
     assert!(fixture.claim(WorkerId::generate(), 4).await.is_empty(), "an end gives nothing back");
-    run_sql(&fixture, "UPDATE workflow_starts SET started_at = started_at - interval '61 seconds'").await;
+    fixture.sql("UPDATE workflow_starts SET started_at = started_at - interval '61 seconds'").await;
     assert_eq!(fixture.claim(WorkerId::generate(), 20).await.len(), 10);
     fixture.close().await;
 }
@@ -466,7 +455,7 @@ async fn what_starts_later_is_neither_claimed_nor_woken_before_its_time() {
     let claimed = fixture.claim(WorkerId::generate(), 9).await;
     assert_eq!(claimed.iter().map(|one| one.id).collect::<Vec<_>>(), [now, overdue]);
 
-    run_sql(&fixture, format!("UPDATE executions SET due_at = now(), queue_rank = now() - interval '10 minutes' WHERE id = '{later}'")).await;
+    fixture.sql(format!("UPDATE executions SET due_at = now(), queue_rank = now() - interval '10 minutes' WHERE id = '{later}'")).await;
     let wakeups = &fixture.platform.wakeups;
     let mut consumer = wakeups.consume(4);
     let known = consumer.next(4).await;

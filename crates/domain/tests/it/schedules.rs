@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::OrgScope;
 use domain::id::{WorkerId, WorkflowId};
 use domain::page::NameCursor;
 use domain::schedules::{self, Outcome, Schedule, fire};
-use domain::{OrgScope, workflows};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ impl Fixture {
         let sha256 = uuid::Uuid::now_v7().to_string();
         let file = json!({"path": "s.py", "sha256": sha256, "data_providers": [], "problems": [], "workflows": workflows});
         let index = serde_json::from_value(json!({"files": [file]})).expect("an index");
-        workflows::sync(&self.platform.db, &index).await.expect("indexes");
+        testkit::sync_workflows(&self.platform.db, &index).await.expect("indexes");
     }
 
     async fn schedules(&self) -> Vec<Schedule> {
@@ -51,11 +51,6 @@ impl Fixture {
             .iter()
             .map(|fire| (fire.fire_at.format("%d %H:%M").to_string(), fire.outcome, fire.ticks))
             .collect()
-    }
-
-    async fn sql(&self, statement: &'static str) {
-        let mut conn = self.test.db.connect().await;
-        sqlx::query(statement).execute(&mut conn).await.expect("the statement runs");
     }
 
     async fn number(&self, query: &'static str) -> i64 {

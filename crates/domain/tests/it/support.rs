@@ -82,6 +82,13 @@ impl Fixture {
         domain::executions::list::get(&mut tx, id).await.expect("is there").status
     }
 
+    /// Changes rows behind the application's back.
+    pub(crate) async fn sql(&self, statement: impl Into<String>) {
+        let mut conn = self.test.db.connect().await;
+        let statement = sqlx::AssertSqlSafe(statement.into());
+        sqlx::raw_sql(statement).execute(&mut conn).await.expect("the statement runs");
+    }
+
     /// The number that a query gives.
     pub(crate) async fn count(&self, query: &str) -> i64 {
         let mut conn = self.test.db.connect().await;

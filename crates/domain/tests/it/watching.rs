@@ -13,26 +13,12 @@ use testkit::TestEnv;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn update(execution_id: ExecutionId, status: Status) -> Event {
+    let somebody = (UserId::SYSTEM, "System".into());
     Event::from(Update {
-        execution_id,
-        org_id: None,
-        workflow_name: "w".into(),
-        executed_by: UserId::SYSTEM,
-        executed_by_name: "System".into(),
-        status,
-        attempt: 1,
-        started_at: None,
-        completed_at: None,
-        duration_ms: None,
         result: Some(serde_json::value::RawValue::from_string(r#"{"a":  1}"#.into()).expect("JSON")),
         result_type: Some("json".into()),
-        result_omitted: false,
-        error_message: None,
-        error_type: None,
-        is_user_error: false,
         last_sequence: Some(1),
-        has_variables: false,
-        transient: false,
+        ..Update::new(execution_id, None, "w".into(), somebody, status, 1)
     })
 }
 

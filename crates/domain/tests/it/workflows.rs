@@ -31,22 +31,22 @@ async fn a_row_keeps_its_id_through_edits_breakage_and_absence() {
     };
     let good = file("a.py", json!([workflow("f", "one")]), json!([]));
 
-    workflows::sync(db, &index(std::slice::from_ref(&good))).await.expect("syncs");
+    testkit::sync_workflows(db, &index(std::slice::from_ref(&good))).await.expect("syncs");
     let id = listed().await[0].id;
     let edited = file("a.py", json!([workflow("f", "renamed")]), json!([]));
-    workflows::sync(db, &index(&[edited])).await.expect("syncs");
+    testkit::sync_workflows(db, &index(&[edited])).await.expect("syncs");
     assert_eq!((listed().await[0].id, listed().await[0].name.as_str()), (id, "renamed"));
 
     let problem = json!([{ "severity": "error", "line": 3, "message": "invalid syntax", "hint": null }]);
     let broken = file("a.py", json!([]), problem);
     let other = file("b.py", json!([workflow("g", "two")]), json!([]));
-    let synced = workflows::sync(db, &index(&[broken, other])).await.expect("syncs");
+    let synced = testkit::sync_workflows(db, &index(&[broken, other])).await.expect("syncs");
     assert_eq!((synced.active, synced.problems), (2, 1), "a broken file keeps its rows and hides no other");
     assert_eq!(workflows::list_problems(db, 100).await.expect("lists")[0].message, "invalid syntax");
 
-    workflows::sync(db, &index(&[])).await.expect("syncs");
+    testkit::sync_workflows(db, &index(&[])).await.expect("syncs");
     assert!(listed().await.is_empty());
-    workflows::sync(db, &index(&[good])).await.expect("syncs");
+    testkit::sync_workflows(db, &index(&[good])).await.expect("syncs");
     assert_eq!(listed().await[0].id, id, "it comes back with its id");
     fixture.close().await;
 }
@@ -72,7 +72,7 @@ async fn what_was_read_before_a_later_index_changes_nothing() {
 
     // Whoever says no place has read just now, and what was begun before that is late.
     let late = Reading::begin(db).await.expect("begins");
-    workflows::sync(db, &old).await.expect("syncs");
+    testkit::sync_workflows(db, &old).await.expect("syncs");
     assert_eq!(late.sync(db, &new).await.expect("syncs"), None);
     assert_eq!(names().await, ["gone", "one"]);
     let next = Reading::begin(db).await.expect("begins");
@@ -93,7 +93,7 @@ async fn what_another_release_reads_in_the_same_file_is_stored() {
         file["sha256"] = json!("the same content");
         index(&[file])
     };
-    workflows::sync(db, &of(json!({}))).await.expect("syncs");
+    testkit::sync_workflows(db, &of(json!({}))).await.expect("syncs");
     let parameter = json!({"name": "site", "type": "string", "required": true, "label": null, "default_value": null,
                            "description": null});
     for (more, column, expected) in [
@@ -102,7 +102,7 @@ async fn what_another_release_reads_in_the_same_file_is_stored() {
         (json!({"timeout_seconds": 60}), "timeout_seconds::text", "60"),
         (json!({"parameters": [parameter]}), "parameters -> 0 ->> 'name'", "site"),
     ] {
-        workflows::sync(db, &of(more)).await.expect("syncs");
+        testkit::sync_workflows(db, &of(more)).await.expect("syncs");
         let mut conn = fixture.test.db.connect().await;
         let query = format!("SELECT {column} FROM workflows");
         let stored: Option<String> =
@@ -125,7 +125,7 @@ async fn an_ambiguous_name_is_refused_and_an_id_is_not() {
         file("a.py", json!([workflow("f", "same")]), json!([])),
         file("b.py", json!([workflow("f", "same")]), json!([])),
     ];
-    workflows::sync(db, &index(&files)).await.expect("syncs");
+    testkit::sync_workflows(db, &index(&files)).await.expect("syncs");
     let mut tx = db.begin(&scope).await.expect("begins");
     let id = workflows::list(&mut tx).await.expect("lists")[0].id;
     drop(tx);
@@ -156,16 +156,16 @@ async fn a_moved_file_keeps_the_ids_of_its_functions() {
         file["sha256"] = json!("the same content");
         file
     };
-    workflows::sync(db, &index(&[at("a.py")])).await.expect("syncs");
+    testkit::sync_workflows(db, &index(&[at("a.py")])).await.expect("syncs");
     let before: Vec<_> = listed().await.into_iter().map(|row| (row.id, row.name)).collect();
 
-    workflows::sync(db, &index(&[at("ops/b.py")])).await.expect("syncs");
+    testkit::sync_workflows(db, &index(&[at("ops/b.py")])).await.expect("syncs");
     let moved = listed().await;
     assert!(moved.iter().all(|row| row.path == "ops/b.py"));
     assert_eq!(moved.into_iter().map(|row| (row.id, row.name)).collect::<Vec<_>>(), before);
 
     // A copy is not a move: the original keeps its ids, the copy gets its own.
-    workflows::sync(db, &index(&[at("ops/b.py"), at("copy.py")])).await.expect("syncs");
+    testkit::sync_workflows(db, &index(&[at("ops/b.py"), at("copy.py")])).await.expect("syncs");
     let both = listed().await;
     assert_eq!(both.len(), 4);
     assert!(
@@ -190,23 +190,31 @@ async fn an_id_in_the_decorator_follows_its_function_wherever_it_goes() {
     };
     let row = |id: &str, path: &str, name: &str| (id.to_owned(), path.to_owned(), name.to_owned());
 
-    workflows::sync(db, &index(&[file("a.py", json!([workflow("f", "f")]), json!([]))]))
+    testkit::sync_workflows(db, &index(&[file("a.py", json!([workflow("f", "f")]), json!([]))]))
         .await
         .expect("syncs");
     // The function is given an id: it is known by that from now on.
-    workflows::sync(db, &index(&[file("a.py", json!([with_id("f", ONE)]), json!([]))])).await.expect("syncs");
+    testkit::sync_workflows(db, &index(&[file("a.py", json!([with_id("f", ONE)]), json!([]))]))
+        .await
+        .expect("syncs");
     assert_eq!(places().await, [row(ONE, "a.py", "f")]);
 
     // Another file and another name.
-    workflows::sync(db, &index(&[file("b.py", json!([with_id("g", ONE), with_id("h", TWO)]), json!([]))]))
-        .await
-        .expect("syncs");
+    testkit::sync_workflows(
+        db,
+        &index(&[file("b.py", json!([with_id("g", ONE), with_id("h", TWO)]), json!([]))]),
+    )
+    .await
+    .expect("syncs");
     assert_eq!(places().await, [row(ONE, "b.py", "g"), row(TWO, "b.py", "h")]);
 
     // Two functions exchange their ids.
-    workflows::sync(db, &index(&[file("b.py", json!([with_id("g", TWO), with_id("h", ONE),]), json!([]))]))
-        .await
-        .expect("syncs");
+    testkit::sync_workflows(
+        db,
+        &index(&[file("b.py", json!([with_id("g", TWO), with_id("h", ONE),]), json!([]))]),
+    )
+    .await
+    .expect("syncs");
     assert_eq!(places().await, [row(TWO, "b.py", "g"), row(ONE, "b.py", "h")]);
     fixture.close().await;
 }
@@ -220,7 +228,7 @@ async fn thousands_of_files_are_brought_up_to_date_without_a_write_for_what_is_u
         .collect();
     let timed = async |files: &[Value]| {
         let began = std::time::Instant::now();
-        let synced = workflows::sync(db, &index(files)).await.expect("syncs");
+        let synced = testkit::sync_workflows(db, &index(files)).await.expect("syncs");
         assert_eq!(synced.active, 5_000);
         began.elapsed()
     };
@@ -255,7 +263,7 @@ async fn a_function_that_is_found_twice_stops_nobody() {
     let db = &fixture.platform.db;
     let twice = file("a.py", json!([workflow("f", "one"), workflow("f", "two")]), json!([]));
     let other = file("b.py", json!([workflow("g", "three")]), json!([]));
-    assert_eq!(workflows::sync(db, &index(&[twice, other])).await.expect("syncs").active, 2);
+    assert_eq!(testkit::sync_workflows(db, &index(&[twice, other])).await.expect("syncs").active, 2);
     let mut tx = db.begin(&OrgScope::for_run(None, actor("admin", true))).await.expect("begins");
     let names: Vec<String> =
         workflows::list(&mut tx).await.expect("lists").into_iter().map(|found| found.name).collect();

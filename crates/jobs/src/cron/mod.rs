@@ -134,6 +134,7 @@ async fn fire_schedules(platform: &Platform) -> Result<()> {
         let lag_ms = fired.lag.num_milliseconds();
         tracing::info!(fired.started, fired.passed_over, lag_ms, "schedules fired");
     }
+    fired.updates.into_iter().for_each(|update| platform.events.publish(update.into()));
     platform.wakeups.publish(fired.wakeups);
     Ok(())
 }
@@ -247,26 +248,15 @@ fn announce(platform: &Platform, reaped: Vec<Reaped>) {
             let wakeup = Wakeup::new(lost.id, lost.organization_id, lost.priority, None);
             wake_later(platform, wakeup, Duration::try_from_secs_f64(lost.pause_seconds).unwrap_or_default());
         }
+        let executed_by = (lost.executed_by, lost.executed_by_name);
+        let (org, name) = (lost.organization_id, lost.workflow_name);
         let update = Update {
-            execution_id: lost.id,
-            org_id: lost.organization_id,
-            workflow_name: lost.workflow_name,
-            executed_by: lost.executed_by,
-            executed_by_name: lost.executed_by_name,
-            status: lost.status,
-            attempt: lost.attempt,
             started_at: lost.started_at,
             completed_at: lost.completed_at,
-            duration_ms: None,
-            result: None,
-            result_type: None,
-            result_omitted: false,
             error_message: lost.error_message,
             error_type: lost.error_type,
-            is_user_error: false,
-            last_sequence: None,
-            has_variables: false,
             transient: lost.transient,
+            ..Update::new(lost.id, org, name, executed_by, lost.status, lost.attempt)
         };
         platform.events.publish(update.of_kind(lost.kind));
     }

@@ -116,7 +116,8 @@ impl Attempt<'_> {
 
     fn retry(&self, failure: &Failure) -> Option<Duration> {
         let policy = self.claimed.retry_policy.as_ref()?;
-        if self.claimed.attempt >= self.claimed.max_attempts || failure.user_error {
+        let attempt = self.claimed.attempt - self.claimed.given_back;
+        if attempt >= self.claimed.max_attempts || failure.user_error {
             return None;
         }
         let named = |name: &String| *name == failure.kind || failure.mro.contains(name);
@@ -126,7 +127,7 @@ impl Attempt<'_> {
         };
         // ± 20 %, so that what failed together does not come back together.
         let jitter = 0.8 + 0.4 * f64::from(self.claimed.id.0.as_bytes()[14]) / 255.0;
-        let pause = policy.pause_after(self.claimed.attempt, self.claimed.max_attempts);
+        let pause = policy.pause_after(attempt);
         listed.then(|| pause.mul_f64(jitter))
     }
 }

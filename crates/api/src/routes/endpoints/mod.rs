@@ -3,6 +3,7 @@
 //! In this order: the key, the workflow, the method, the signature, the caller's limit, the input, the run. The invariant:
 //! what runs acts in the organization of the key that was verified, as the SYSTEM user, and never as an administrator.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use utoipa_axum::routes;
 use crate::extract::{Client, IdempotencyKey, Path, RawBody, bearer_of, check_text};
 use crate::limits::Rate;
 use crate::problem::{Problem, Problems};
+use crate::routes::workflows::answer::earlier;
 use crate::routes::workflows::run::{Ran, Run, idempotency, mark_replayed};
 use crate::visibility::Reader;
 use crate::{AppState, deadline, limits};
@@ -160,8 +162,7 @@ async fn answer(call: Call) -> Result<Response, Problem> {
     if let Some(rate) = endpoint.rate_limit {
         limits::by_caller(&call.app, workflow.id, key, call.client.address, rate).await?;
     }
-    let parameters =
-        input::read(&workflow.parameters, call.query.as_deref(), call.body.members(&call.headers)?)?;
+    let members = call.body.members(&call.headers)?;
     let idempotency = match (event, call.idempotency_key) {
         // A repeated event is one execution whatever its body: its sender signed it.
         (Some(event), _) => Some(Idempotency {
@@ -169,14 +170,29 @@ async fn answer(call: Call) -> Result<Response, Problem> {
             key: event,
             fingerprint: Vec::new(),
         }),
-        (None, Some(idempotency_key)) => {
+        (None, Some(key_of_call)) => {
             // Whose idempotency keys are whose: strangers do not get each other's executions.
             let public = || format!("public:{}", limits::network(call.client.address));
             let caller = key.map_or_else(public, |key| key.to_string());
             let route = format!("endpoints.call:{}:{caller}", workflow.id);
-            Some(idempotency(route, idempotency_key, &json!({"input": parameters}), &scope)?)
+            // Of what was sent: what is made of it changes with the workflow.
+            let mut query: Vec<(Cow<'_, str>, Cow<'_, str>)> = call
+                .query
+                .as_deref()
+                .map_or_else(Vec::new, |query| url::form_urlencoded::parse(query.as_bytes()).collect());
+            // By name alone: of a list the order counts.
+            query.sort_by(|one, other| one.0.cmp(&other.0));
+            let sent = json!({"query": query, "body": members});
+            Some(idempotency(route, key_of_call, &sent, &scope)?)
         }
         (None, None) => None,
+    };
+    let parameters = match input::read(&workflow.parameters, call.query.as_deref(), members) {
+        Ok(parameters) => parameters,
+        Err(problem) => match earlier(&call.app, &scope, idempotency.as_ref()).await? {
+            Some(execution) => return Ok(respond(Ran::replayed(execution), Reader::of(&scope))),
+            None => return Err(problem),
+        },
     };
     let run = Run::of_endpoint(workflow, &parameters)?;
     let ran = run.run(&call.app, &scope, idempotency, &call.headers).await?;

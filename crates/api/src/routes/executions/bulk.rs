@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use domain::Permission;
-use domain::events::Event;
+use domain::events::{Event, Update};
 use domain::executions::Status;
 use domain::executions::bulk::{self, Cancelled, MOST, Selection};
 use domain::id::{UserId, WorkflowId};
@@ -148,6 +148,12 @@ async fn retry_executions(
     let retried = bulk::retry(&mut tx, &selection, limit).await?;
     tx.commit().await?;
     metrics::submitted(retried.len());
+    let actor = signed.scope.actor();
+    for one in &retried {
+        let (org, name, by) =
+            (one.organization_id, one.workflow_name.clone(), (actor.id, actor.name.clone()));
+        app.platform.events.publish(Update::new(one.id, org, name, by, Status::Pending, 0).into());
+    }
     let wakeups = retried.iter().map(|one| Wakeup::new(one.id, one.organization_id, one.priority, None));
     app.platform.wakeups.publish(wakeups.collect());
     let executions: Vec<RetriedExecution> = retried

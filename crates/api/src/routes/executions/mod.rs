@@ -250,26 +250,17 @@ fn announce(app: &AppState, execution: &Execution, cancelled: Cancelled) {
 
 /// What watchers are told of an execution that somebody ended or stopped.
 fn updated(execution: &Execution) -> Event {
+    let executed_by = (execution.executed_by, execution.executed_by_name.clone());
+    let (org, name) = (execution.organization_id, execution.workflow_name.clone());
     Event::from(Update {
-        execution_id: execution.id,
-        org_id: execution.organization_id,
-        workflow_name: execution.workflow_name.clone(),
-        executed_by: execution.executed_by,
-        executed_by_name: execution.executed_by_name.clone(),
-        status: execution.status,
-        attempt: execution.attempt,
         started_at: execution.started_at,
         completed_at: execution.completed_at,
         duration_ms: execution.duration_ms,
-        result: None,
-        result_type: None,
-        result_omitted: false,
         error_message: execution.error_message.clone(),
         error_type: execution.error_type.clone(),
         is_user_error: execution.is_user_error,
-        last_sequence: None,
-        has_variables: false,
         transient: execution.transient,
+        ..Update::new(execution.id, org, name, executed_by, execution.status, execution.attempt)
     })
 }
 

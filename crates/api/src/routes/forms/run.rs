@@ -18,7 +18,7 @@ use crate::AppState;
 use crate::extract::{IdempotencyKey, Json, OptionalJson, Path, Signed, check_json};
 use crate::problem::{Problem, Problems};
 use crate::routes::executions::result_schema;
-use crate::routes::workflows::answer::{WorkflowExecutionResponse, replayed_or};
+use crate::routes::workflows::answer::WorkflowExecutionResponse;
 use crate::routes::workflows::run::{Run, checked, idempotency};
 use crate::visibility::{self, Reader};
 
@@ -95,12 +95,9 @@ async fn execute_form(
         .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST).detail("this form has no workflow"))?;
     let mut parameters = members(form.default_launch_params.as_ref().map(|params| &params.0));
     parameters.extend(data);
-    match checked(&app, &scope, workflow, parameters, |name| pointer_below(at, name)).await {
-        Ok((work, parameters)) => {
-            Run::of_form(id, work, &parameters, startup)?.start(&app, &scope, idempotency, &headers).await
-        }
-        Err(problem) => replayed_or(&app, &scope, idempotency.as_ref(), problem).await,
-    }
+    let checked = checked(&app, &scope, workflow, parameters, |name| pointer_below(at, name)).await;
+    let run = checked.and_then(|(work, parameters)| Ok(Run::of_form(id, work, &parameters, startup)?));
+    Run::start_or_replay(run, &app, &scope, idempotency, &headers).await
 }
 
 /// Runs the form's launch workflow and waits for its end.

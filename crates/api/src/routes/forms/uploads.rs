@@ -138,14 +138,13 @@ async fn receive_upload(
     if headers.contains_key("content-range") {
         return Err(Problem::new(StatusCode::BAD_REQUEST).detail("send the whole file in one request"));
     }
-    deadline::may_wait(uploads::LIFETIME);
     let platform = app.platform.clone();
-    // On a task of its own: a client that hangs up must not leave the row as if it were still sending.
-    let receiving = tokio::spawn(async move {
+    // A client that hangs up must not leave the row as if it were still sending.
+    let receiving = deadline::to_the_end(uploads::LIFETIME, async move {
         let body = body.into_data_stream();
         uploads::receive(&platform.db, &platform.uploads, id, body).await
     });
-    match receiving.await.map_err(domain::Error::internal)?? {
+    match receiving.await? {
         Received::Stored(size) => Ok(Json(UploadReceived { size })),
         Received::TooLarge => {
             Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE).detail("the file is larger than was announced"))

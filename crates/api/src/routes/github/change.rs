@@ -13,7 +13,7 @@ use super::shapes::{CommitInfo, ConflictInfo, all};
 use super::{OPERATION, said};
 use crate::extract::{Admin, Json, OptionalJson, check_text};
 use crate::problem::{Problem, Problems};
-use crate::routes::editor::{reindex, to_the_end};
+use crate::routes::editor::reindex;
 use crate::{AppState, deadline};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -275,9 +275,8 @@ where
     T: Send + 'static,
     W: Future<Output = Result<T, Failed>> + Send + 'static,
 {
-    deadline::may_wait(OPERATION);
     let app = app.clone();
-    let done = to_the_end(async move {
+    let done = deadline::to_the_end(OPERATION, async move {
         let done = work(app.clone()).await;
         if done.is_ok() {
             reindex(&app, true, true).await;

@@ -10,8 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::Utc;
 use domain::audit::{self, Action};
-use domain::editor::{self, MAX_FILE};
-use domain::forms::files::is_form_file;
+use domain::editor::MAX_FILE;
 use domain::workspace_files::{FilePath, Files, make_overlay};
 use domain::workspace_trees::OVERLAYS;
 use domain::{Error, OrgScope};
@@ -25,7 +24,7 @@ use super::own_scope;
 use crate::AppState;
 use crate::extract::{Json, Sdk};
 use crate::problem::{Problem, Problems};
-use crate::routes::editor::{reindex, to_the_end};
+use crate::routes::editor::{delete_indexed, write_indexed};
 
 /// Temporary files are removed at this age, and this many may be there at once.
 const TEMPORARY: Duration = Duration::from_secs(24 * 3600);
@@ -149,15 +148,8 @@ async fn write_sdk_file(
         ));
     }
     if roots.are_shared() {
-        let written = to_the_end(async move {
-            let (is_form, is_python) = kinds_of(&path);
-            let bytes = input.content.into_bytes();
-            // Nothing is expected to be there, so nothing clashes.
-            let _ = editor::write(&app.platform, &roots.scope, path, bytes, None).await?;
-            reindex(&app, is_form, is_python).await;
-            Ok(())
-        });
-        written.await?;
+        // Nothing is expected to be there, so nothing clashes.
+        let _ = write_indexed(app, roots.scope, path, input.content.into_bytes(), None).await?;
         return Ok(StatusCode::NO_CONTENT);
     }
     roots.record(&app, Action::FileWritten, &path).await?;
@@ -211,13 +203,7 @@ async fn delete_sdk_file(
     let (there, named) = (roots.clone(), path.clone());
     blocking(move || there.check_removable(&named)).await?;
     if roots.are_shared() {
-        let removed = to_the_end(async move {
-            let (is_form, is_python) = kinds_of(&path);
-            editor::delete(&app.platform, &roots.scope, path).await?;
-            reindex(&app, is_form, is_python).await;
-            Ok(())
-        });
-        removed.await?;
+        delete_indexed(app, roots.scope, path).await?;
         return Ok(StatusCode::NO_CONTENT);
     }
     roots.record(&app, Action::FileDeleted, &path).await?;
@@ -321,11 +307,6 @@ impl Roots {
     fn existing(&self) -> impl Iterator<Item = &PathBuf> {
         self.roots.iter().filter(|root| root.is_dir())
     }
-}
-
-/// Whether a file of this path may be that of a form, and whether it is indexed.
-fn kinds_of(path: &FilePath) -> (bool, bool) {
-    (is_form_file(path.name()), path.name().ends_with(".py"))
 }
 
 /// Whether [`clean`] comes by a file of this path: [`Files::find`] passes some names by, and ends at some depth.

@@ -3,7 +3,7 @@
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::executions::submit::{Idempotency, Work};
-use domain::executions::{RawJson, read};
+use domain::executions::{Execution, RawJson, read};
 use domain::id::{ExecutionId, WorkflowId};
 use domain::{OrgScope, Result};
 use serde::Serialize;
@@ -134,30 +134,42 @@ pub(super) async fn details(
     .await
 }
 
-/// Answers a repeated request that could not be made today, since the workflow has changed: the execution is what it was. A
-/// request that is made for the first time gets the problem.
+/// Answers a repeated request that could not be made today; one that is made for the first time gets the problem.
 ///
 /// # Errors
 /// The problem.
-pub(crate) async fn replayed_or(
+pub(super) async fn replayed_or(
     app: &AppState,
     scope: &OrgScope,
-    idempotency: Option<&Idempotency>,
+    idempotency: Option<Idempotency>,
     problem: Problem,
 ) -> Result<Response, Problem> {
-    let Some(idempotency) = idempotency else { return Err(problem) };
-    let replay = app.platform.submitter.replay(scope, idempotency);
-    let Some(earlier) = deadline::in_time(replay).await? else { return Err(problem) };
-    let execution = executions::get(app, scope.clone(), earlier.id).await?;
+    let Some(execution) = earlier(app, scope, idempotency.as_ref()).await? else { return Err(problem) };
+    let id = execution.id;
     let what = Told {
         id: execution.workflow_id,
         name: execution.workflow_name.clone(),
         is_transient: execution.transient,
     };
     let outcome = Outcome::from(execution);
-    let details = details(app, scope, earlier.id, &outcome).await;
-    let body = WorkflowExecutionResponse::new(earlier.id, what, outcome, Reader::of(scope));
+    let details = details(app, scope, id, &outcome).await;
+    let body = WorkflowExecutionResponse::new(id, what, outcome, Reader::of(scope));
     let mut response = Json(body.with(details)).into_response();
     mark_replayed(response.headers_mut());
     Ok(response)
+}
+
+/// What an earlier request with this key has started, if there was one.
+///
+/// # Errors
+/// [`domain::Error::Invalid`] for a key that was used with another body; as for reading an execution.
+pub(crate) async fn earlier(
+    app: &AppState,
+    scope: &OrgScope,
+    idempotency: Option<&Idempotency>,
+) -> Result<Option<Execution>> {
+    let Some(idempotency) = idempotency else { return Ok(None) };
+    let replay = app.platform.submitter.replay(scope, idempotency);
+    let Some(earlier) = deadline::in_time(replay).await? else { return Ok(None) };
+    executions::get(app, scope.clone(), earlier.id).await.map(Some)
 }

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{WorkflowExecutionResponse, replayed_or};
+use super::answer::WorkflowExecutionResponse;
 use super::run::{DEFAULT_PRIORITY, Run, UNNAMED, checked, idempotency, in_input_data};
 use crate::AppState;
 use crate::extract::{IdempotencyKey, Json, Signed, check_text};
@@ -88,10 +88,8 @@ async fn execute_workflow(
     // What is created belongs to one organization or to none, never to all.
     let scope = signed.scope.narrowed();
     let idempotency = key.map(|key| idempotency(ROUTE, key, &request, &scope)).transpose()?;
-    match prepare(&app, &scope, request).await {
-        Ok(run) => run.start(&app, &scope, idempotency, &headers).await,
-        Err(problem) => replayed_or(&app, &scope, idempotency.as_ref(), problem).await,
-    }
+    let run = prepare(&app, &scope, request).await;
+    Run::start_or_replay(run, &app, &scope, idempotency, &headers).await
 }
 
 /// What stays with platform administrators whatever a role allows: code of one's own would be a way around every check of

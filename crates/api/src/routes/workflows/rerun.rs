@@ -56,8 +56,8 @@ async fn rerun_execution(
     check(&old, signed.scope.actor().is_platform_admin)?;
     let scope = signed.scope.within(old.organization_id);
     let idempotency = key.map(|key| idempotency(ROUTE, key, &id, &scope)).transpose()?;
-    let run = Run::again(&app, &scope, id, old).await?;
-    run.start(&app, &scope, idempotency, &headers).await
+    let run = Run::again(&app, &scope, id, old).await;
+    Run::start_or_replay(run, &app, &scope, idempotency, &headers).await
 }
 
 /// Code, and speaking for a form, stay with platform administrators as they do when something runs for the first time.

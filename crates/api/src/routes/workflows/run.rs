@@ -9,9 +9,9 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use domain::executions::RawJson;
 use domain::executions::bulk::Repeatable;
 use domain::executions::submit::{Idempotency, NewExecution, Work};
+use domain::executions::{Execution, RawJson};
 use domain::id::{ExecutionId, FormId};
 use domain::json::{canonical, pointer_below};
 use domain::workflows::{Workflow, check_at};
@@ -55,6 +55,13 @@ pub(crate) struct Ran {
     pub(crate) status: StatusCode,
     /// Whether a key named an earlier submission.
     pub(crate) replayed: bool,
+}
+
+impl Ran {
+    /// What an earlier request has run.
+    pub(crate) fn replayed(execution: Execution) -> Self {
+        Self { id: execution.id, outcome: execution.into(), status: StatusCode::OK, replayed: true }
+    }
 }
 
 /// Marks the answer to a repeated submission.
@@ -147,6 +154,24 @@ impl Run {
             mark_replayed(response.headers_mut());
         }
         Ok(response)
+    }
+
+    /// Starts what was prepared for a request. One that could not be made today, since the workflow has changed, but was made before
+    /// with this key, is answered with what became of it then: the execution is what it was.
+    ///
+    /// # Errors
+    /// The problem of a request that was never made.
+    pub(crate) async fn start_or_replay(
+        prepared: Result<Self, Problem>,
+        app: &AppState,
+        scope: &OrgScope,
+        idempotency: Option<Idempotency>,
+        headers: &HeaderMap,
+    ) -> Result<Response, Problem> {
+        match prepared {
+            Ok(run) => run.start(app, scope, idempotency, headers).await,
+            Err(problem) => Box::pin(answer::replayed_or(app, scope, idempotency, problem)).await,
+        }
     }
 
     /// Submits it, and waits for its end if the workflow is synchronous.

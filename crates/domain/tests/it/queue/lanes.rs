@@ -3,7 +3,7 @@
 use domain::id::WorkerId;
 use serde_json::json;
 
-use super::{backlog, finish_all, index, run_sql, submit, workflow};
+use super::{backlog, finish_all, index, submit, workflow};
 use crate::support::{Fixture, scope_of};
 
 #[tokio::test]
@@ -21,8 +21,8 @@ async fn lanes_in_which_nothing_may_start_hide_no_other() {
     let in_a_week =
         "UPDATE executions SET due_at = now() + interval '7 days', queue_rank = now() + interval '7 days'
                      WHERE workflow_name = 'later'";
-    run_sql(&fixture, in_a_week).await;
-    run_sql(&fixture, "UPDATE workflows SET paused_at = now() WHERE name = 'paused'").await;
+    fixture.sql(in_a_week).await;
+    fixture.sql("UPDATE workflows SET paused_at = now() WHERE name = 'paused'").await;
 
     for _ in 0..8 {
         let id = fixture.submit(&scope_of(b), |_| {}).await.expect("accepted").id;
@@ -40,7 +40,7 @@ async fn thousands_of_lanes_of_one_organization_hide_no_other_and_each_has_its_t
     index(&fixture, &[("keyed", json!({"concurrency_limit": 1, "concurrency_key": "{n}"}))]).await;
     let keyed = workflow(&fixture, "keyed").await;
     backlog(&fixture, crowded, 2_000, Some(&keyed)).await;
-    run_sql(&fixture, "UPDATE executions SET concurrency_key = 'key ' || id").await;
+    fixture.sql("UPDATE executions SET concurrency_key = 'key ' || id").await;
 
     let mut passed_by = 0;
     for number in 0..40 {
@@ -66,12 +66,12 @@ async fn thousands_of_lanes_of_one_organization_hide_no_other_and_each_has_its_t
     assert_eq!(seen, [(waiting, 16 * 256)]);
 
     // Also where a look does not get beyond the share of each organization.
-    run_sql(&fixture, "DELETE FROM executions").await;
+    fixture.sql("DELETE FROM executions").await;
     for number in 0..40 {
         let org = fixture.org(&format!("org{number}")).await;
         backlog(&fixture, org, 20, Some(&keyed)).await;
     }
-    run_sql(&fixture, "UPDATE executions SET concurrency_key = 'key ' || id").await;
+    fixture.sql("UPDATE executions SET concurrency_key = 'key ' || id").await;
     let seen = "SELECT count(DISTINCT lane) FROM generate_series(-4, 3) AS organization, generate_series(0, 63) AS place,
                 LATERAL pending_lanes((organization::BIGINT << 61) | (place::BIGINT << 38), 256) AS lane";
     assert_eq!(fixture.count(seen).await, 40 * 20);
@@ -82,9 +82,7 @@ async fn thousands_of_lanes_of_one_organization_hide_no_other_and_each_has_its_t
         &[("keyed", json!({"concurrency_limit": 1, "concurrency_key": "{n}"})), ("paused", json!({}))],
     )
     .await;
-    run_sql(
-        &fixture,
-        "UPDATE workflows SET paused_at = now() WHERE name = 'paused';
+    fixture.sql("UPDATE workflows SET paused_at = now() WHERE name = 'paused';
          UPDATE executions SET workflow_id = (SELECT id FROM workflows WHERE name = 'paused')
          WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY organization_id ORDER BY id) AS n FROM executions) AS e
                       WHERE n <= 19)",

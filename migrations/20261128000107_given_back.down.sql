@@ -1,0 +1,1 @@
+ALTER TABLE executions DROP COLUMN given_back;
