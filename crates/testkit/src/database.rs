@@ -71,6 +71,26 @@ impl TestDb {
         connect(&at(&self.superuser, &self.name)).await
     }
 
+    /// Until a statement that contains `text` waits for a lock that somebody else holds.
+    ///
+    /// # Panics
+    /// When none does within [`crate::PATIENCE`].
+    pub async fn lock_is_awaited_by(&self, text: &str) {
+        crate::eventually(&format!("{text} to wait for a lock"), async || {
+            let mut conn = self.connect().await;
+            let is_awaited: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND strpos(query, $1) > 0)",
+            )
+            .bind(text)
+            .fetch_one(&mut conn)
+            .await
+            .expect("the catalogue is readable");
+            is_awaited.then_some(())
+        })
+        .await;
+    }
+
     /// Removes the database, whoever is still connected to it.
     ///
     /// # Panics

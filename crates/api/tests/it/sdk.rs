@@ -5,7 +5,7 @@ use std::process::Command;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use testkit::{Client, eventually};
+use testkit::Client;
 
 use crate::support::{PASSWORD, Person, World};
 
@@ -442,12 +442,7 @@ async fn what_an_administrator_writes_waits_for_the_editors_turn() {
     let writing = tokio::spawn(async move {
         admin.post("/api/sdk/files/write", &json!({"path": "readme.txt", "content": "new"})).await
     });
-    let waits = || async {
-        let waiting = world.count("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
-                                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())");
-        (waiting.await > 0).then_some(())
-    };
-    eventually("the write to wait", waits).await;
+    world.test.db.lock_is_awaited_by("bifrost.editor").await;
     let readme = world.test.workspace().join("readme.txt");
     assert_eq!(std::fs::read_to_string(&readme).expect("is there"), "shared");
     sqlx::raw_sql("COMMIT").execute(&mut editor).await.expect("unlocks");

@@ -88,10 +88,7 @@ async fn a_run_keeps_its_lease_while_its_lines_are_stored() {
     let batches = [batch];
     let storing = finish::record(&fixture.platform.db, &batches, &[]);
     let beating = async {
-        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
-                         AND datname = current_database() AND query LIKE '%INSERT INTO execution_logs%'";
-        testkit::eventually("the lines to wait", || async { (fixture.count(waits).await > 0).then_some(()) })
-            .await;
+        fixture.test.db.lock_is_awaited_by("INSERT INTO execution_logs").await;
         let runs = [claimed.id];
         let beat = claim::heartbeat(&fixture.platform.db, worker, &runs);
         in_time(PROMPT, beat).await.expect("waits for nobody");

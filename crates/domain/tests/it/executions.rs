@@ -308,12 +308,7 @@ async fn a_repetition_that_waits_holds_nobody_up() {
     let mut held = conn.begin().await.expect("begins");
     sqlx::query("SELECT FROM idempotency_keys FOR UPDATE").execute(&mut *held).await.expect("holds the key");
     let other = async {
-        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
-                         AND datname = current_database() AND query LIKE 'DELETE FROM idempotency_keys%'";
-        testkit::eventually("the repetition to wait", || async {
-            (fixture.count(waits).await > 0).then_some(())
-        })
-        .await;
+        fixture.test.db.lock_is_awaited_by("DELETE FROM idempotency_keys").await;
         let other = fixture.submit(&scope, |_| {}).await;
         held.commit().await.expect("lets go");
         other

@@ -152,12 +152,7 @@ async fn a_sign_in_that_waits_for_a_change_of_the_password_starts_no_session() {
 
     let start = sessions::start(db, &proven, 7, None, None);
     let commit = async {
-        let waiting = "SELECT count(*) FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%last_login%'";
-        testkit::eventually("the other to wait for the row", || async {
-            (fixture.count(waiting).await > 0).then_some(())
-        })
-        .await;
+        fixture.test.db.lock_is_awaited_by("last_login").await;
         change.commit().await.expect("commits");
     };
     let (started, ()) = tokio::join!(start, commit);

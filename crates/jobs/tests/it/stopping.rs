@@ -387,14 +387,7 @@ async fn what_is_claimed_while_a_worker_stops_is_run_to_its_end() {
     let stop = CancellationToken::new();
     let platform = Platform::open(site.settings.clone()).expect("opens");
     let worker = tokio::spawn(jobs::run(platform, stop.clone()));
-    let mut watching = site.test.db.connect().await;
-    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'
-                                AND datname = current_database() AND query LIKE '%pending_lanes%')";
-    let deadline = Instant::now() + PATIENCE;
-    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut watching).await.expect("asks") {
-        assert!(Instant::now() < deadline, "no claim waits for the lock");
-        tokio::task::yield_now().await;
-    }
+    site.test.db.lock_is_awaited_by("pending_lanes").await;
     stop.cancel();
     lock.commit().await.expect("unlocks");
     worker.await.expect("does not panic").expect("stops cleanly");

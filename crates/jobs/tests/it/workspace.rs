@@ -139,20 +139,7 @@ async fn what_was_saved_and_indexed_meanwhile_is_not_deactivated_by_an_older_rea
         .await
         .expect("locks");
     std::fs::remove_file(engine.workspace.join("saved.py")).expect("removes");
-    let waits = || async {
-        let mut conn = engine.test.db.connect().await;
-        let waiting: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_locks
-                            WHERE locktype = 'advisory' AND NOT granted
-                              AND objid::bigint = (hashtext('bifrost.workspace')::bigint & 4294967295)
-                              AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-        )
-        .fetch_one(&mut conn)
-        .await
-        .expect("asks");
-        waiting.then_some(())
-    };
-    eventually("the indexer to come to the rows", waits).await;
+    engine.test.db.lock_is_awaited_by("bifrost.workspace").await;
     write_file(&engine.workspace, "saved.py", &saved);
     let later: i64 = sqlx::query_scalar(
         "UPDATE workspace_index SET reading = nextval('workspace_readings') RETURNING reading",
