@@ -179,6 +179,7 @@ def _outside() -> ExecutionContext | None:
             name=user.get("name") or "",
             scope=found.id if found else "GLOBAL",
             organization=found,
+            is_platform_admin=bool(told.get("is_platform_admin")),
             parameters=dict(told.get("default_parameters") or {}),
         )
     return _developers

@@ -1,17 +1,21 @@
 """`@workflow`, `@data_provider` and `@param`: marks that the index reads from the source.
 
-They return the function unchanged, so a workflow is still an ordinary function for tests and other files.
-What they are given is read statically by the index, which also reports arguments it does not know.
+They return the function itself, so a workflow is still an ordinary function for tests and other files.
+What they are given is read statically by the index, which also reports arguments it does not know. Only the
+defaults of `@param` are kept on the function, for runs that are not given the parameter.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PARAMETER_TYPES = ("string", "int", "bool", "float", "json", "list", "email")
+DEFAULTS = "__bifrost_defaults__"
+"""The attribute of a function that holds its defaults of `@param`, by parameter."""
 
 
 @overload
@@ -83,12 +87,38 @@ def param(
     options: list[Any] | None = None,
     **unknown: Any,
 ) -> Callable[[F], F]: ...
-def param(name: Any = None, type: str | None = None, *_args: Any, **_kwargs: Any) -> Any:
+def param(
+    name: Any = None,
+    type: str | None = None,
+    label: str | None = None,
+    required: bool | None = None,
+    validation: dict[str, Any] | None = None,
+    data_provider: str | None = None,
+    default_value: Any = None,
+    *_args: Any,
+    default: Any = None,
+    **_kwargs: Any,
+) -> Any:
     """Describe one parameter; what is left out here is taken from the function's signature."""
     if type is not None and type not in PARAMETER_TYPES:
         raise ValueError(f"unknown parameter type {type!r}; use one of {', '.join(PARAMETER_TYPES)}")
-    return name if callable(name) else _unchanged
+    if callable(name):
+        return name
+    value = default if default_value is None else default_value
+    return _defaulting(name, value) if isinstance(name, str) and value is not None else _unchanged
 
 
 def _unchanged(function: F) -> F:
     return function
+
+
+def _defaulting(name: str, value: Any) -> Callable[[F], F]:
+    def keep(function: F) -> F:
+        # A new dict: what `functools.wraps` has copied belongs to the function inside as well.
+        known = getattr(function, DEFAULTS, {})
+        # Not everything that can be called takes attributes.
+        with contextlib.suppress(AttributeError, TypeError):
+            setattr(function, DEFAULTS, {**known, name: value})
+        return function
+
+    return keep

@@ -42,6 +42,7 @@ def _server() -> tuple[str, str] | None:
 
 def _request(method: str, route: str, body: dict[str, Any] | None, url: str, key: str) -> Any:
     # Only here: workers never come this way, and it loads half of the standard library.
+    import http.client
     import urllib.error
     import urllib.request
 
@@ -56,6 +57,8 @@ def _request(method: str, route: str, body: dict[str, Any] | None, url: str, key
             text = answer.read()
     except urllib.error.HTTPError as problem:
         raise _error(problem) from None
+    except (OSError, http.client.HTTPException) as problem:
+        raise _unanswered(url, problem) from problem
     return json.loads(text) if text else None
 
 
@@ -71,3 +74,11 @@ def _error(problem: HTTPError) -> Exception:
     if problem.code in (400, 422):
         return ValueError(detail)
     return errors.IntegrationError("bifrost", detail, problem.code)
+
+
+def _unanswered(url: str, problem: Exception) -> Exception:
+    """Without an answer: nobody is there, or what is sent is more than the server reads to its end."""
+    reason = getattr(problem, "reason", problem)
+    if isinstance(reason, BrokenPipeError | ConnectionResetError):
+        reason = "it ended the connection; what was sent may be too large"
+    return errors.IntegrationError("bifrost", f"{url} gives no answer: {reason}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import _runtime
 
-_TOKEN = ("access_token", "refresh_token", "token_type", "expires_at", "expires_in", "scope")
+_TOKEN = ("access_token", "refresh_token", "token_type", "expires_at", "expires_in", "scope", "scopes")
 
 
 async def get(provider: str, org_id: str | None = None) -> dict[str, Any] | None:
@@ -28,7 +28,10 @@ async def refresh_token(provider: str, org_id: str | None = None) -> dict[str, A
 
 
 async def set_token(provider: str, token: str | Mapping[str, Any], org_id: str | None = None) -> None:
-    """Store a token in a connection of the organization: itself, or what a token endpoint answers."""
+    """Store a token in a connection of the organization: itself, or what a token endpoint or `get` answers.
+
+    It is good for one hour if nobody says for how long.
+    """
     given = {"access_token": token} if isinstance(token, str) else {k: token[k] for k in _TOKEN if k in token}
     if not given.get("access_token"):
         raise ValueError("a token has an access_token")

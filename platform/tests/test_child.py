@@ -192,6 +192,55 @@ def test_a_changed_file_is_recompiled(template: Template, flow: Flow) -> None:
     assert template.run(path=path).result["result"] == "changed"
 
 
+DEFAULTED = """
+import functools
+from bifrost import context, param, workflow
+
+def logged(function):
+    @functools.wraps(function)
+    def around(*args, **kwargs): return function(*args, **kwargs)
+    return around
+
+@workflow
+@param("a", "int", required=False, default_value=5)
+@param("b", default=[2])
+@logged
+@param("c", "bool", None, None, None, None, False)
+@param("extra", default_value="e")
+def run(context, a, b: list = [], c=True, /, d=4):
+    b.append(a)
+    return [a, b, c, d, context.parameters]
+
+@param("x", default_value=5)
+async def later(x: int = 1): return [x, context.parameters]
+"""
+
+
+def test_a_default_of_param_is_used_where_the_parameter_is_missing(template: Template, flow: Flow) -> None:
+    path = flow(DEFAULTED)
+
+    def given(function: str = "run", **parameters: object) -> object:
+        return template.run(function, path=path, parameters=parameters).result["result"]
+
+    assert given() == [5, [2, 5], False, 4, {"extra": "e"}]
+    assert given(a=1, b=[], c=None, extra=0) == [1, [1], None, 4, {"extra": 0}]
+    assert given("later") == [5, {}]
+    assert given("later", x=2) == [2, {}]
+
+
+def test_a_run_does_not_change_the_defaults_of_the_next(template: Template, flow: Flow) -> None:
+    path = flow(
+        "from bifrost import param\n"
+        "@param('seen', default=[])\n"
+        "def run(seen):\n    seen.append(1)\n    return seen\n"
+    )
+    connection = template.connect()
+    for _ in range(2):
+        connection.send(template.start_frame(path=path, pooled=True))
+        assert connection.until(lambda frame: frame["t"] == "result")["result"] == [1]
+    connection.close()
+
+
 def test_a_data_provider_gives_options(template: Template, flow: Flow) -> None:
     path = flow("def run(bad=False): return {} if bad else ['a', {'label': 'B', 'value': 2}]\n")
     found = template.run(path=path, kind="data_provider").result

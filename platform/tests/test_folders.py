@@ -92,6 +92,20 @@ def test_a_folder_keeps_its_modules_until_the_workspace_changes(flow: Flow, serv
     assert [serve(path, generation="g2") for path in (one, other, one)] == [1, 1, 2]
 
 
+def test_what_was_changed_is_executed_anew_before_the_workspace_has_another_name(
+    flow: Flow, serve: Serve
+) -> None:
+    flow("SEEN = 1\n", "fresh/fresh_helper.py")
+    source = "import fresh_helper\nruns = []\ndef run():\n    runs.append(1)\n"
+    source += "    return [fresh_helper.SEEN, len(runs)]\n"
+    path = flow(source, "fresh/fresh.py")
+    assert [serve(path), serve(path)] == [[1, 1], [1, 2]]
+    flow("SEEN = 22\n", "fresh/fresh_helper.py")
+    assert [serve(path), serve(path)] == [[22, 1], [22, 2]]
+    flow(source.replace("SEEN,", "SEEN + 1,"), "fresh/fresh.py")
+    assert serve(path) == [23, 1]
+
+
 def test_a_file_beside_the_workflow_wins_over_an_installed_module_that_was_imported(tmp_path: Path) -> None:
     installed, workspace = tmp_path / "installed", tmp_path / "workspace"
     (installed / "tool").mkdir(parents=True)

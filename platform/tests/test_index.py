@@ -173,6 +173,23 @@ def test_param_wins_where_it_says_something_and_the_signature_fills_in_the_rest(
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "default", "required"),
+    [
+        ("default_value=5", 5, False),
+        ("default=False", False, False),
+        ("default_value=5, required=True", 5, True),
+        ("default_value=None", None, True),
+        ("required=False", None, False),
+    ],
+)
+def test_what_param_gives_a_default_is_not_required_unless_it_says_so(
+    given: str, default: object, required: bool
+) -> None:
+    (a,) = parameters("a", f'@param("a", {given})')
+    assert (a["default_value"], a["required"]) == (default, required)
+
+
 def test_a_false_default_survives() -> None:
     (a,) = parameters("a", '@param("a", type="bool", default_value=False)')
     assert a["default_value"] is False

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -63,7 +64,7 @@ def test_oauth_asks_the_worker(template: Template, flow: Flow) -> None:
         "async def run():\n"
         "    end = datetime(2030, 1, 2, tzinfo=timezone.utc)\n"
         "    await oauth.set_token('graph', 'plain')\n"
-        "    given = {'access_token': 'a', 'expires_at': end, 'id_token': 'x'}\n"
+        "    given = {'access_token': 'a', 'expires_at': end, 'id_token': 'x', 'scopes': 's'}\n"
         "    await oauth.set_token('graph', given, org_id='o')\n"
         "    refused = ''\n"
         "    try: await oauth.set_token('graph', {'refresh_token': 'r'})\n"
@@ -83,7 +84,7 @@ def test_oauth_asks_the_worker(template: Template, flow: Flow) -> None:
     token = {"access_token": "t"}
     assert result["result"] == [token, None, token, ["graph"], True, "a token has an access_token"]
     assert asked[0] == ("oauth.set_token", {"provider": "graph", "token": {"access_token": "plain"}})
-    given = {"access_token": "a", "expires_at": "2030-01-02T00:00:00+00:00"}
+    given = {"access_token": "a", "expires_at": "2030-01-02T00:00:00+00:00", "scopes": "s"}
     assert asked[1] == ("oauth.set_token", {"provider": "graph", "token": given, "org_id": "o"})
 
 
@@ -200,13 +201,27 @@ def test_a_file_that_changes_while_it_is_read_is_read_anew(template: Template, f
         ("files.list('absent', 'temp')", "FileNotFoundError"),
         ("files.write('a.txt', '', 'uploads')", "PermissionError"),
         ("files.read('a.txt', 'elsewhere')", "ValueError"),
+        ("files.write('', 'x', 'temp')", "ValueError"),
+        ("os.mkdir(FOLDER) or files.write('folder', 'x', 'temp')", "ValueError"),
+        ("os.mkdir(FOLDER) or files.read('folder', 'temp')", "ValueError"),
+        ("os.mkdir(FOLDER) or files.delete('folder', 'temp')", "ValueError"),
+        ("files.write('a.txt', 'x', 'temp') or files.write('a.txt/b', 'x', 'temp')", "ValueError"),
+        ("files.write('a.txt', 'x', 'temp') or files.write('a.txt/b/c', 'x', 'temp')", "ValueError"),
+        ("files.write('a.txt', b'x')", "TypeError"),
+        ("files.read(b'a.txt')", "TypeError"),
     ],
 )
 def test_files_stay_inside(
     template: Template, flow: Flow, tmp_path: Path, expression: str, error: str
 ) -> None:
-    path = flow(f"import os, tempfile\nfrom bifrost import files\ndef run(): return {expression}\n")
-    assert template.run(path=path, temp_dir=str(tmp_path / "t")).result["error"]["type"] == error
+    path = flow(
+        "import os, tempfile\nfrom bifrost import files\n"
+        f"def run():\n    FOLDER = tempfile.gettempdir() + '/folder'\n    return {expression}\n"
+    )
+    found = template.run(path=path, temp_dir=str(tmp_path / "t")).result["error"]
+    assert found["type"] == error
+    assert str(tmp_path) not in found["message"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
 
 
 def test_temporary_files_land_in_the_folder_of_the_execution(
@@ -219,6 +234,22 @@ def test_temporary_files_land_in_the_folder_of_the_execution(
     )
     folder = str(tmp_path / "run")
     assert template.run(path=path, temp_dir=folder).result["result"] == [folder, ["a.txt"]]
+
+
+def test_paths_may_be_objects(template: Template, flow: Flow, tmp_path: Path) -> None:
+    path = flow(
+        "from pathlib import Path\nfrom bifrost import files\n"
+        "def run():\n"
+        "    for location in ('workspace', 'temp'):\n"
+        "        files.write(Path('a.txt'), 'x', location)\n"
+        "        assert files.exists(Path('a.txt'), location)\n"
+        "        assert files.list(Path(''), location) == ['a.txt']\n"
+        "        assert files.read(Path('a.txt'), location) == 'x'\n"
+        "        files.delete(Path('a.txt'), location)\n"
+    )
+    worker = Files({})
+    result = template.run(path=path, answer=worker.answer, temp_dir=str(tmp_path / "t")).result
+    assert result["outcome"] == "success", result["error"]
 
 
 def test_outside_an_execution_there_is_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +296,45 @@ def test_outside_an_execution_files_speak_http(monkeypatch: pytest.MonkeyPatch) 
             files.write_bytes("data/c.bin", b"\xff")
         paths = ("data/a.txt", "data/deep", "data/none", "data", "none", "none/a.txt")
         assert [bool(files.exists(path)) for path in paths] == [True, True, False, True, False, False]
+        # As in a run.
+        same = ("", ".", "/workspace", "/workspace/data/a.txt", "data/", "none/../data/./a.txt")
+        assert [path for path in same if not files.exists(path)] == []
+        assert files.read(Path("/workspace/data/a.txt")) == "grüezi"
+        for path, location in (("/etc/passwd", "workspace"), ("../a.txt", "temp"), ("/workspace/a", "temp")):
+            with pytest.raises(ValueError, match="outside"):
+                files.read(path, location)
         server.shutdown()
+
+
+def test_outside_an_execution_a_server_without_answer_is_an_integration_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("BIFROST_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("BIFROST_TOKEN", "bfsk_x")
+
+        def hang_up() -> None:
+            connection, _ = server.accept()
+            connection.recv(1)
+            connection.close()
+
+        hanging = threading.Thread(target=hang_up)
+        hanging.start()
+        with pytest.raises(bifrost.IntegrationError, match="may be too large") as failure:
+            bifrost.files.write("a.txt", "x" * 20_000_000)
+        hanging.join()
+    assert failure.value.integration == "bifrost"
+    with pytest.raises(bifrost.IntegrationError, match="gives no answer"):
+        bifrost.files.read("a.txt")
+
+
+def test_outside_an_execution_the_context_says_whether_the_developer_is_an_administrator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = {"user": {"id": "u1", "email": "ann@example.com", "name": "Ann"}, "is_platform_admin": True}
+    monkeypatch.setattr(bifrost._http, "get", lambda _: told)
+    monkeypatch.setattr(bifrost._context, "_developers", None)
+    assert (context.email, context.is_platform_admin) == ("ann@example.com", True)
 
 
 @pytest.mark.parametrize("module", ["secrets", "oauth", "organizations", "roles", "forms", "executions"])

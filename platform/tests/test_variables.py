@@ -38,6 +38,48 @@ def test_variables_of_an_async_workflow_outlive_its_awaits(template: Template, f
     assert template.run(path=path).result["variables"] == {"a": 1, "b": 2}
 
 
+DECORATED = """
+import asyncio, functools, logging
+
+def logged(function):
+    @functools.wraps(function)
+    async def around(*args, **kwargs):
+        outer = "not shown"
+        logging.getLogger(__name__).info("begins")
+        await asyncio.sleep(0)
+        return await function(*args, **kwargs)
+    return around
+
+@logged
+@logged
+async def run(given):
+    a = given + 1
+    await asyncio.sleep(0)
+    b = 1 / (given - 1)
+    return b
+
+@logged
+def plain(given):
+    a = given + 1
+    return asyncio.sleep(0, a)
+"""
+
+
+def test_variables_of_a_workflow_are_found_behind_async_decorators(template: Template, flow: Flow) -> None:
+    path = flow(DECORATED)
+    finished = template.run(path=path, parameters={"given": 2}).result
+    assert (finished["result"], finished["variables"]) == (1, {"a": 3, "b": 1})
+    failed = template.run(path=path, parameters={"given": 1}).result
+    assert (failed["error"]["type"], failed["variables"]) == ("ZeroDivisionError", {"a": 2})
+    assert template.run("plain", path=path, parameters={"given": 1}).result["variables"] == {"a": 2}
+    connection = template.connect()
+    for given in (2, 3):
+        connection.send(template.start_frame(path=path, pooled=True, parameters={"given": given}))
+        found = connection.until(lambda frame: frame["t"] == "result")["variables"]
+        assert found == {"a": given + 1, "b": 1 / (given - 1)}
+    connection.close()
+
+
 def test_capturing_variables_does_not_slow_a_hot_loop(template: Template, flow: Flow) -> None:
     path = flow(
         "import time\n"
@@ -157,3 +199,46 @@ def test_a_flag_that_is_false_is_a_partial_failure(template: Template, flow: Flo
     }
     assert [frame["outcome"] for frame in outcomes.values()] == ["success", "completed_with_errors"]
     assert [frame["result"] for frame in outcomes.values()] == [{"success": True}, {"success": False}]
+
+
+LOGGED = """
+import dataclasses, datetime, decimal, enum, logging, uuid
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+@dataclasses.dataclass
+class Price:
+    amount: decimal.Decimal
+    whole: object = None
+
+class Odd:
+    def __json__(self): raise LookupError("does not know itself")
+
+class Endless:
+    def __json__(self): return [Endless(), Endless()]
+
+def run():
+    price = Price(decimal.Decimal("2.50"))
+    price.whole = price
+    day, odd = datetime.date(2026, 1, 2), Odd()
+    big = {datetime.date.fromordinal(n) for n in range(1, 9_000)}
+    extra = {"at": datetime.datetime(2026, 1, 2, 3), "sums": [decimal.Decimal(7), decimal.Decimal("nan")],
+             "price": price, "level": Level.HIGH, "id": uuid.UUID(int=1), "day": day, "odd": odd,
+             "endless": Endless(), "big": big, "none": object()}
+    logging.getLogger(__name__).info("sold", extra=extra)
+    del big, extra, price
+"""
+
+
+def test_fields_of_log_lines_have_the_types_of_results_and_variables_are_named(
+    template: Template, flow: Flow
+) -> None:
+    outcome = template.run(path=flow(LOGGED))
+    assert outcome.result["variables"] == {"day": "<date>", "odd": "<Odd>"}
+    assert next(f["data"] for f in outcome.frames if f["t"] == "log") == {
+        **{"at": "2026-01-02T03:00:00", "day": "2026-01-02", "sums": [7, "<Decimal>"], "level": 3},
+        **{"price": {"amount": 2.5, "whole": "[Circular Reference]"}, "odd": "<Odd>", "none": "<object>"},
+        **{"id": "00000000-0000-0000-0000-000000000001", "big": "<set too large to show>"},
+        **{"endless": "<Endless too large to show>"},
+    }

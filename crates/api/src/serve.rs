@@ -18,7 +18,7 @@ const LAME_DUCK: Duration = Duration::from_millis(500);
 /// A process that only serves: reports what is away, serves until `stop`, drains, closes.
 ///
 /// # Errors
-/// As [`serve`], and when a setting is missing.
+/// As [`serve`], when a setting is missing, and when the broker has queues of ours with other arguments.
 pub async fn serve_alone(
     listener: TcpListener,
     settings: Settings,
@@ -33,7 +33,8 @@ pub async fn serve_alone(
     );
     tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
     scrape::start(&platform, &stop).await?;
-    serve(listener, AppState::new(platform.clone())?, stop).await?;
+    let serving = Box::pin(serve(listener, AppState::new(platform.clone())?, stop));
+    process::with_own_queues(&platform, serving).await?;
     platform.close().await;
     tracing::info!("stopped");
     Ok(())

@@ -5,12 +5,9 @@
 
 use domain::OrgScope;
 use domain::events::LiveLine;
-use domain::executions::{Execution, RawJson};
+use domain::executions::{Execution, RawJson, shown_error};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-
-/// What stands in for an error text that was not written for users.
-const NEUTRAL_ERROR: &str = "An error occurred during execution";
 
 /// The class of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +39,7 @@ impl Reader {
 
     /// The error text this reader gets.
     pub(crate) fn error(self, message: Option<&str>, is_user_error: bool) -> Option<String> {
-        message.map(|message| {
-            if self.sees_everything() || is_user_error { message } else { NEUTRAL_ERROR }.to_owned()
-        })
+        shown_error(message, is_user_error, self.sees_everything())
     }
 
     /// What hides the rest from a reader without platform rights.
@@ -91,6 +86,8 @@ fn raw(json: String) -> RawJson {
 
 #[cfg(test)]
 mod tests {
+    use domain::executions::NEUTRAL_ERROR;
+
     use super::*;
 
     fn line(data: Option<&str>) -> LiveLine {

@@ -278,8 +278,11 @@ impl Report {
                 Ok(()) => self.ok(service.name(), format!("answers on {address}")),
                 Err(fault) => self.error(
                     service.name(),
-                    format!("{address}: {fault}"),
-                    format!("start it, or correct {}", service.variable()),
+                    format!("{address}: {}", fault.words),
+                    fault.remedy.map_or_else(
+                        || format!("start it, or correct {}", service.variable()),
+                        ToOwned::to_owned,
+                    ),
                 ),
             }
         }

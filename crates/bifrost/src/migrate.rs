@@ -55,7 +55,7 @@ fn unusable(error: &domain::Error) -> Failure {
             "run the Bifrost that brought the schema there, or begin with an empty database or a backup"
         }
         _ if error.is_unavailable() => {
-            "start PostgreSQL, or correct the address; `bifrost doctor` looks at every part"
+            "start PostgreSQL, or correct its address or login; `bifrost doctor` looks at every part"
         }
         _ => "set ADMIN_DATABASE_URL to a login that may create roles and tables, such as the superuser",
     };

@@ -192,7 +192,9 @@ impl InProcess {
     }
 
     fn take(&self, key: &str) -> Option<String> {
-        self.notes.remove(key).map(|note| note.text.to_string())
+        // What has ended is removed late, and given to whoever removes it first.
+        let is_good = |note: &Note| note.ends > Instant::now();
+        self.notes.remove(key).filter(is_good).map(|note| note.text.to_string())
     }
 
     fn peek(&self, key: &str) -> Option<String> {
@@ -244,5 +246,21 @@ impl Redis {
     async fn peek(&self, key: &str) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> {
         let mut conn = self.pool.get().await?;
         Ok(conn.get(format!("{}:note:{key}", self.prefix)).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_that_has_ended_is_not_given_to_whoever_takes_it() {
+        let cache = InProcess::default();
+        cache.put("ended", "text", Duration::ZERO);
+        assert_eq!(cache.take("ended"), None);
+        cache.put("good", "text", Duration::from_secs(60));
+        assert_eq!(cache.peek("good").as_deref(), Some("text"));
+        assert_eq!(cache.take("good").as_deref(), Some("text"));
+        assert_eq!(cache.take("good"), None, "it is taken once");
     }
 }

@@ -4,16 +4,20 @@ use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::audit::{self, Action};
 use crate::id::OrgId;
+use crate::json::has_long_integer;
 use crate::vault::{Place, Vault};
 use crate::{Error, OrgTx, Result, data_keys};
 
 /// Longest value, in bytes.
 const MAX_VALUE: usize = 64 * 1024;
 const MAX_KEY: usize = 255;
+const LONG_INTEGER: &str =
+    "has a whole number of more than 64 bits, which would come back rounded; set it as text";
 /// What stands for a secret in lists; sent back it means that nothing changes.
 pub const MASK: &str = "[SECRET]";
 
@@ -302,10 +306,23 @@ impl NewValue<'_> {
             ValueType::Int if self.text.trim().parse::<i64>().is_err() => "must be a whole number",
             ValueType::Bool if flag(self.text).is_none() => "must be true, false, yes, no, 1 or 0",
             ValueType::Json if serde_json::from_str::<Value>(self.text).is_err() => "must be JSON",
+            ValueType::Json if has_long_integer(self.text) => LONG_INTEGER,
             _ => return Ok(()),
         };
         Err(Error::invalid("/value", fault))
     }
+}
+
+/// Reads a value that is to be set, unless it would come back as another.
+///
+/// # Errors
+/// [`Error::Invalid`] for one that nests too deep, or has a number that is not kept as it is.
+pub fn read(raw: &RawValue) -> Result<Value> {
+    if has_long_integer(raw.get()) {
+        return Err(Error::invalid("/value", LONG_INTEGER));
+    }
+    serde_json::from_str(raw.get())
+        .map_err(|_| Error::invalid("/value", "nests too deep, or has a number that is too large"))
 }
 
 /// A JSON value as text of its type, for those who have no type at hand.
@@ -332,5 +349,35 @@ fn typed(value_type: &str, text: &str) -> Value {
         "bool" => Value::Bool(flag(text).unwrap_or_default()),
         "json" => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into())),
         _ => Value::String(text.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(value: &str) -> Option<String> {
+        let raw = RawValue::from_string(value.into()).expect("JSON");
+        let new = NewValue {
+            key: "k",
+            value_type: ValueType::Json,
+            text: value,
+            description: None,
+            may_keep: false,
+        };
+        let said = |error: Error| match error {
+            Error::Invalid(faults) => faults[0].detail.clone(),
+            other => panic!("{other}"),
+        };
+        let (read, checked) = (read(&raw).err().map(said), new.check().err().map(said));
+        assert_eq!(read, checked, "{value}");
+        read
+    }
+
+    #[test]
+    fn a_number_that_would_come_back_as_another_is_refused() {
+        assert_eq!(refused(r#"{"largest": 18446744073709551615, "text": "99999999999999999999"}"#), None);
+        let long = refused("[99999999999999999999]").expect("is refused");
+        assert!(long.contains("more than 64 bits"), "{long}");
     }
 }

@@ -27,8 +27,8 @@ impl Default for DeveloperContext {
 /// Changes; what is `None` stays.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
-    /// Another organization.
-    pub default_org_id: Option<OrgId>,
+    /// Another organization; `Some(None)`: none any more.
+    pub default_org_id: Option<Option<OrgId>>,
     /// All parameters anew.
     pub default_parameters: Option<Map<String, Value>>,
     /// Kept for clients.
@@ -65,15 +65,16 @@ pub async fn update(tx: &mut OrgTx, changes: Changes) -> Result<DeveloperContext
         r#"INSERT INTO developer_contexts AS c (user_id, default_org_id, default_parameters, track_executions)
            VALUES ($1, $2, COALESCE($3::text::json, '{}'), COALESCE($4, TRUE))
            ON CONFLICT (user_id) DO UPDATE
-           SET default_org_id = COALESCE($2, c.default_org_id),
+           SET default_org_id = CASE WHEN $5 THEN $2 ELSE c.default_org_id END,
                default_parameters = COALESCE($3::text::json, c.default_parameters),
                track_executions = COALESCE($4, c.track_executions), updated_at = now()
            RETURNING default_org_id AS "default_org_id: OrgId",
                default_parameters AS "default_parameters: Json<Map<String, Value>>", track_executions"#,
         user as UserId,
-        changes.default_org_id as _,
+        changes.default_org_id.flatten() as _,
         changes.default_parameters.map(|parameters| Value::Object(parameters).to_string()),
         changes.track_executions,
+        changes.default_org_id.is_some(),
     )
     .fetch_one(tx.conn())
     .await?;

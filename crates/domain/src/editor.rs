@@ -149,11 +149,19 @@ pub async fn delete(platform: &Platform, scope: &OrgScope, path: FilePath) -> Re
     commit(tx, Action::FileDeleted, &path, &()).await
 }
 
+/// Something in a folder as it was found, with what the index knows of it by now.
+///
+/// # Errors
+/// [`Error::Unavailable`] when PostgreSQL is away.
+pub async fn described(platform: &Platform, entry: Entry) -> Result<Listed> {
+    describe(&platform.db, vec![entry]).await?.pop().ok_or(Error::NotFound("file or folder"))
+}
+
 /// Gives a file or folder another path. Workflows, data providers and forms in it stay the same.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] when something is there; [`Error::Impossible`] when it leads outside.
-pub async fn rename(platform: &Platform, scope: &OrgScope, old: FilePath, new: FilePath) -> Result<Listed> {
+pub async fn rename(platform: &Platform, scope: &OrgScope, old: FilePath, new: FilePath) -> Result<Entry> {
     let mut tx = begin(platform, scope).await?;
     // Whoever indexes the files waits until the rows have moved too.
     sqlx::query!(
@@ -196,7 +204,7 @@ pub async fn rename(platform: &Platform, scope: &OrgScope, old: FilePath, new: F
     })
     .await?;
     commit(tx, Action::FileRenamed, &old, &json!({"to": new.as_str()})).await?;
-    describe(&platform.db, vec![entry]).await?.pop().ok_or(Error::NotFound("file or folder"))
+    Ok(entry)
 }
 
 /// Begins a change: alone over all replicas.

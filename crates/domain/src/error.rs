@@ -97,9 +97,10 @@ impl From<sqlx::Error> for Error {
             // What a proxy in front of a server that is down says to the first word of a connection: nothing.
             sqlx::Error::Protocol(said) if said.contains("SSLRequest") => true,
             // 57P0x: the server shuts down, crashed or starts; 53xxx: out of connections, memory or disk;
-            // 08xxx: the connection broke; 40xxx: rolled back in favour of another transaction; 25P03: it waited too long for us.
+            // 08xxx: the connection broke; 40xxx: rolled back in favour of another transaction; 25P03: it waited too long for us;
+            // 28xxx and 3D000: it does not know our login or our database, which whoever operates it corrects.
             sqlx::Error::Database(db) => db.code().is_some_and(|code| {
-                ["57P", "53", "08", "40", "25P03"].iter().any(|class| code.starts_with(class))
+                ["57P", "53", "08", "40", "25P03", "28", "3D"].iter().any(|class| code.starts_with(class))
             }),
             _ => false,
         };

@@ -20,6 +20,9 @@ pub fn pointer_below(at: &str, name: &str) -> String {
     format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
+/// What is said of text that holds NUL.
+pub const NUL_RULE: &str = "must not contain NUL";
+
 /// Whether a text or a name in it holds NUL, which PostgreSQL cannot.
 pub fn contains_nul(value: &Value) -> bool {
     match value {
@@ -30,6 +33,26 @@ pub fn contains_nul(value: &Value) -> bool {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
+}
+
+/// Whether this JSON text has a whole number of more than 64 bits, which a [`Value`] holds rounded.
+pub fn has_long_integer(json: &str) -> bool {
+    let (mut is_text, mut is_escaped) = (false, false);
+    let mut numbers = json.split(|c: char| {
+        let was_text = is_text;
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '"' => is_text = !is_text,
+            _ => {}
+        }
+        was_text || !(c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E'))
+    });
+    numbers.any(|number| {
+        let digits = number.strip_prefix('-').unwrap_or(number);
+        let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_whole && number.parse::<i64>().is_err() && number.parse::<u64>().is_err()
+    })
 }
 
 fn sorted(value: Value) -> Value {
@@ -164,6 +187,24 @@ mod tests {
         let other = canonical(serde_json::from_str(r#"{"a":"1","b":[{"x":null,"y":1}]}"#).expect("JSON"));
         assert_eq!(one, other);
         assert_ne!(one, canonical(json!({"b": [{"y": 1, "x": null}], "a": 1})), "types differ");
+    }
+
+    #[test]
+    fn integers_are_long_where_64_bits_do_not_hold_them() {
+        for held in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "1e300",
+            "0.10000000000000000000000001",
+            r#"{"99999999999999999999": "\\\"99999999999999999999 ", "a": [true, false, null, -1]}"#,
+        ] {
+            assert!(serde_json::from_str::<Value>(held).is_ok() && !has_long_integer(held), "{held}");
+        }
+        for long in
+            ["18446744073709551616", "-9223372036854775809", r#"{"a":["\"",[10000000000000000000000]]}"#]
+        {
+            assert!(serde_json::from_str::<Value>(long).is_ok() && has_long_integer(long), "{long}");
+        }
     }
 
     #[test]

@@ -251,12 +251,63 @@ fn valid_domain(domain: &str) -> Result<Option<String>> {
     if domain.is_empty() {
         return Ok(None);
     }
-    if domain.contains('@') || !domain.contains('.') || domain.len() > 255 {
+    if !(domain.contains('.') && is_host_name(&domain)) {
         return Err(Error::invalid("/domain", "must be a domain name such as example.com"));
     }
     Ok(Some(domain))
 }
 
+/// Whether this can be the name of a host, in letters of any script: an address or a domain that is none serves nobody.
+pub(crate) fn is_host_name(name: &str) -> bool {
+    name.len() <= 255 && name.split('.').all(is_label)
+}
+
+fn is_label(label: &str) -> bool {
+    // Beyond ASCII, words have marks that are neither letters nor digits.
+    let fits = |c: char| match c.is_ascii() {
+        true => c.is_ascii_alphanumeric() || c == '-',
+        false => !c.is_whitespace() && !c.is_control(),
+    };
+    !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.chars().all(fits)
+}
+
 fn domain_taken() -> Error {
     Error::Conflict("another active organization has this domain".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_the_name_of_a_host() {
+        for domain in
+            ["acme.example", " ACME.example ", "a-b.c1.example", "1.example", "zürich.ch", "हिन्दी.भारत"]
+        {
+            assert_eq!(valid_domain(domain).expect(domain), Some(domain.trim().to_lowercase()));
+        }
+        assert_eq!(valid_domain(" ").expect("clears it"), None);
+        let long = format!("{}.example", "a".repeat(250));
+        for none in [
+            ".",
+            "..",
+            "acme",
+            "a b.c",
+            "http://a.b",
+            "a/b.c",
+            "-a.b",
+            "a-.b",
+            "a.-b",
+            "ab.c.",
+            ".ab.c",
+            "a..b",
+            "a@b.c",
+            "a_b.c",
+            "a,b.c",
+            "a.b:80",
+            long.as_str(),
+        ] {
+            assert!(valid_domain(none).is_err(), "{none}");
+        }
+    }
 }

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::settings::Settings;
 use crate::system_events::{Category, Level, NewEvent};
-use crate::{Platform, Result, data_keys, telemetry};
+use crate::wakeup::topology::END_OF_CONFLICT;
+use crate::{Error, Platform, Result, data_keys, telemetry};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -59,6 +60,22 @@ pub async fn report_dependencies(platform: Platform) {
         report("RabbitMQ", || platform.wakeups.ping()),
         report("Redis", || platform.cache.ping()),
     );
+}
+
+/// Carries out the work of a process. A broker that has queues of ours with other arguments ends it, unless it was of use before.
+///
+/// # Errors
+/// Those of the work; [`Error::Impossible`] when the broker ends it.
+pub async fn with_own_queues<E: From<Error>>(
+    platform: &Platform,
+    work: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
+    tokio::select! {
+        done = work => done,
+        conflict = platform.wakeups.conflict_at_start() => {
+            Err(Error::Impossible(format!("RabbitMQ is not usable: {conflict}; {END_OF_CONFLICT}")).into())
+        }
+    }
 }
 
 /// Ends a `main`: a failure is one readable line on standard error.

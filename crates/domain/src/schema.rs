@@ -136,7 +136,7 @@ pub async fn has_uploads(url: &SecretString) -> Result<bool> {
 /// Looks at a database.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when it does not answer, [`Error::Internal`] when it refuses us.
+/// [`Error::Unavailable`] when it does not answer, or does not know the login or the database.
 pub async fn inspect(url: &SecretString) -> Result<Inspection> {
     let mut conn = connect(url).await?;
     let (version, number, login, is_superuser): (String, i32, String, bool) = sqlx::query_as(

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::audit::{self, Action};
 use crate::id::{OrgId, SessionId, UserId};
 use crate::permissions::PermissionSet;
-use crate::{Db, Error, Result, SystemScope, SystemTx, opaque, passwords};
+use crate::{Actor, Db, Error, Result, SystemScope, SystemTx, opaque, passwords};
 
 const SIGN_IN: SystemScope = SystemScope::because("a sign-in finds its user before it has a scope");
 
@@ -227,7 +227,7 @@ pub(crate) async fn start_on(
              INSERT INTO sessions (id, user_id, refresh_hash, expires_at, user_agent)
              SELECT $2, id, $3, now() + make_interval(days => $4), $5 FROM login
          ), audited AS MATERIALIZED (
-             SELECT id, audit_append(ARRAY[$6::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$7::text], ARRAY[$8::text],
+             SELECT id, audit_append(ARRAY[$6::uuid], ARRAY[NULL::uuid], ARRAY[id], ARRAY[$7::text], ARRAY[$8::text],
                  ARRAY[$2::uuid::text], ARRAY[$9::text], ARRAY[NULL::text])
              FROM login
          ) ",
@@ -267,12 +267,12 @@ pub async fn refresh(
                UPDATE sessions
                SET refresh_hash = $2, rotated_at = now(), expires_at = now() + make_interval(days => $3)
                WHERE refresh_hash = $1 AND revoked_at IS NULL AND expires_at > now()
-               RETURNING id
+               RETURNING id, user_id
            )
            INSERT INTO spent_refresh_tokens (refresh_hash, session_id)
            SELECT $1, id FROM rotated
-           RETURNING session_id AS "session_id: SessionId",
-               (SELECT u.email FROM rotated r JOIN sessions s ON s.id = r.id JOIN users u ON u.id = s.user_id) AS "email!""#,
+           RETURNING session_id AS "session_id: SessionId", (SELECT user_id FROM rotated) AS "user_id!: UserId",
+               (SELECT u.email FROM rotated r JOIN users u ON u.id = r.user_id) AS "email!""#,
         presented,
         opaque::hash(successor.expose_secret()),
         i32::try_from(lifetime_days).map_err(Error::internal)?,
@@ -284,8 +284,8 @@ pub async fn refresh(
         tx.commit().await?;
         return Err(Error::Unauthenticated);
     };
-    let (actor, session) = (&rotated.email, rotated.session_id);
-    audit::record_system(&mut tx, Action::SessionRefreshed, actor, session, request_id).await?;
+    let (user, session) = ((rotated.user_id, rotated.email.as_str()), rotated.session_id);
+    audit::record_of_user(&mut tx, Action::SessionRefreshed, user, session, request_id).await?;
     tx.commit().await?;
     let principal = find(db, rotated.session_id).await?.ok_or(Error::Unauthenticated)?;
     Ok(Started { principal, refresh_token: successor })
@@ -355,7 +355,7 @@ pub async fn find_by_refresh_token(db: &Db, user: UserId, token: &SecretString) 
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn revoke(db: &Db, id: SessionId, actor: &str, request_id: Option<&str>) -> Result<()> {
+pub async fn revoke(db: &Db, id: SessionId, actor: &Actor, request_id: Option<&str>) -> Result<()> {
     let mut tx =
         db.begin_system(&SystemScope::because("a session belongs to a user, not to an organization")).await?;
     sqlx::query!(
@@ -364,7 +364,8 @@ pub async fn revoke(db: &Db, id: SessionId, actor: &str, request_id: Option<&str
     )
     .execute(tx.conn())
     .await?;
-    audit::record_system(&mut tx, Action::SessionRevoked, actor, id, request_id).await?;
+    let actor = (actor.id, actor.email.as_str());
+    audit::record_of_user(&mut tx, Action::SessionRevoked, actor, id, request_id).await?;
     tx.commit().await
 }
 
@@ -375,7 +376,7 @@ pub async fn revoke(db: &Db, id: SessionId, actor: &str, request_id: Option<&str
 pub async fn revoke_all(
     db: &Db,
     user: UserId,
-    actor: &str,
+    actor: &Actor,
     request_id: Option<&str>,
 ) -> Result<Vec<SessionId>> {
     let mut tx =
@@ -398,7 +399,8 @@ pub async fn revoke_all(
     )
     .fetch_all(tx.conn())
     .await?;
-    audit::record_system(&mut tx, Action::SessionRevoked, actor, format!("user/{user}"), request_id).await?;
+    let (actor, revoked) = ((actor.id, actor.email.as_str()), format!("user/{user}"));
+    audit::record_of_user(&mut tx, Action::SessionRevoked, actor, revoked, request_id).await?;
     tx.commit().await?;
     Ok(ended)
 }

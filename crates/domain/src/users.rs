@@ -7,6 +7,7 @@ use secrecy::SecretString;
 
 use crate::error::OnConstraint;
 use crate::id::{OrgId, UserId};
+use crate::mail::Mailer;
 use crate::{Db, Error, Result, SystemScope, SystemTx, audit, organizations, passwords};
 
 pub mod developer;
@@ -73,12 +74,19 @@ pub struct Registered {
 /// registrations give exactly one. Later a stub is completed, or the e-mail's domain names the organization.
 ///
 /// In production an account whose address nobody has proven may be registered again: whoever came first, without
-/// reading that mailbox, has no hold on it.
+/// reading that mailbox, has no hold on it. Without mail nobody could ever prove an address, so nothing is registered then that
+/// needs it.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad e-mail or weak password, [`Error::Impossible`] when the e-mail is taken or
-/// belongs to no organization, [`Error::Forbidden`] in production for anybody who was not invited.
-pub async fn register(db: &Db, new: Registration, request_id: Option<&str>) -> Result<Registered> {
+/// belongs to no organization, [`Error::Forbidden`] for an invitation that is inactive, or whose organization is, and in
+/// production for anybody who was not invited; [`Error::Unavailable`] where the address could not be proven for want of mail.
+pub async fn register(
+    db: &Db,
+    mailer: &Mailer,
+    new: Registration,
+    request_id: Option<&str>,
+) -> Result<Registered> {
     let email = valid_email(&new.email)?;
     passwords::check_strength(&new.password, new.production)?;
     let name = new.name.as_deref().map(manage::valid_name).transpose()?;
@@ -94,7 +102,10 @@ pub async fn register(db: &Db, new: Registration, request_id: Option<&str>) -> R
     };
     let proof = match user.is_verified {
         true => None,
-        false => Some(links::insert(&mut tx, links::Purpose::Verify, user.id).await?),
+        false => {
+            mailer.check()?;
+            Some(links::insert(&mut tx, links::Purpose::Verify, user.id).await?)
+        }
     };
     audit::record_system(&mut tx, audit::Action::UserRegistered, &email, user.id, request_id).await?;
     tx.commit().await?;
@@ -193,10 +204,12 @@ async fn join(
 ) -> Result<User> {
     let known = sqlx::query!(
         // Who has signed in is somebody, also where an address that was changed since is not proven yet.
-        r#"SELECT id AS "id: UserId", is_registered AND (is_verified OR last_login IS NOT NULL OR NOT $2) AS "is_taken!"
-           FROM users
-           WHERE email = $1
-           FOR UPDATE"#,
+        r#"SELECT u.id AS "id: UserId", u.is_active AND COALESCE(o.is_active, TRUE) AS "is_active!",
+               u.is_registered AND (u.is_verified OR u.last_login IS NOT NULL OR NOT $2) AS "is_taken!"
+           FROM users u
+           LEFT JOIN organizations o ON o.id = u.organization_id
+           WHERE u.email = $1
+           FOR UPDATE OF u"#,
         email,
         production,
     )
@@ -204,6 +217,8 @@ async fn join(
     .await?;
     match known {
         Some(user) if user.is_taken => Err(email_taken()),
+        // Nobody lets a stranger in by making it active again.
+        Some(user) if !user.is_active => Err(Error::Forbidden("this account is inactive".into())),
         Some(user) => {
             links::forget(tx.conn(), user.id).await?;
             forget_unproven(tx, user.id).await?;
@@ -243,20 +258,59 @@ async fn complete_stub(tx: &mut SystemTx, email: &str, name: Option<&str>, hash:
 
 fn valid_email(email: &str) -> Result<String> {
     let email = email.trim().to_lowercase();
-    let parts: Vec<&str> = email.split('@').collect();
-    match parts.as_slice() {
-        [local, domain]
-            if !local.is_empty()
-                && domain.len() > 2
-                && email.len() <= 320
-                && !email.contains(char::is_whitespace) =>
-        {
-            Ok(email)
-        }
-        _ => Err(Error::invalid("/email", "must be an e-mail address")),
-    }
+    let is_one = email.len() <= 320
+        && email.matches('@').count() == 1
+        && !email.contains(char::is_whitespace)
+        // What cannot be written to proves nothing; beyond that the domain must be one that can have an organization.
+        && email.parse::<lettre::Address>().is_ok_and(|address| {
+            address.domain().len() > 2 && organizations::is_host_name(address.domain())
+        });
+    if is_one { Ok(email) } else { Err(Error::invalid("/email", "must be an e-mail address")) }
 }
 
 fn email_taken() -> Error {
     Error::Impossible("Email already registered".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_that_can_be_written_to() {
+        for email in [
+            "ada@acme.example",
+            " Ada.L+x@ACME.example",
+            "admin@localhost",
+            "o'hara@a-b.ch",
+            "jürg@zürich.ch",
+        ] {
+            assert_eq!(valid_email(email).expect(email), email.trim().to_lowercase());
+        }
+        let long = format!("ada@{}.example", "a".repeat(320));
+        for none in [
+            "",
+            "ada",
+            "@acme.example",
+            "ada@",
+            "a@b",
+            "a b@c.de",
+            "a@b@c.de",
+            "a@b..c",
+            "a@.b.c",
+            "a@b.c.",
+            "a@-b.cd",
+            "a@b/c.de",
+            "a@b_c.de",
+            "<x>@b.cd",
+            "a,b@c.de",
+            ".a@b.c",
+            "a.@b.cd",
+            "a..b@c.de",
+            "\"a b\"@c.de",
+            long.as_str(),
+        ] {
+            assert!(valid_email(none).is_err(), "{none}");
+        }
+    }
 }

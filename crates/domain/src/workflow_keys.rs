@@ -210,7 +210,7 @@ pub async fn revoke(tx: &mut OrgTx, listed: Uuid) -> Result<()> {
 }
 
 /// What a presented key opens of the workflow with this id or name, and records its use. `None` for a key that is
-/// unknown, expired, revoked or another workflow's: a caller cannot tell which.
+/// unknown, expired, revoked, another workflow's, or of an organization that is inactive: a caller cannot tell which.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
@@ -224,7 +224,9 @@ pub async fn open(db: &Db, presented: &str, workflow: &str) -> Result<Option<Ope
                SELECT k.id, k.organization_id, k.workflow_id
                FROM workflow_keys k
                LEFT JOIN workflows w ON w.id = k.workflow_id
+               LEFT JOIN organizations o ON o.id = k.organization_id
                WHERE k.key_hash = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+                 AND COALESCE(o.is_active, TRUE)
                  AND (k.workflow_id IS NULL OR w.name = $2 OR w.id = $3)
            ), used AS (
                UPDATE workflow_keys k

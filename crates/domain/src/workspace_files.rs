@@ -262,6 +262,8 @@ impl Files {
             return Err(Error::Impossible("a path is needed".into()));
         }
         let folder = self.make_folder(&path.parent())?;
+        // A link is replaced, and never followed; one that leads outside is refused as it is for reading.
+        self.check_links(path)?;
         let temporary = format!("{WRITING}{}", Uuid::now_v7().simple());
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o644);

@@ -12,6 +12,7 @@ use domain::config::{NewValue, ValueType};
 use domain::executions::RawJson;
 use domain::executions::claim::Claimed;
 use domain::id::{ExecutionId, OrgId};
+use domain::json::{NUL_RULE, contains_nul};
 use domain::workspace_files::FilePath;
 use domain::{Error, OrgScope, OrgTx, Platform, config, secrets};
 use futures::FutureExt as _;
@@ -112,38 +113,58 @@ impl Caller {
         self.with_known(|known| known.add(value));
     }
 
+    /// Whether the caller of the run sees what was not written for users.
+    fn sees_everything(&self) -> bool {
+        self.scope.actor().is_platform_admin
+    }
+
+    /// Where something is found by its id: as over HTTP, a platform administrator reaches it in any organization.
+    fn scope_by_id(&self) -> OrgScope {
+        self.scope.clone().widened()
+    }
+
     /// The run's own scope, or another organization's for a platform administrator.
-    fn scope(&self, org_id: Option<&str>) -> Result<OrgScope, Refusal> {
+    async fn scope(&self, org_id: Option<&str>) -> Result<OrgScope, Refusal> {
         let Some(wanted) = org_id else { return Ok(self.scope.clone()) };
         let own = self.scope.owner()?;
         let org = match wanted {
             "GLOBAL" => None,
-            id => Some(id.parse::<OrgId>().map_err(|_| Refusal::value("org_id is not an organization id"))?),
+            id => Some(parse_id::<OrgId>("org_id", id)?),
         };
         if org == own {
             return Ok(self.scope.clone());
         }
-        if !self.scope.actor().is_platform_admin {
+        if !self.sees_everything() {
             return Err(Refusal {
                 kind: "PermissionError",
                 message: "only a platform admin may name another organization".into(),
             });
         }
-        Ok(OrgScope::for_run(org, self.scope.actor().clone()))
+        let scope = OrgScope::for_run(org, self.scope.actor().clone());
+        if let Some(id) = org {
+            let mut tx = self.platform.db.begin(&scope).await?;
+            domain::organizations::get(&mut tx, id).await?;
+            tx.commit().await?;
+        }
+        Ok(scope)
     }
 
     async fn begin(&self, org_id: Option<&str>) -> Result<OrgTx, Refusal> {
-        let scope = self.scope(org_id)?;
+        let scope = self.scope(org_id).await?;
         Ok(self.platform.db.begin(&scope).await?)
+    }
+
+    async fn begin_by_id(&self) -> Result<OrgTx, Refusal> {
+        Ok(self.platform.db.begin(&self.scope_by_id()).await?)
     }
 
     /// Over all organizations; for what only platform administrators may do.
     async fn begin_as_admin(&self, what: &str) -> Result<OrgTx, Refusal> {
-        if !self.scope.actor().is_platform_admin {
+        if !self.sees_everything() {
             let message = format!("only a platform admin may {what}");
             return Err(Refusal { kind: "PermissionError", message });
         }
-        Ok(self.platform.db.begin(&self.scope.clone().widened()).await?)
+        self.begin_by_id().await
     }
 }
 
@@ -179,6 +200,7 @@ async fn unless_it_panics(work: impl Future<Output = Answer<RawJson>>) -> Answer
 
 async fn dispatch(caller: &Caller, call: &Call) -> Answer<RawJson> {
     let args = call.args.get();
+    check_texts(args)?;
     match call.method.as_str() {
         "config.get" => told(config_get(caller, read(args)?).await?),
         "config.set" => told(config_set(caller, read(args)?).await?),
@@ -278,7 +300,7 @@ struct Org {
 #[derive(Deserialize)]
 struct SetConfig {
     key: String,
-    value: Value,
+    value: RawJson,
     #[serde(default)]
     is_secret: bool,
     org_id: Option<String>,
@@ -302,7 +324,7 @@ async fn config_get(caller: &Caller, args: Key) -> Answer {
 }
 
 async fn config_set(caller: &Caller, args: SetConfig) -> Answer {
-    let (value_type, text) = config::text_of(&args.value);
+    let (value_type, text) = config::text_of(&config::read(&args.value)?);
     let value_type = if args.is_secret { ValueType::Secret } else { value_type };
     if args.is_secret {
         caller.remember_secret(&text);
@@ -370,15 +392,41 @@ impl Caller {
 }
 
 fn read<'a, T: Deserialize<'a>>(args: &'a str) -> Result<T, Refusal> {
-    serde_json::from_str(args).map_err(|error| {
-        // The parser quotes what it got, which may be a secret; what it expected says enough.
-        let text = error.to_string();
-        let message = match text.rsplit_once(", expected ") {
-            Some((_, expected)) => format!("an argument does not fit: expected {expected}"),
-            None => text,
-        };
+    let mut json = serde_json::Deserializer::from_str(args);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let message = unfit(&error.path().to_string(), &error.inner().to_string());
         Refusal { kind: "TypeError", message }
     })
+}
+
+/// What is wrong with the argument at `path`, from what the parser says: where it stood tells nobody anything.
+fn unfit(path: &str, said: &str) -> String {
+    let said = said.rsplit_once(" at line ").map_or(said, |(text, _)| text);
+    if let Some(name) = said.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        // The path ends above what is not there; "." is the call itself.
+        let above = if path == "." { String::new() } else { format!("{path}.") };
+        return format!("{above}{name}: is required");
+    }
+    // The parser quotes what it got, which may be a secret; what it expected says enough.
+    match said.rsplit_once(", expected ") {
+        Some((_, "i64" | "u64")) => format!("{path}: must be a whole number"),
+        Some((_, expected)) if expected.starts_with("struct ") => format!("{path}: must be an object"),
+        Some((_, expected)) => format!("{path}: must be {expected}"),
+        None => format!("{path}: {said}"),
+    }
+}
+
+/// Refuses NUL, which neither PostgreSQL nor the name of a file can hold. What a run hands to a child stays JSON, which can.
+fn check_texts(args: &str) -> Result<(), Refusal> {
+    // The text alone does not tell: what follows a backslash may be one that is escaped itself.
+    if !args.contains("\\u0000") {
+        return Ok(());
+    }
+    let Ok(members) = serde_json::from_str::<Map<String, Value>>(args) else { return Ok(()) };
+    match members.iter().find(|(name, value)| *name != "params" && contains_nul(value)) {
+        Some((name, _)) => Err(Refusal::value(&format!("{name}: {NUL_RULE}"))),
+        None => Ok(()),
+    }
 }
 
 fn parse_id<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Refusal> {

@@ -47,12 +47,12 @@ const HANDLERS: &[(Kind, background::Handler)] =
 /// A process that only works: reports what is away, runs until `stop`, drains, closes.
 ///
 /// # Errors
-/// As [`run`], and when a setting is missing.
+/// As [`run`], when a setting is missing, and when the broker has queues of ours with other arguments.
 pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let platform = Platform::open(settings)?;
     tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
     scrape::start(&platform, &stop).await?;
-    run(platform.clone(), stop).await?;
+    process::with_own_queues(&platform, Box::pin(run(platform.clone(), stop))).await?;
     platform.close().await;
     Ok(())
 }

@@ -8,8 +8,8 @@ use sqlx::types::Json;
 
 use crate::mask::Mask;
 
-/// Lines of one execution, at most.
-const MAX_LINES: i64 = 20_000;
+/// Lines of one execution, at most; one that has more to say has the marker after them.
+pub(crate) const MAX_LINES: i64 = 20_000;
 /// Bytes of messages and data of one execution, at most.
 const MAX_BYTES: i64 = 10 * 1024 * 1024;
 /// The last line of an execution that has more to say.
@@ -35,7 +35,7 @@ impl Transcript {
             sequence: claimed.last_sequence,
             user_sequence: claimed.last_user_sequence,
             bytes: 0,
-            full: claimed.last_sequence >= MAX_LINES,
+            full: claimed.last_sequence > MAX_LINES,
         }
     }
 
@@ -55,7 +55,7 @@ impl Transcript {
         let data = log.data.map(|data| Json(mask.json(data)));
         let bytes = message.len() + data.as_ref().map_or(0, |data| data.get().len());
         self.bytes = self.bytes.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
-        if self.sequence + 1 >= MAX_LINES || self.bytes > MAX_BYTES {
+        if self.sequence >= MAX_LINES || self.bytes > MAX_BYTES {
             self.full = true;
             return Some(self.number("WARNING".into(), MARKER.into(), None, Utc::now()));
         }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn attempt(attempt: i32, last_sequence: i64, earlier: logs::Stored) -> Transcript {
-        let full = last_sequence >= MAX_LINES;
+        let full = last_sequence > MAX_LINES;
         let mut transcript =
             Transcript { attempt, sequence: last_sequence, user_sequence: last_sequence, bytes: 0, full };
         transcript.follow(earlier);
@@ -121,9 +121,9 @@ mod tests {
     fn limits_go_on_where_earlier_attempts_have_stopped() {
         let stored = |bytes, is_full| logs::Stored { bytes, is_full };
         // Of the number of lines.
-        let kept = say(&mut attempt(2, MAX_LINES - 3, stored(0, false)), 5, 1);
+        let kept = say(&mut attempt(2, MAX_LINES - 2, stored(0, false)), 5, 1);
         assert_eq!(kept, ["x", "x", MARKER]);
-        assert!(say(&mut attempt(3, MAX_LINES, stored(0, true)), 5, 1).is_empty());
+        assert!(say(&mut attempt(3, MAX_LINES + 1, stored(0, true)), 5, 1).is_empty());
         // Of bytes.
         let kept = say(&mut attempt(2, 10, stored(MAX_BYTES - 2_500, false)), 5, 1_000);
         assert_eq!((kept.len(), kept[2].as_str()), (3, MARKER));
@@ -131,5 +131,12 @@ mod tests {
             say(&mut attempt(3, 13, stored(MAX_BYTES - 500, true)), 5, 1).is_empty(),
             "one marker is enough"
         );
+    }
+
+    #[test]
+    fn as_many_lines_as_the_limit_need_no_marker() {
+        let nothing = logs::Stored::default();
+        assert_eq!(say(&mut attempt(1, MAX_LINES - 2, nothing), 2, 1), ["x", "x"]);
+        assert_eq!(say(&mut attempt(2, MAX_LINES, nothing), 2, 1), [MARKER], "what another attempt adds");
     }
 }

@@ -193,6 +193,7 @@ impl Indexer {
                 problems = synced.problems,
                 "indexed the workspace"
             );
+            self.platform.catalog.forget();
             self.platform.events.publish(Event::WorkspaceChanged);
             self.platform.system_events.report(indexed(&index, &synced, &generation));
             self.synced = Some(generation);

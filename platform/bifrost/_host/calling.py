@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
 
 from .._context import ExecutionContext
+from .._decorators import DEFAULTS
 
 _CONTEXT_TYPES = ("ExecutionContext", "OrganizationContext")
+
+
+def with_defaults(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What a run is given, and what `@param` says about the rest; it goes before the signature's defaults."""
+    defaults = getattr(function, DEFAULTS, None)
+    if not isinstance(defaults, dict):
+        return given
+    # Copies, since the next run of a pooled process starts from the same defaults.
+    missing = {name: copy.deepcopy(value) for name, value in defaults.items() if name not in given}
+    return given | missing
 
 
 def bind(

@@ -29,7 +29,7 @@ from .. import _context, _runtime, errors
 from .._awaitable import Flag
 from .._context import ExecutionContext, Organization, context
 from . import failures, forks, logs, script, surroundings, variables
-from .calling import bind, options_of
+from .calling import bind, options_of, with_defaults
 from .connection import Connection
 from .convert import ResultTooLarge, encode_result
 from .failures import NoResult, ResourceLimit, WorkflowLoadError, WorkflowNotFound
@@ -212,8 +212,11 @@ class Child:
         tempfile.tempdir = None
 
     def use_generation(self, generation: str | None) -> None:
-        """Modules of another state of the workspace are not reused; without a hash none are."""
-        if self.generation is not None and generation != self.generation:
+        """Modules of another state of the workspace are not reused; without a hash none are.
+
+        The hash follows a change by a moment, so the files that were executed are looked at too.
+        """
+        if self.generation is not None and (generation != self.generation or self.finder.cache.is_stale()):
             self.finder.forget_modules()
         self.generation = generation or ""
 
@@ -330,7 +333,8 @@ class Execution:
     def _call_function(self) -> Any:
         self.function = function = self._load()
         target = inspect.unwrap(function) if hasattr(function, "__wrapped__") else function
-        args, kwargs, extra = bind(target, self.context, self.start.get("parameters") or {})
+        given = with_defaults(function, self.start.get("parameters") or {})
+        args, kwargs, extra = bind(target, self.context, given)
         self.context.parameters = extra
         code = getattr(target, "__code__", None)
         if not self.start.get("capture_variables") or code is None:
@@ -346,11 +350,14 @@ class Execution:
         begin()
         try:
             value = function(*args, **kwargs)
-            if isinstance(value, CoroutineType) and value.cr_code is code:
+            if isinstance(value, CoroutineType):
+                if value.cr_code is not code:
+                    # That of a decorator, which calls the function when it runs itself.
+                    return self._finish(value)
                 # Calling it has only made the coroutine; its frame stays the same from here to its end.
                 frame = value.cr_frame
         finally:
-            # An async function that hides in a plain one starts later; then there is nothing to show.
+            # What hides in an object that is no coroutine starts later; then there is nothing to show.
             frame = end() or frame
         return self._finish(value)
 

@@ -1,7 +1,8 @@
 """From Python values to JSON: what a workflow may return, and what its variables show.
 
 Results are strict: what JSON cannot hold fails the run, rather than reaching a client half right. Variables
-are lenient: they are a debugging aid, so whatever does not fit is named instead.
+are lenient: they are a debugging aid, so whatever does not fit is named instead. So are fields of log lines,
+which have the types of results too: somebody has chosen to log them.
 """
 
 from __future__ import annotations
@@ -126,10 +127,11 @@ class _TooLarge(Exception):
 
 
 class _Budget:
-    __slots__ = ("left",)
+    __slots__ = ("converts", "left")
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, converts: bool) -> None:
         self.left = left
+        self.converts = converts
 
     def take(self, size: int) -> None:
         self.left -= size
@@ -137,13 +139,16 @@ class _Budget:
             raise _TooLarge
 
 
-def describe(value: Any, limit: int = VARIABLE_BYTES) -> str:
-    """JSON text for a variable or log field, never more than `limit` bytes and never an exception."""
+def describe(value: Any, limit: int = VARIABLE_BYTES, *, converts: bool = False) -> str:
+    """JSON text for a variable or log field, never more than `limit` bytes and never an exception.
+
+    With `converts` the types that results may have are shown as results have them; that may run their code.
+    """
     if issubclass(type(value), str) and len(value := str.__str__(value)) * 6 > limit:
         value = _shorten(value, limit)
     try:
         text = json.dumps(
-            _lenient(value, _Budget(limit), set(), 0), ensure_ascii=False, separators=(",", ":")
+            _lenient(value, _Budget(limit, converts), set(), 0), ensure_ascii=False, separators=(",", ":")
         )
     except _TooLarge:
         return f'"<{_type_name(value)} too large to show>"'
@@ -193,7 +198,8 @@ def _lenient(value: Any, budget: _Budget, above: set[int], depth: int) -> Any:
     if kind is float:
         budget.take(8)
         return value if value - value == 0.0 else "<float>"
-    if kind not in (dict, list, tuple):
+    is_other = kind not in (dict, list, tuple)
+    if is_other and not budget.converts:
         return f"<{_type_name(value)}>"
     if id(value) in above:
         return "[Circular Reference]"
@@ -202,6 +208,8 @@ def _lenient(value: Any, budget: _Budget, above: set[int], depth: int) -> Any:
     above.add(id(value))
     budget.take(2)
     try:
+        if is_other:
+            return _lenient(_converted(value), budget, above, depth + 1)
         if kind is dict:
             shown = {}
             for key, item in dict.items(value):
@@ -212,6 +220,16 @@ def _lenient(value: Any, budget: _Budget, above: set[int], depth: int) -> Any:
         return [_lenient(item, budget, above, depth + 1) for item in kind.__iter__(value)]
     finally:
         above.discard(id(value))
+
+
+def _converted(value: Any) -> Any:
+    """One step towards JSON as for results, or the name of a type that has none."""
+    try:
+        return _convert(value)
+    except MemoryError:
+        raise
+    except Exception:  # code of the type may do anything, and a log line must not end a run
+        return f"<{_type_name(value)}>"
 
 
 def _name_of(key: Any) -> str:

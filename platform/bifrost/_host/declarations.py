@@ -430,7 +430,10 @@ class Reader:
         return listed, takes_context or signature.kwarg is not None
 
     def _merge(self, name: str, parameter: dict[str, Any], arguments: _Arguments | None) -> dict[str, Any]:
-        """What `@param` gives wins; what it leaves out the signature has supplied."""
+        """What `@param` gives wins; what it leaves out the signature has supplied.
+
+        A default that it gives is used where the parameter is missing, which then is not required.
+        """
         if arguments is None:
             return parameter
         parameter["type"] = self._choice(arguments, "type", PARAMETER_TYPES, parameter["type"])
@@ -440,6 +443,8 @@ class Reader:
         parameter["data_provider"] = self._text(arguments, "data_provider", parameter["data_provider"])
         if arguments.given("required"):
             parameter["required"] = self._flag(arguments, "required")
+        elif arguments.given("default_value") or arguments.given("default"):
+            parameter["required"] = False
         for member, names in (
             ("default_value", ("default_value", "default")),
             ("validation", ("validation",)),

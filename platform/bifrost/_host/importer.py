@@ -24,6 +24,24 @@ class CodeCache:
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[int, int, CodeType]] = {}
+        self._executed: dict[str, tuple[int, int, int]] = {}
+        """What was executed in this process: when it was changed last, how large it was, and which file."""
+
+    def execute(self, path: str, namespace: dict[str, Any]) -> None:
+        """Execute a file, and remember which state of it that was."""
+        # Before it is read: what changes in between is seen to have changed.
+        self._executed[path] = _state_of(path)
+        exec(self.load(path), namespace)
+
+    def is_stale(self) -> bool:
+        """Whether a file that was executed here is another by now, or gone."""
+        try:
+            return any(_state_of(path) != state for path, state in self._executed.items())
+        except OSError:
+            return True
+
+    def forget_executed(self) -> None:
+        self._executed.clear()
 
     def load(self, path: str) -> CodeType:
         status = os.stat(path)
@@ -37,13 +55,18 @@ class CodeCache:
         return code
 
 
+def _state_of(path: str) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 class WorkspaceLoader(Loader):
     def __init__(self, cache: CodeCache, path: str) -> None:
         self._cache = cache
         self._path = path
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(self._cache.load(self._path), module.__dict__)
+        self._cache.execute(self._path, module.__dict__)
 
     def get_source(self, _name: str) -> str:
         with open(self._path, encoding="utf-8", errors="replace") as file:
@@ -153,6 +176,7 @@ class WorkspaceFinder(MetaPathFinder):
 
     def forget_modules(self) -> None:
         """Drop every workspace module of this process, because the workspace changed."""
+        self.cache.forget_executed()
         self._left.clear()
         self._ran.clear()
         self._waiting = {}
@@ -160,6 +184,7 @@ class WorkspaceFinder(MetaPathFinder):
         self._hide_installed()
 
     def forget_rehearsal(self) -> None:
+        self.cache.forget_executed()
         self.folder, self.places, self._running = "", (self.root,), None
         _take([name for name in sys.modules if name.startswith("_workspace_")])
 
@@ -212,7 +237,7 @@ class WorkspaceFinder(MetaPathFinder):
         module.__loader__ = file.spec.loader
         sys.modules[file.name] = module
         try:
-            exec(self.cache.load(file.path), module.__dict__)
+            self.cache.execute(file.path, module.__dict__)
         except BaseException:
             sys.modules.pop(file.name, None)
             raise

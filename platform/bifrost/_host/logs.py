@@ -94,7 +94,8 @@ def _extra(members: dict[str, Any]) -> str:
 
 
 def _object(members: Iterable[tuple[str, Any]]) -> str:
-    return "{" + ",".join(f"{json.dumps(name)}:{describe(value)}" for name, value in members) + "}"
+    shown = (f"{json.dumps(name)}:{describe(value, converts=True)}" for name, value in members)
+    return "{" + ",".join(shown) + "}"
 
 
 class PrintStream(io.TextIOBase):

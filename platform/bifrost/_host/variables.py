@@ -16,8 +16,9 @@ from typing import Any
 from .convert import VARIABLES_BYTES, describe
 from .frames import quote
 
-# A decorator around the workflow may run code of its own before it calls the function we look for.
-_EVENTS_TO_WAIT = 200
+# A decorator around the workflow may run code of its own before it calls the function we look for: it may
+# log, or wait for the event loop. Without one the first events are enough; so many take no millisecond.
+_EVENTS_TO_WAIT = 2_000
 
 Capture = tuple[Callable[[], None], Callable[[], FrameType | None]]
 

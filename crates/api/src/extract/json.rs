@@ -110,8 +110,14 @@ pub(super) fn locate(path: &Path, message: &str) -> (String, String) {
 
 /// The parser quotes what it got, which may be a secret in the wrong place; what it expected says enough.
 fn without_input(detail: &str) -> String {
+    if detail.starts_with("UUID parsing failed") {
+        return "must be a UUID".into();
+    }
     match detail.rsplit_once(", expected ") {
-        Some((_, expected)) if expected.starts_with("struct ") => "must be an object".into(),
+        Some((_, expected)) if expected == "a map" || expected.starts_with("struct ") => {
+            "must be an object".into()
+        }
+        Some((_, "a sequence")) => "must be a list".into(),
         Some((_, expected)) if INTEGERS.contains(&expected) => "must be a whole number".into(),
         Some((_, "f32" | "f64")) => "must be a number".into(),
         Some((_, expected)) => format!("must be {expected}"),
@@ -227,8 +233,17 @@ mod tests {
             let fault = fault(json);
             assert!(fault.contains("must be a whole number") && !fault.contains("u8"), "{fault}");
         }
-        let fault = format!("{:?}", parse::<f64>(br#""1""#).expect_err("must be refused"));
-        assert!(fault.contains("must be a number"), "{fault}");
+        let told = [
+            (parse::<f64>(br#""1""#).map(drop), "must be a number"),
+            (parse::<Map<String, Value>>(b"[1]").map(drop), "must be an object"),
+            (parse::<Vec<u8>>(b"{}").map(drop), "must be a list"),
+            (parse::<uuid::Uuid>(br#""junk""#).map(drop), "must be a UUID"),
+            (parse::<uuid::Uuid>(br#""00""#).map(drop), "must be a UUID"),
+        ];
+        for (refused, detail) in told {
+            let fault = format!("{:?}", refused.expect_err("must be refused"));
+            assert!(fault.contains(detail), "{fault}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 
@@ -36,9 +38,23 @@ impl<A: FromStr + Send, B: FromStr + Send> FromRequestParts<AppState> for PathPa
 }
 
 async fn raw(parts: &mut Parts, app: &AppState) -> Result<RawPathParams, Problem> {
-    RawPathParams::from_request_parts(parts, app)
-        .await
-        .map_err(|_| Problem::invalid("path:", "must be UTF-8"))
+    if let Ok(params) = RawPathParams::from_request_parts(parts, app).await {
+        return Ok(params);
+    }
+    let name = undecodable(parts, app).await.unwrap_or_default();
+    Err(Problem::invalid(format!("path:{name}"), "must be UTF-8"))
+}
+
+/// The name of the parameter that is no text, which only axum's other extractor tells.
+async fn undecodable(parts: &mut Parts, app: &AppState) -> Option<String> {
+    type Params = axum::extract::Path<Vec<(String, String)>>;
+    match Params::from_request_parts(parts, app).await {
+        Err(PathRejection::FailedToDeserializePathParams(failed)) => match failed.into_kind() {
+            ErrorKind::InvalidUtf8InPathParam { key } => Some(key),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn parsed<'a, T: FromStr>(params: &mut impl Iterator<Item = (&'a str, &'a str)>) -> Result<T, Problem> {

@@ -1,18 +1,16 @@
 //! Text that PostgreSQL can hold: any, except for NUL.
 
-use domain::json::contains_nul;
+use domain::json::{NUL_RULE, contains_nul};
 use serde_json::Value;
 
 use crate::problem::Problem;
-
-const RULE: &str = "must not contain NUL";
 
 /// Refuses text with NUL.
 ///
 /// # Errors
 /// 422 with this pointer.
 pub(crate) fn check_text(pointer: &str, text: &str) -> Result<(), Problem> {
-    if text.contains('\0') { Err(Problem::invalid(pointer, RULE)) } else { Ok(()) }
+    if text.contains('\0') { Err(Problem::invalid(pointer, NUL_RULE)) } else { Ok(()) }
 }
 
 /// Refuses JSON with NUL in a text or a name, wherever it is.
@@ -24,7 +22,7 @@ pub(crate) fn check_json<'a>(
     members: impl IntoIterator<Item = (&'a String, &'a Value)>,
 ) -> Result<(), Problem> {
     let has_nul = members.into_iter().any(|(name, value)| name.contains('\0') || contains_nul(value));
-    if has_nul { Err(Problem::invalid(pointer, RULE)) } else { Ok(()) }
+    if has_nul { Err(Problem::invalid(pointer, NUL_RULE)) } else { Ok(()) }
 }
 
 #[cfg(test)]

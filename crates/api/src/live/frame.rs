@@ -5,6 +5,7 @@ use domain::events::{LiveLine, Update};
 use domain::executions::{Execution, RawJson, Status};
 use domain::id::{ExecutionId, UserId};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::visibility::{self, Reader};
 
@@ -50,6 +51,7 @@ pub(crate) struct UpdateFrame {
 /// What an update says at the end only.
 #[derive(Debug, Clone, Serialize)]
 struct End {
+    /// Null where there is none; left out where it is too large.
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<RawJson>,
     result_type: Option<String>,
@@ -80,11 +82,7 @@ impl UpdateFrame {
     /// What a row says.
     pub(crate) fn of_row(execution: &Execution, reader: Reader) -> Self {
         let end = execution.status.is_terminal().then(|| End {
-            result: execution
-                .result
-                .as_ref()
-                .filter(|result| result.get().len() <= MAX_INLINE_RESULT)
-                .and_then(|result| visibility::result(result.0.clone())),
+            result: inline(execution.result.as_ref().map(|result| &*result.0)),
             result_type: execution.result_type.clone(),
             error: reader.error(execution.error_message.as_deref(), execution.is_user_error),
             error_type: execution.error_type.clone(),
@@ -127,7 +125,7 @@ impl UpdateFrame {
     /// What an event says.
     pub(crate) fn of_event(update: &Update, reader: Reader) -> Self {
         let end = update.status.is_terminal().then(|| End {
-            result: update.result.clone().and_then(visibility::result),
+            result: if update.result_omitted { None } else { inline(update.result.as_deref()) },
             result_type: update.result_type.clone(),
             error: reader.error(update.error_message.as_deref(), update.is_user_error),
             error_type: update.error_type.clone(),
@@ -169,6 +167,13 @@ impl LogFrame {
             data,
         }
     }
+}
+
+/// What an end tells of a result; `None` when it is too large.
+fn inline(result: Option<&RawValue>) -> Option<RawJson> {
+    let fits = result.is_none_or(|result| result.get().len() <= MAX_INLINE_RESULT);
+    let told = || result.map(ToOwned::to_owned).and_then(visibility::result);
+    fits.then(|| told().unwrap_or_else(|| RawValue::NULL.to_owned()))
 }
 
 /// Rises along every way an execution can go: within an attempt Running, Cancelling, Pending again (a retry

@@ -94,15 +94,17 @@ struct DropRequest {
 #[schema(example = json!({"replayed": 3, "failed": 0}))]
 struct ReplayResponse {
     replayed: usize,
-    /// Refused by the broker; they are dead still.
+    /// Refused by the broker, so that they are dead still; and ids that no letter has.
     failed: usize,
 }
 
 /// What was dropped.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"dropped": 3}))]
+#[schema(example = json!({"dropped": 3, "failed": 0}))]
 struct DropResponse {
     dropped: usize,
+    /// Ids that no letter has.
+    failed: usize,
 }
 
 /// Dead letters, the oldest of each queue first.
@@ -144,7 +146,7 @@ async fn replay_dead_letters(
     Json(request): Json<ReplayRequest>,
 ) -> Result<Json<ReplayResponse>, Problem> {
     let queue = queue_of("/queue", &request.queue)?;
-    check_ids(request.ids.as_deref())?;
+    check_ids(request.ids.as_deref(), "names none; leave it out for all")?;
     let wakeups = app.platform.wakeups.clone();
     let moving = async move { wakeups.replay_dead_letters(queue, request.ids.as_deref()).await };
     let moved = move_audited(app, admin, Action::DeadLettersReplayed, queue, moving).await?;
@@ -164,14 +166,14 @@ async fn drop_dead_letters(
     Json(request): Json<DropRequest>,
 ) -> Result<Json<DropResponse>, Problem> {
     let queue = queue_of("/queue", &request.queue)?;
-    check_ids(request.ids.as_deref())?;
+    check_ids(request.ids.as_deref(), "names none; for all leave it out and say `all`")?;
     if request.ids.is_none() && request.all != Some(true) {
         return Err(Problem::invalid("/ids", "is required, unless `all` is true"));
     }
     let wakeups = app.platform.wakeups.clone();
     let moving = async move { wakeups.drop_dead_letters(queue, request.ids.as_deref()).await };
     let moved = move_audited(app, admin, Action::DeadLettersDropped, queue, moving).await?;
-    Ok(Json(DropResponse { dropped: moved.moved }))
+    Ok(Json(DropResponse { dropped: moved.moved, failed: moved.failed }))
 }
 
 /// Moves letters, and audits what was done at the broker, which knows no transaction of ours.
@@ -199,9 +201,10 @@ fn queue_of(pointer: &str, name: &str) -> Result<Queue, Problem> {
     name.parse().map_err(|()| Problem::invalid(pointer, format!("is no queue; there are {known}")))
 }
 
-fn check_ids(ids: Option<&[String]>) -> Result<(), Problem> {
+/// `if_none`: what is wrong with naming none.
+fn check_ids(ids: Option<&[String]>, if_none: &str) -> Result<(), Problem> {
     match ids {
-        Some([]) => Err(Problem::invalid("/ids", "names none; leave it out for all")),
+        Some([]) => Err(Problem::invalid("/ids", if_none)),
         Some(ids) if ids.len() > MOST_IDS => {
             Err(Problem::invalid("/ids", format!("must name at most {MOST_IDS}")))
         }

@@ -378,7 +378,8 @@ async fn rename_file(
     let renamed = deadline::to_the_end(PATIENCE, async move {
         let renamed = editor::rename(&app.platform, &scope, old, new).await?;
         reindex(&app, true, true).await;
-        Ok(renamed)
+        // With another name it may declare what it did not before, or nothing any more.
+        editor::described(&app.platform, renamed).await
     });
     Ok(Json(renamed.await?.into()))
 }
@@ -496,6 +497,7 @@ async fn index(app: &AppState) -> Result<(), Error> {
             let index: Index = serde_json::from_slice(&found).map_err(Error::internal)?;
             // Where a later reading is in the rows already, it has found what this one has.
             Box::pin(reading.sync(&platform.db, &index)).await?;
+            platform.catalog.forget();
             platform.events.publish(Event::WorkspaceChanged);
             Ok(())
         })

@@ -218,7 +218,8 @@ async fn validate_schedule(
 
 /// Runs a scheduled workflow now.
 ///
-/// As the caller, in the current scope, without parameters; the schedule goes on as it was. Answers at once.
+/// As the caller, in the current scope, without parameters, so one that requires some is refused; the schedule goes on as it
+/// was. Answers at once.
 #[utoipa::path(
     post, path = "/api/schedules/{id}/trigger", tag = "Schedules", security(("bearer" = [])),
     params(
@@ -242,7 +243,8 @@ async fn trigger_schedule(
     let find = app.platform.catalog.get(&app.platform.db, &scope, &address);
     let workflow = deadline::in_time(find).await?;
     let idempotency = key.map(|key| idempotency(ROUTE, key, &json!({"schedule": id}), &scope)).transpose()?;
-    Run::in_background(workflow)?.start(&app, &scope, idempotency, &headers).await
+    let run = Run::in_background(workflow).map_err(Problem::from);
+    Run::start_or_replay(run, &app, &scope, idempotency, &headers).await
 }
 
 /// Pauses a schedule.

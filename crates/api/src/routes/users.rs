@@ -98,7 +98,7 @@ struct UserUpdate {
     #[schema(format = "email")]
     email: Option<String>,
     name: Option<String>,
-    /// Sets a password and ends all sessions of the user.
+    /// Sets a password, which completes the account of somebody invited, and ends all sessions of the user.
     #[schema(value_type = Option<String>, format = Password)]
     password: Option<SecretString>,
     /// Deactivating ends all sessions of the user.
@@ -106,7 +106,7 @@ struct UserUpdate {
     /// `true` promotes to platform administrator, of no organization then; `false` demotes.
     is_superuser: Option<bool>,
     /// Whether the address counts as proven. That it does is for platform administrators to say; a new address that anybody else
-    /// gives does not.
+    /// gives does not, and neither does that of an invitation that anybody else completes.
     is_verified: Option<bool>,
     /// `false` removes the second factor of the user.
     mfa_enabled: Option<bool>,
@@ -127,7 +127,7 @@ struct UserPublic {
     is_superuser: bool,
     /// Whether the e-mail address is proven.
     is_verified: bool,
-    /// Whether an invited user has registered.
+    /// Whether an invited user has registered, or was given a password.
     is_registered: bool,
     mfa_enabled: bool,
     user_type: UserType,
@@ -402,7 +402,7 @@ fn filters(query: &UsersQuery) -> Result<Filters, Problem> {
         Some(_) => return Err(Problem::invalid("?type", "must be platform or org")),
     };
     let organization = query.org_id.as_deref().map(str::parse).transpose();
-    let organization = organization.map_err(|_| Problem::invalid("?org_id", "must be a UUID"))?;
+    let organization = organization.map_err(|_| Problem::invalid("?orgId", "must be a UUID"))?;
     Ok(Filters { kind, organization })
 }
 

@@ -52,6 +52,18 @@ struct Request {
     after: HashMap<String, i64>,
 }
 
+impl Request {
+    /// Reads a frame, or says what is wrong with it.
+    fn read(frame: &[u8]) -> Result<Self, &'static str> {
+        match serde_json::from_slice::<Value>(frame) {
+            Ok(frame @ Value::Object(_)) => {
+                serde_json::from_value(frame).map_err(|_| "a member of the frame has the wrong type")
+            }
+            _ => Err("a frame must be a JSON object"),
+        }
+    }
+}
+
 /// Grants what may be granted of the channels asked for; the rest is left out.
 ///
 /// # Errors
@@ -198,13 +210,9 @@ impl Connection {
     }
 
     async fn answer(&mut self, frame: &[u8]) {
-        let request = match serde_json::from_slice::<Value>(frame) {
-            Ok(frame) => serde_json::from_value::<Request>(frame).ok(),
-            Err(_) => None,
-        };
-        let Some(request) = request else {
-            let detail = "a frame must be a JSON object";
-            return self.outbox.send(&json!({"type": "error", "detail": detail})).await;
+        let request = match Request::read(frame) {
+            Ok(request) => request,
+            Err(detail) => return self.outbox.send(&json!({"type": "error", "detail": detail})).await,
         };
         let names = || request.channels.iter().chain(&request.channel);
         match request.r#type.as_str() {

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
-use futures::SinkExt as _;
-use futures::stream::SplitSink;
+use axum::extract::ws::{CloseFrame, Message};
+use futures::{Sink, SinkExt as _};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +29,7 @@ pub(super) struct Writer {
 
 impl Outbox {
     /// Starts writing to a connection.
-    pub(super) fn start(sink: SplitSink<WebSocket, Message>) -> (Self, Writer) {
+    pub(super) fn start(sink: impl Sink<Message> + Unpin + Send + 'static) -> (Self, Writer) {
         let (frames, queue) = mpsc::channel(LENGTH);
         let (close, closed) = oneshot::channel();
         let outbox = Self { frames, behind: CancellationToken::new() };
@@ -71,7 +70,7 @@ impl Writer {
 }
 
 async fn write(
-    mut sink: SplitSink<WebSocket, Message>,
+    mut sink: impl Sink<Message> + Unpin,
     mut queue: mpsc::Receiver<Message>,
     mut closed: oneshot::Receiver<CloseFrame>,
     behind: CancellationToken,
@@ -83,13 +82,46 @@ async fn write(
             message = queue.recv() => message.unwrap_or(Message::Close(None)),
         };
         let last = matches!(message, Message::Close(_));
-        let sent = tokio::time::timeout(PATIENCE, sink.send(message)).await;
+        let sent = tokio::time::timeout(PATIENCE, sink.send(message)).await.map(|sent| sent.is_ok());
         if last {
             return;
         }
-        if !matches!(sent, Ok(Ok(()))) {
-            behind.cancel();
-            return;
+        match sent {
+            Ok(true) => {}
+            // The connection is gone.
+            Ok(false) => return behind.cancel(),
+            Err(_) => break,
         }
+    }
+    behind.cancel();
+    // Whoever waits for room waits no longer.
+    drop(queue);
+    // The frame that was cut short goes out first. A reader that reads again meanwhile learns why it was closed.
+    if let Ok(frame) = closed.await {
+        let _ = tokio::time::timeout(PATIENCE, sink.send(Message::Close(Some(frame)))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_reads_again_learns_why_it_was_closed() {
+        // Without room: a send is over when it was read.
+        let (sink, mut reader) = futures::channel::mpsc::channel::<Message>(0);
+        let (outbox, writer) = Outbox::start(sink);
+        outbox.send(&"one").await;
+        outbox.send(&"two").await;
+        outbox.behind().await;
+        let closing = tokio::spawn(writer.close(1013, "the consumer falls behind"));
+        assert_eq!(reader.next().await, Some(Message::Text("\"one\"".into())));
+        match reader.next().await {
+            Some(Message::Close(Some(frame))) => assert_eq!(frame.code, 1013),
+            other => panic!("{other:?}"),
+        }
+        closing.await.expect("ends");
     }
 }

@@ -10,6 +10,7 @@ use testkit::{Client, Reply, TokenServer, eventually};
 
 use crate::support::{PASSWORD, Person, Replica, World};
 
+mod answers;
 mod changing;
 mod failing;
 
@@ -447,6 +448,29 @@ async fn what_ends_soon_is_refreshed_by_one_replica_and_the_run_is_reported() {
         stage.admin.post("/api/oauth/refresh_all", &Value::Null).await.expect_status(StatusCode::OK).json();
     assert_eq!((&all["refresh_failed"], &all["triggered"]), (&json!(2), &json!(true)));
     drop(other);
+    stage.world.close().await;
+}
+
+#[tokio::test]
+async fn whoever_refreshes_all_waits_for_so_long_and_what_is_under_way_goes_on() {
+    let stage = Stage::set().await;
+    for number in 1..=9 {
+        stage.create(&format!("service-{number}"), "client_credentials").await;
+    }
+    stage.server.delay(Duration::from_secs(1));
+    let ended = "SELECT count(*) FROM oauth_connections WHERE last_refresh_at IS NOT NULL AND generation = 2";
+    let before = stage.server.refreshes();
+    let platform = stage.world.platform();
+    let scope = domain::OrgScope::for_system(Some(stage.acme), "System", None);
+    let patience = Duration::from_millis(200);
+    let report = connections::refresh_scope(&platform.db, &platform.refresher, &scope, patience).await;
+    let report = report.expect("answers");
+    assert_eq!((report.needed, report.refreshed, report.failed), (9, 0, 0));
+    eventually("the answers that nobody waits for", || async {
+        (stage.world.count(ended).await == 8).then_some(())
+    })
+    .await;
+    assert_eq!(stage.server.refreshes() - before, 8, "the ninth was not begun any more");
     stage.world.close().await;
 }
 

@@ -141,12 +141,37 @@ async fn what_a_file_declares_is_known_before_the_answer_and_keeps_its_id_when_i
     assert_eq!(workflow(admin, "greeter").await, Some((id.clone(), "hello.py".into())));
     rename(admin, "hello.py", "tools/greeter.py").await.expect_status(StatusCode::OK);
     assert_eq!(workflow(admin, "greeter").await, Some((id, "tools/greeter.py".into())));
+
+    // The answer tells what the file is by its new name.
+    for (old, new, is_workflow) in [("py", "txt", false), ("txt", "py", true)] {
+        let (old, new) = (format!("tools/greeter.{old}"), format!("tools/greeter.{new}"));
+        let renamed = rename(admin, &old, &new).await.expect_status(StatusCode::OK).json();
+        assert_eq!(renamed["is_workflow"], is_workflow, "{new}");
+    }
     for action in [
         "SELECT count(*) FROM audit_log WHERE action = 'file.renamed'",
         "SELECT count(*) FROM audit_log WHERE action LIKE 'file.%'",
     ] {
         assert!(world.count(action).await >= 4);
     }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_link_that_leads_outside_is_neither_read_nor_replaced() {
+    let world = World::start().await;
+    let admin = &world.admin.client;
+    let outside = world.test.folder().join("outside.txt");
+    std::fs::write(&outside, "outside").expect("writes");
+    for (name, target) in [("there.txt", outside.clone()), ("dangling.txt", world.test.folder().join("none"))]
+    {
+        let link = world.test.workspace().join(name);
+        std::os::unix::fs::symlink(target, &link).expect("links");
+        get(admin, name).await.expect_status(StatusCode::BAD_REQUEST);
+        put(admin, name, "x").await.expect_status(StatusCode::BAD_REQUEST);
+        assert!(link.is_symlink(), "{name}");
+    }
+    assert_eq!(std::fs::read_to_string(&outside).expect("reads"), "outside");
     world.close().await;
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use domain::Permission;
 use domain::executions::Status;
+use domain::id::FormId;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::value::RawValue;
@@ -297,6 +298,20 @@ async fn code_comes_plain_or_as_base64_and_never_waits() {
     }
     let list = world.admin.client.get("/api/executions").await.json();
     assert_eq!(list["executions"], json!([]), "transient runs are left out");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_run_comes_from_no_form_that_is_not_there() {
+    let world = World::start().await.with_workflows().await;
+    let client = &world.admin.client;
+    let form = json!({"name": "Order", "form_schema": {"fields": []}});
+    let form = client.post("/api/forms", &form).await.expect_status(StatusCode::CREATED).text("id");
+    let from =
+        async |form: String| execute(client, &json!({"workflow_id": "collect", "form_id": form})).await;
+    from(form).await.expect_status(StatusCode::OK);
+    from(FormId::generate().to_string()).await.expect_status(StatusCode::NOT_FOUND);
+    assert_eq!(world.count(EXECUTIONS).await, 1, "what is refused is not written");
     world.close().await;
 }
 

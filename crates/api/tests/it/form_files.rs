@@ -71,6 +71,7 @@ impl Mirror {
 
 const NOTHING: Synced = Synced { written: 0, imported: 0, problems: 0 };
 const ONE: Synced = Synced { imported: 1, ..NOTHING };
+const ONE_RENAMED: Synced = Synced { written: 1, ..ONE };
 
 #[tokio::test]
 async fn a_form_is_told_though_its_file_has_to_wait() {
@@ -142,15 +143,23 @@ async fn a_file_that_somebody_changes_changes_its_form() {
     file["form_schema"]["fields"][0]["validation"] = json!({"pattern": "[^\\u0000-\\u001f]+"});
     file["form_schema"]["fields"][0]["help_text"] = json!("long ".repeat(400_000));
     mirror.world.test.write(path, &file.to_string());
-    assert_eq!(mirror.sync().await, ONE);
+    assert_eq!(mirror.sync().await, ONE_RENAMED);
     let read = mirror.form(id).await;
+    let path = &format!("forms/laptop-order-{}.form.json", &id[..8]);
     assert_eq!(
         (&read["name"], &read["is_active"], &read["file_path"]),
         (&json!("Laptop order"), &json!(false), &json!(path))
     );
+    assert_eq!(mirror.names().len(), 1, "its file is renamed with it");
     assert_eq!(read["form_schema"]["fields"][0]["label"], "Changed");
     assert_eq!(read["organization_id"], Value::Null, "a file moves no form to another organization");
-    assert_eq!(mirror.sync().await, NOTHING, "the file that was read is not written");
+    assert_eq!(mirror.read(path)["organization_id"], Value::Null, "and the file says so");
+    assert_eq!(mirror.sync().await, NOTHING);
+    let mut file = mirror.read(path);
+    file["is_active"] = json!(true);
+    mirror.world.test.write(path, &file.to_string());
+    assert_eq!(mirror.sync().await, ONE, "a file that was read and is called right is not written");
+    assert_eq!(mirror.sync().await, NOTHING);
 
     // Moved: found by its id, and stays where somebody put it, whatever it is called.
     std::fs::create_dir_all(mirror.root().join("customers")).expect("a folder can be made");
@@ -173,7 +182,7 @@ async fn a_file_that_somebody_changes_changes_its_form() {
         .world
         .count("SELECT count(*) FROM audit_log WHERE actor = 'workspace' AND action = 'form.updated'")
         .await;
-    assert_eq!(audited, 2);
+    assert_eq!(audited, 3);
     mirror.world.close().await;
 }
 
@@ -293,7 +302,7 @@ async fn a_broken_file_is_a_problem_that_hides_no_other() {
         std::fs::remove_file(mirror.root().join(name)).expect("removes");
     }
     mirror.world.test.write(&path, &json!({"id": id, "name": "Desktop", "fields": []}).to_string());
-    assert_eq!(mirror.sync().await, ONE);
+    assert_eq!(mirror.sync().await, ONE_RENAMED);
     assert_eq!((mirror.form(id).await["name"].as_str(), mirror.problems().await.len()), (Some("Desktop"), 0));
     mirror.world.close().await;
 }

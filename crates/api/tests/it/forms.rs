@@ -190,6 +190,14 @@ async fn running_a_form_runs_its_workflow_as_the_caller() {
     assert_eq!(refused.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/form_data/times"]);
     let refused = ada.client.post(&path, &json!({"times": "many"})).await;
     assert_eq!(refused.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/times"]);
+    for (body, pointer) in [
+        (json!({"startup_data": {"a": "x\0"}}), "/startup_data"),
+        (json!({"form_data": {"name": "x\0"}}), "/form_data"),
+        (json!({"name": "x\0"}), "/name"),
+    ] {
+        let refused = ada.client.post(&path, &body).await;
+        assert_eq!(refused.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), [pointer]);
+    }
     local.patch(&format!("/api/forms/{id}"), &json!({"workflow_id": uuid::Uuid::now_v7()})).await;
     ada.client.post(&path, &json!({"name": "x"})).await.expect_status(StatusCode::NOT_FOUND);
     local.patch(&format!("/api/forms/{id}"), &json!({"workflow_id": ""})).await.expect_status(StatusCode::OK);
@@ -230,14 +238,22 @@ async fn the_launch_workflow_is_waited_for_and_gets_what_the_form_lets_through()
     let wrong = ada.client.post(&path.replace("times=3&loud=true&", ""), &json!({"times": "many"})).await;
     assert_eq!(wrong.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/times"]);
 
-    for (user_error, shown) in [(true, "no sites yet"), (false, "An error occurred during execution")] {
+    let neutral = "An error occurred during execution";
+    for (client, user_error, shown) in [
+        (&ada.client, true, "no sites yet"),
+        (&ada.client, false, neutral),
+        (&local, true, "no sites yet"),
+        (&local, false, neutral),
+    ] {
         let play = async {
             let claimed = worker.claim().await;
             worker.finish(&claimed, &failure(&claimed, "no sites yet", user_error)).await;
         };
-        let (answer, ()) = tokio::join!(ada.client.post(&path, &Value::Null), play);
+        let (answer, ()) = tokio::join!(client.post(&path, &Value::Null), play);
         assert_eq!(answer.expect_status(StatusCode::BAD_REQUEST).detail(), shown);
     }
+    let wrong = ada.client.post(&format!("/api/forms/{id}/startup?times=%00"), &Value::Null).await;
+    assert_eq!(wrong.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["?times"]);
     let empty = create(&local, &form("Empty", json!({"access_level": "public"}))).await;
     let answer = ada.client.post(&format!("/api/forms/{empty}/startup"), &Value::Null).await;
     assert_eq!(answer.expect_status(StatusCode::OK).json(), json!({"result": null}));

@@ -330,7 +330,7 @@ async fn a_retry_that_is_cancelled_ends_without_the_error_of_the_attempt_before(
         let end = read_to_the_end(socket).await.pop().expect("the last");
         assert_eq!(
             (&end["status"], &end["error"], &end["error_type"]),
-            (&json!("Cancelled"), &json!("cancelled before it started"), &Value::Null)
+            (&json!("Cancelled"), &json!("cancelled before its next attempt"), &Value::Null)
         );
     }
     let left = "SELECT count(*) FROM executions WHERE error_type IS NOT NULL OR is_user_error";

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use domain::events::Event;
 use domain::system_events::{Category, Level, NewEvent};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Client, Socket};
 use uuid::Uuid;
 
-use crate::support::World;
+use crate::support::{PASSWORD, World};
 
 async fn report(world: &World, events: Vec<NewEvent>) {
     let reports = &world.platform().system_events;
@@ -39,7 +39,7 @@ async fn events_and_deeds_are_one_list_newest_first() {
     let failed = NewEvent::new(Category::Discovery, Level::Error, "second").with(json!({"path": "a.py"}));
     let id = failed.id();
     report(&world, vec![failed]).await;
-    let refused = world.nobody().request(reqwest::Method::POST, "/auth/login");
+    let refused = world.nobody().request(Method::POST, "/auth/login");
     let refused = refused.form(&[("username", "admin@platform.example"), ("password", "wrong wrong wrong")]);
     world.nobody().send(refused).await.expect_status(StatusCode::UNAUTHORIZED);
 
@@ -267,5 +267,40 @@ async fn administrators_hear_of_events_as_they_are_written_and_users_do_not() {
     let frames = user.until(|frame| frame["type"] == "system_event").await;
     assert_eq!(frames.last().expect("one")["eventType"], "workspace_changed");
     assert_eq!(user.settled().await, [Value::Null; 0], "told once");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_people_do_about_signing_in_is_executed_by_them() {
+    let world = World::start().await;
+    world.org("acme").await;
+    let (admin, nobody) = (&world.admin, world.nobody());
+    let ada = world.person("ada@acme.example").await;
+    let form = [("username", ada.email.as_str()), ("password", PASSWORD)];
+    let signed = nobody.send(nobody.request(Method::POST, "/auth/login").form(&form)).await;
+    let token = json!({"refresh_token": signed.expect_status(StatusCode::OK).text("refresh_token")});
+    nobody.post("/auth/refresh", &token).await.expect_status(StatusCode::OK);
+    ada.client.post("/auth/mfa/totp/setup", &Value::Null).await.expect_status(StatusCode::OK);
+    ada.client.delete("/auth/mfa/trusted-devices").await.expect_status(StatusCode::OK);
+    ada.client.post("/auth/logout", &Value::Null).await.expect_status(StatusCode::OK);
+    let revoke = json!({"user_id": ada.id});
+    admin.client.post("/auth/admin/revoke-user", &revoke).await.expect_status(StatusCode::OK);
+
+    let all = logs(&admin.client, "limit=1000").await;
+    for (action, doers) in [
+        ("session.started", &[&ada.email, &ada.email, &admin.email][..]),
+        ("session.refreshed", &[&ada.email]),
+        ("mfa.begun", &[&ada.email]),
+        ("device.forgotten", &[&ada.email]),
+        ("session.revoked", &[&admin.email, &ada.email]),
+    ] {
+        let deeds: Vec<_> = all.iter().filter(|log| log["details"]["action"] == action).collect();
+        let names: Vec<_> = deeds.iter().map(|deed| &deed["executed_by_name"]).collect();
+        assert_eq!(names, doers, "{action}");
+        for deed in deeds {
+            let doer = if deed["executed_by_name"] == json!(ada.email) { ada.id } else { admin.id };
+            assert_eq!(deed["executed_by"], json!(doer), "{action}");
+        }
+    }
     world.close().await;
 }

@@ -7,7 +7,7 @@ use domain::events::Event;
 use domain::settings::{Environment, Settings};
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use testkit::{Line, Reply, TestEnv, at_port, eventually, free_port};
 use tokio::net::TcpListener;
@@ -66,6 +66,24 @@ async fn without_postgresql_everything_is_503_and_nothing_hangs() {
         let detailed = replica.nobody.get("/health/detailed").await.expect_status(StatusCode::OK).json();
         assert_eq!(detailed["status"], "unhealthy");
         assert!(detailed["components"]["database"]["error"].is_null(), "texts are for administrators");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_postgresql_that_refuses_us_is_503_as_one_that_is_away() {
+    let world = World::start().await;
+    let token = world.admin.client.bearer().expect("signed in");
+    let settings = world.test.settings_in_process();
+    let known = settings.database_url.as_ref().expect("is set").expose_secret().to_owned();
+    let known = url::Url::parse(&known).expect("a URL");
+    let (mut login, mut database) = (known.clone(), known);
+    login.set_username("nobody_knows_this_one").expect("fits");
+    database.set_path("nobody_made_this_one");
+    for url in [login, database] {
+        let settings = Settings { database_url: Some(url.as_str().into()), ..settings.clone() };
+        let replica = Replica::start(settings).await;
+        assert_all_unavailable(&replica, token).await;
     }
     world.close().await;
 }

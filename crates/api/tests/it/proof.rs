@@ -270,6 +270,16 @@ async fn production_without_a_mail_server_says_so() {
 
     let account = json!({"email": "grace@acme.example", "password": PASSWORD});
     world.nobody().post("/auth/register", &account).await.expect_status(StatusCode::SERVICE_UNAVAILABLE);
+    let completed =
+        world.count("SELECT count(*) FROM users WHERE email LIKE 'grace@%' AND is_registered").await;
+    assert_eq!(completed, 0, "nobody could prove the address");
+    // Who would be refused anyway hears why.
+    for (email, status) in
+        [("eve@acme.example", StatusCode::FORBIDDEN), (world.admin.email.as_str(), StatusCode::BAD_REQUEST)]
+    {
+        let account = json!({"email": email, "password": PASSWORD});
+        world.nobody().post("/auth/register", &account).await.expect_status(status);
+    }
     for path in ["/auth/forgot-password", "/auth/request-verify-token"] {
         let refused = world.nobody().post(path, &json!({"email": world.admin.email})).await;
         assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");

@@ -212,6 +212,8 @@ async fn many_are_cancelled_at_once_and_nobody_elses() {
     assert_eq!(bulk(&lead, json!({"status": ["Pending"]})).await.0, Some(30), "the organization's");
     let left = "SELECT count(*) FROM executions WHERE status = 'Pending'";
     assert_eq!(world.count(left).await, 30, "not the other tenant's");
+    let unstarted = "SELECT count(*) FROM executions WHERE error_message = 'cancelled before it started'";
+    assert_eq!(world.count(unstarted).await, 60, "all but the one that ran");
     let audited = "SELECT count(*) FROM audit_log WHERE action = 'execution.cancelled'";
     assert_eq!(world.count(audited).await, 61);
     assert_eq!(bulk(&world.admin.client, json!({"workflow_name": "script"})).await.0, Some(30));
@@ -397,6 +399,22 @@ async fn what_was_done_to_dead_letters_is_audited_however_long_that_takes() {
     held.rollback().await.expect("unlocks");
     let audited = "SELECT count(*) FROM audit_log WHERE action = 'dead_letters.dropped'";
     eventually("the record", || async { (world.count(audited).await == 1).then_some(()) }).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn who_names_no_dead_letter_is_told_how_to_name_all() {
+    let world = World::start().await;
+    let post = async |what: &str, body: Value| {
+        world.admin.client.post(&format!("/api/dead-letters/{what}"), &body).await
+    };
+    let all = json!({"queue": "git.sync", "all": true});
+    for (what, how) in [("replay", "leave it out for all"), ("drop", "for all leave it out and say `all`")] {
+        let refused = post(what, json!({"queue": "git.sync", "ids": []})).await;
+        let refused = refused.expect_status(StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(refused.detail().contains(how), "{}", refused.detail());
+        post(what, all.clone()).await.expect_status(StatusCode::OK);
+    }
     world.close().await;
 }
 

@@ -138,6 +138,21 @@ async fn running_now_is_the_callers_own_and_once_per_key() {
 }
 
 #[tokio::test]
+async fn running_now_is_refused_where_a_parameter_is_required() {
+    let world = World::start().await;
+    let parameters = json!([{"name": "site", "type": "string", "required": true}]);
+    world
+        .with_endpoints(&[json!({"name": "needy", "schedule": "0 6 * * *", "parameters": parameters})])
+        .await;
+    let id = listed(&world, "needy").await["id"].as_str().expect("an id").to_owned();
+    let path = format!("/api/schedules/{id}/trigger");
+    let refused = world.admin.client.post(&path, &Value::Null).await;
+    assert_eq!(refused.expect_status(StatusCode::UNPROCESSABLE_ENTITY).pointers(), ["/input_data/site"]);
+    assert_eq!(world.count("SELECT count(*) FROM executions").await, 0, "nothing was written");
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_schedule_is_paused_and_resumed_and_tells_what_became_of_its_ticks() {
     let world = world().await;
     let admin = &world.admin.client;

@@ -269,7 +269,12 @@ async fn calls_start_from_the_context_of_their_user() {
         (&json!("ada@acme.example"), &json!("acme"))
     );
     assert_eq!((&shown["default_parameters"], &shown["track_executions"]), (&json!({}), &json!(true)));
-    assert_eq!(admin.get("/api/sdk/context").await.json()["organization"], Value::Null);
+    let administrators = admin.get("/api/sdk/context").await.json();
+    assert_eq!(administrators["organization"], Value::Null);
+    assert_eq!(
+        (&shown["is_platform_admin"], &administrators["is_platform_admin"]),
+        (&json!(false), &json!(true))
+    );
 
     let foreign = ada.client.put("/api/sdk/context", &json!({"default_org_id": rival})).await;
     foreign.expect_status(StatusCode::FORBIDDEN);
@@ -292,6 +297,17 @@ async fn calls_start_from_the_context_of_their_user() {
     assert_eq!(stored, 1);
     let session = ada.client.get("/api/sdk/context").await.expect_status(StatusCode::OK).json();
     assert_eq!(session["user"]["email"], "ada@acme.example");
+
+    let unreadable = world.admin.client.put("/api/sdk/context", &json!({"default_org_id": "rival"})).await;
+    let unreadable = unreadable.expect_status(StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(unreadable.body.contains("must be a UUID"), "{}", unreadable.body);
+    let clearing = json!({"default_org_id": "", "default_parameters": {}});
+    let cleared =
+        world.admin.client.put("/api/sdk/context", &clearing).await.expect_status(StatusCode::OK).json();
+    assert_eq!((&cleared["organization"], &cleared["default_parameters"]), (&Value::Null, &json!({})));
+    assert_eq!(cleared["track_executions"], false, "what is absent stays");
+    let own = ada.client.put("/api/sdk/context", &clearing).await.expect_status(StatusCode::OK).json();
+    assert_eq!(own["organization"]["name"], "acme", "without a default it is the user's own");
     world.close().await;
 }
 

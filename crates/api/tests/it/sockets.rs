@@ -120,9 +120,15 @@ async fn what_cannot_be_looked_at_now_is_not_refused() {
 async fn frames_of_a_client_never_end_the_socket() {
     let world = World::start().await;
     let (mut socket, _) = connect(&world.admin.client, "/ws/connect").await;
-    for text in ["", "{", "null", "[]", "\"ping\"", "nonsense", "{\"type\": 5}", "{\"channels\": \"x\"}"] {
+    let none =
+        ["", "{", "null", "[]", "\"ping\"", "nonsense"].map(|text| (text, "a frame must be a JSON object"));
+    let wrong =
+        [r#"{"type": 5}"#, r#"{"channels": "x"}"#, r#"{"type": "subscribe", "channels": ["system", 5]}"#]
+            .map(|text| (text, "a member of the frame has the wrong type"));
+    for (text, detail) in none.into_iter().chain(wrong) {
         socket.send_text(text).await;
-        assert_eq!(socket.next().await.expect("a frame")["type"], "error", "{text}");
+        let frame = socket.next().await.expect("a frame");
+        assert_eq!(frame, json!({"type": "error", "detail": detail}), "{text}");
     }
     for frame in [json!({}), json!({"type": "unknown"}), json!({"type": "subscribe"})] {
         socket.send(&frame).await;
@@ -217,6 +223,27 @@ async fn a_transient_run_is_told_to_its_followers_and_on_no_history() {
     worker.finish(&claimed, &success(&claimed, "{}")).await;
     let told = history.until(is_end).await;
     assert!(told.iter().all(|frame| frame["executionId"] == shown.as_str()), "{told:#?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_end_says_that_there_is_no_result_and_leaves_out_one_that_is_too_large() {
+    let world = World::start().await;
+    let (admin, worker) = (&world.admin.client, world.worker());
+    let large = json!("x".repeat(70_000)).to_string();
+    for (result, told) in [("null", Some(Value::Null)), ("{}", Some(json!({}))), (large.as_str(), None)] {
+        let (mut history, _) = connect(admin, "/ws/connect?channels=history:GLOBAL").await;
+        let id = world.submit(&world.admin, None).await;
+        let claimed = worker.claim().await;
+        worker.finish(&claimed, &success(&claimed, result)).await;
+        let (mut follower, _) = connect(admin, &format!("/ws/execution/{id}")).await;
+        for socket in [&mut history, &mut follower] {
+            let is_end = |frame: &Value| frame["executionId"] == json!(id) && frame["status"] == "Success";
+            let mut frames = socket.until(is_end).await;
+            assert_eq!(frames.pop().expect("the last").get("result"), told.as_ref());
+            assert!(frames.iter().all(|frame| frame.get("result").is_none()), "{frames:#?}");
+        }
+    }
     world.close().await;
 }
 

@@ -1,6 +1,6 @@
 //! Workflow keys: made once, shown masked, bound to their scope, ended at once.
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::World;
@@ -110,5 +110,32 @@ async fn of_racing_makers_one_gets_the_key() {
     let refused = made.iter().filter(|reply| reply.status == StatusCode::BAD_REQUEST).count();
     println!("racing makers of a key: 10, made {created}");
     assert_eq!((created, refused), (1, 9));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_key_opens_nothing_while_its_organization_is_inactive() {
+    let world = World::start().await;
+    world.with_endpoints(&[json!({"name": "greet", "execution_mode": "async"})]).await;
+    let acme = world.org("acme").await;
+    let admin = &world.admin.client;
+    let own = World::workflow_key(&admin.in_organization(acme), &json!({})).await;
+    let global = World::workflow_key(admin, &json!({})).await;
+    let organization = format!("/api/organizations/{acme}");
+    let call = async |key: &str| {
+        let request = world.nobody().request(Method::POST, "/api/endpoints/greet");
+        world.nobody().send(request.header("x-bifrost-key", key)).await
+    };
+
+    for is_active in [true, false, true] {
+        admin.patch(&organization, &json!({"is_active": is_active})).await.expect_status(StatusCode::OK);
+        let reply = call(&own).await;
+        if is_active {
+            reply.expect_status(StatusCode::OK);
+        } else {
+            assert_eq!(reply.expect_status(StatusCode::UNAUTHORIZED).detail(), "Invalid or expired API key");
+        }
+        call(&global).await.expect_status(StatusCode::OK);
+    }
     world.close().await;
 }

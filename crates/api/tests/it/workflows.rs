@@ -19,7 +19,7 @@ async fn the_list_has_what_the_file_declares() {
     let declared = json!({
         "function": "report", "name": "report", "id": "0190aaaa-0000-7000-8000-000000000009", "description": "Counts.",
         "category": "Reports", "execution_mode": "sync", "timeout_seconds": 90, "tags": ["daily"],
-        "retry_policy": {"max_attempts": 3, "backoff_seconds": 1.5, "max_backoff_seconds": 60, "retry_on": null},
+        "retry_policy": {"max_attempts": 3, "backoff_seconds": 1.5, "max_backoff_seconds": 60, "retry_on": ["OSError"]},
         "schedule": "0 6 * * *", "endpoint_enabled": true, "allowed_methods": ["GET"], "disable_global_key": true,
         "public_endpoint": true, "concurrency_limit": 3, "concurrency_key": "{site}",
         "rate_limit": {"starts": 100, "seconds": 60}, "endpoint_rate_limit": {"calls": 30, "seconds": 60},
@@ -38,10 +38,10 @@ async fn the_list_has_what_the_file_declares() {
     members.insert("paused_at".into(), Value::Null);
     members.insert("source_file_path".into(), json!("ops/report.py"));
     members.insert("relative_file_path".into(), json!("/workspace/ops/report.py"));
-    // The contract knows whole seconds, and no names of exceptions.
+    // The contract knows whole seconds.
     members.insert(
         "retry_policy".into(),
-        json!({"max_attempts": 3, "backoff_seconds": 2, "max_backoff_seconds": 60}),
+        json!({"max_attempts": 3, "backoff_seconds": 2, "max_backoff_seconds": 60, "retry_on": ["OSError"]}),
     );
     assert_eq!(listed, json!([expected]));
     world.close().await;

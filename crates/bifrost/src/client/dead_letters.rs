@@ -134,14 +134,17 @@ async fn decide(args: Which, verb: &str, done: &str) -> Result<u8, Failure> {
     } else {
         output::say(&format!("{} {done}", count(done)));
     }
-    if count("failed") > 0 {
-        return Err(Failure::new(format!(
-            "the broker refused {} of them; they are dead still",
-            count("failed")
-        ))
-        .next("try again in a moment"));
+    match count("failed") {
+        0 => Ok(0),
+        failed => {
+            let why = if args.all {
+                "refused by the broker; they are dead still"
+            } else {
+                "no such dead letters of this queue, or refused by the broker"
+            };
+            Err(Failure::new(format!("{failed} not {done}: {why}")).next("bifrost dead-letters list"))
+        }
     }
-    Ok(0)
 }
 
 fn letters(answer: &Value) -> &[Value] {

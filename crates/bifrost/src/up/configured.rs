@@ -6,6 +6,7 @@ use domain::cache::Cache;
 use domain::schema;
 use domain::settings::Settings;
 use domain::wakeup::Wakeups;
+use domain::wakeup::topology::END_OF_CONFLICT;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,19 @@ pub(crate) enum Service {
     Postgres,
     RabbitMq,
     Redis,
+}
+
+/// What is wrong with a service.
+pub(crate) struct Fault {
+    pub(crate) words: String,
+    /// What to do where waiting does not help, nor any other address.
+    pub(crate) remedy: Option<&'static str>,
+}
+
+impl From<String> for Fault {
+    fn from(words: String) -> Self {
+        Self { words, remedy: None }
+    }
 }
 
 impl Service {
@@ -59,7 +73,7 @@ impl Service {
     }
 
     /// Asks it something, once. The error says what is wrong and names no password.
-    pub(crate) async fn ask(self, url: &SecretString, queue_prefix: &str) -> Result<(), String> {
+    pub(crate) async fn ask(self, url: &SecretString, queue_prefix: &str) -> Result<(), Fault> {
         let address = self.address(url)?;
         // First the door: its error is the one that people recognise.
         let connect = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(&address));
@@ -67,18 +81,18 @@ impl Service {
         match self {
             Self::Postgres => match schema::inspect(url).await {
                 Ok(_) => Ok(()),
-                Err(error) => Err(chain(&error)),
+                Err(error) => Err(chain(&error).into()),
             },
             Self::RabbitMq => {
                 let wakeups = Wakeups::rabbit(url, queue_prefix).map_err(|error| chain(&error))?;
-                wakeups
-                    .ping()
-                    .await
-                    .map_err(|_| "accepts connections, but refuses or does not serve us".to_owned())
+                wakeups.ping().await.map_err(|_| match wakeups.conflict() {
+                    Some(words) => Fault { words, remedy: Some(END_OF_CONFLICT) },
+                    None => "accepts connections, but refuses or does not serve us".to_owned().into(),
+                })
             }
             Self::Redis => {
                 let cache = Cache::redis(url, "probe").map_err(|error| chain(&error))?;
-                cache.ping().await.map_err(|error| chain(&error))
+                cache.ping().await.map_err(|error| chain(&error).into())
             }
         }
     }
@@ -128,7 +142,10 @@ async fn wait_for_one(
                 progress.say(format!("{name} answers on {address}"));
                 return Ok(());
             }
-            Err(fault) => fault,
+            Err(Fault { words, remedy: Some(remedy) }) => {
+                return Err(Failure::new(format!("{name} on {address} is not usable: {words}")).next(remedy));
+            }
+            Err(fault) => fault.words,
         };
         if began.elapsed() + pause > patience {
             let variable = service.variable();

@@ -83,7 +83,15 @@ pub(crate) async fn run(args: Args) -> Result<u8, Failure> {
         state.path().display()
     ));
     if !env::is_set("ENVIRONMENT") {
-        progress.say("ENVIRONMENT is not set: running as `development`");
+        progress.say(format!(
+            "ENVIRONMENT is not set: running as `{}`, since {}",
+            ready.settings.environment.as_str(),
+            if ready.settings.is_development() {
+                "nobody else can reach this address"
+            } else {
+                "others may reach this address"
+            },
+        ));
     }
 
     let patience = Duration::from_secs(args.patience);
@@ -198,14 +206,15 @@ fn complete(settings: &mut Settings, args: &Args, state: &StateDir) -> Result<bo
     ] {
         url.take_if(|url| url.expose_secret().is_empty());
     }
-    if !env::is_set("ENVIRONMENT") {
+    settings.listen = args.listen.unwrap_or(settings.listen);
+    // Trying it out takes one command; what others may reach is production until somebody says otherwise.
+    if !env::is_set("ENVIRONMENT") && settings.listen.ip().to_canonical().is_loopback() {
         settings.environment = Environment::Development;
         // Whoever asked for nothing gets an administrator with a password of their own instead.
         if !env::is_set("DEV_USER_EMAIL") && !env::is_set("DEV_AUTH_BYPASS") {
             settings.dev_user_email.clear();
         }
     }
-    settings.listen = args.listen.unwrap_or(settings.listen);
     settings.workspace_path =
         folder("workspace", args.workspace.as_deref(), "WORKSPACE_PATH", &settings.workspace_path)?;
     settings.platform_path =
@@ -262,6 +271,9 @@ async fn listen(mut settings: Settings, has_new_key: bool, lock: &mut Lock) -> R
         reached_at.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
     let url = format!("http://{reached_at}");
+    if !env::is_set("PUBLIC_URL") {
+        settings.public_url.clone_from(&url);
+    }
     lock.announce(&url).map_err(|error| Failure::new(format!("cannot write the lock file: {error}")))?;
     Ok(Ready { listener, settings, url, has_new_key })
 }

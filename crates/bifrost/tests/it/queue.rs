@@ -36,6 +36,10 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() {
     assert!(shown.contains("workflow.executions") && shown.contains("two"), "{shown}");
 
     assert_eq!(letters(&["drop", &id("one")]).await.expect_code(0).stdout, "1 dropped\n");
+    for verb in ["drop", "replay"] {
+        let unknown = letters(&[verb, "nope"]).await.expect_code(1);
+        assert!(unknown.stderr.contains("next:  bifrost dead-letters list"), "{}", unknown.stderr);
+    }
     let replayed = letters(&["replay", "--all", "--json"]).await.expect_code(0).json();
     assert_eq!(replayed, json!({"replayed": 2, "failed": 0}));
     // They are poison still, and die again.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{Client, Figures, Launch, Process, Services, binary, eventually, free_port, repository};
@@ -259,6 +260,21 @@ async fn a_configured_service_that_is_away_is_waited_for_and_never_replaced() {
         }
         assert!(!ended.all().contains("hush-hush"), "the password is no part of the address");
         assert!(!site.state().join("postgres").exists(), "{variable}: nothing takes its place");
+    }
+}
+
+#[tokio::test]
+async fn what_others_may_reach_is_production_unless_somebody_says_otherwise() {
+    let site = Site::with_workflows().await;
+    for (host, environment) in [("127.0.0.1", "development"), ("0.0.0.0", "production")] {
+        let port = free_port();
+        let mut process = site.up(&["--listen", &format!("{host}:{port}")]).start();
+        process.serves(format!("http://127.0.0.1:{port}"));
+        process.wait_for_output(&format!("running as `{environment}`")).await;
+        process.wait_for_output("Ready;").await;
+        let health = process.client().get("/health").await.expect_status(StatusCode::OK).json();
+        assert_eq!(health["environment"], environment, "{host}");
+        assert!(process.stop().await.success());
     }
 }
 

@@ -10,7 +10,7 @@ pub mod verify;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::id::OrgId;
+use crate::id::{OrgId, UserId};
 use crate::{OrgTx, Result, SystemTx};
 
 /// A deed worth remembering. The name is what `action` holds, dotted noun and verb.
@@ -305,10 +305,35 @@ pub async fn record_system(
     resource: impl ToString,
     request_id: Option<&str>,
 ) -> Result<()> {
+    append_outside(tx, action, (None, actor), resource, request_id).await
+}
+
+/// Records a deed of a user, known by id and e-mail address, on how they or others sign in: that belongs to no organization.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] when PostgreSQL is away.
+pub(crate) async fn record_of_user(
+    tx: &mut SystemTx,
+    action: Action,
+    (user, email): (UserId, &str),
+    resource: impl ToString,
+    request_id: Option<&str>,
+) -> Result<()> {
+    append_outside(tx, action, (Some(user), email), resource, request_id).await
+}
+
+async fn append_outside(
+    tx: &mut SystemTx,
+    action: Action,
+    (user, actor): (Option<UserId>, &str),
+    resource: impl ToString,
+    request_id: Option<&str>,
+) -> Result<()> {
     sqlx::query!(
-        "SELECT audit_append(ARRAY[$1::uuid], ARRAY[NULL::uuid], ARRAY[NULL::uuid], ARRAY[$2::text], ARRAY[$3::text],
-             ARRAY[$4::text], ARRAY[$5::text], ARRAY[NULL::text])",
+        "SELECT audit_append(ARRAY[$1::uuid], ARRAY[NULL::uuid], ARRAY[$2::uuid], ARRAY[$3::text], ARRAY[$4::text],
+             ARRAY[$5::text], ARRAY[$6::text], ARRAY[NULL::text])",
         Uuid::now_v7(),
+        user as _,
         actor,
         action.as_str(),
         resource.to_string(),

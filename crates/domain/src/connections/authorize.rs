@@ -51,7 +51,8 @@ struct Kept {
     verifier: String,
 }
 
-/// Begins the authorization of a connection of the scope; any other that it waited for is void.
+/// Begins the authorization of a connection of the scope; any other that it waited for is void. The redirect address stays
+/// as it is given, letter by letter.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Impossible`] for a connection that needs no consent.
@@ -59,7 +60,7 @@ pub async fn begin(
     platform: &Platform,
     tx: &mut OrgTx,
     name: &str,
-    redirect_uri: &Url,
+    redirect_uri: &str,
 ) -> Result<Authorization> {
     let connection = get(tx, name).await?;
     if connection.flow == "client_credentials" {
@@ -73,7 +74,7 @@ pub async fn begin(
         name: connection.name.clone(),
         organization: connection.organization_id,
         user: tx.scope().actor().id,
-        redirect_uri: redirect_uri.to_string(),
+        redirect_uri: redirect_uri.to_owned(),
         verifier: verifier.expose_secret().to_owned(),
     };
     let kept = serde_json::to_string(&kept).map_err(Error::internal)?;
@@ -85,7 +86,7 @@ pub async fn begin(
          WHERE id = $1",
         connection.id,
         opaque::hash(&state),
-        redirect_uri.as_str(),
+        redirect_uri,
     )
     .execute(tx.conn())
     .await?;

@@ -8,17 +8,22 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::BoxFuture;
+use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
-use oauth2::basic::{BasicClient, BasicErrorResponse, BasicTokenResponse};
+use oauth2::basic::{
+    BasicClient, BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse,
+};
 use oauth2::{
     AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet,
     EndpointSet, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope,
-    TokenResponse as _, TokenUrl,
+    StandardRevocableToken, TokenResponse as _, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{Connection, Credentials};
+use super::given::Given;
+use super::{Connection, Credentials, spaced};
+use crate::json::NUL_RULE;
 use crate::outbound::{Failure, Outbound};
 use crate::{Error, Result};
 
@@ -26,8 +31,8 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(300);
 /// How long a token is good for whose provider does not say.
 const DEFAULT_LIFETIME: TimeDelta = TimeDelta::hours(1);
-/// Beyond this a lifetime is a mistake.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Longest token that is kept, and whatever comes with it.
+const MAX_TOKEN: usize = 64 * 1024;
 const LONGEST_MESSAGE: usize = 300;
 
 /// Tokens as a provider gives them.
@@ -45,6 +50,42 @@ pub struct Tokens {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
+/// The member that keeps tokens from being stored, and why.
+#[derive(Debug)]
+pub(super) struct Unfit(pub(super) &'static str, pub(super) &'static str);
+
+impl Tokens {
+    /// As they are stored, whoever brings them: an empty refresh token is none, and one hour is what a token is good for
+    /// whose end nobody says.
+    pub(super) fn checked(mut self) -> Result<Self, Unfit> {
+        self.refresh_token = self.refresh_token.filter(|token| !token.expose_secret().is_empty());
+        // Clients put it in front of the token, where `Bearer` is the spelling that all understand.
+        if self.token_type.is_empty() || self.token_type.eq_ignore_ascii_case("bearer") {
+            self.token_type = "Bearer".into();
+        }
+        self.scopes = self.scopes.map(|scopes| spaced(&scopes)).filter(|scopes| !scopes.is_empty());
+        self.expires_at = self.expires_at.or_else(|| Some(Utc::now() + DEFAULT_LIFETIME));
+        if self.access_token.expose_secret().is_empty() {
+            return Err(Unfit("access_token", "is empty"));
+        }
+        let texts = [
+            ("access_token", Some(self.access_token.expose_secret())),
+            ("refresh_token", self.refresh_token.as_ref().map(|token| token.expose_secret())),
+            ("token_type", Some(self.token_type.as_str())),
+            ("scope", self.scopes.as_deref()),
+        ];
+        for (member, text) in texts.into_iter().filter_map(|(member, text)| Some((member, text?))) {
+            if text.len() > MAX_TOKEN {
+                return Err(Unfit(member, "may have at most 64 KiB"));
+            }
+            if text.contains('\0') {
+                return Err(Unfit(member, NUL_RULE));
+            }
+        }
+        Ok(self)
+    }
+}
+
 /// Why there is no token. The text is for administrators, and holds nothing secret.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -59,26 +100,40 @@ enum Setback {
     /// There is no answer.
     #[error(transparent)]
     Failed(#[from] Failure),
-    /// The server fails or is busy, and what it says.
+    /// The server gives no token, and what it says.
     #[error("the provider answered {0}")]
-    Later(StatusCode, Vec<u8>),
+    Answered(StatusCode, Vec<u8>),
 }
 
-type Client = BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+type Client<TokenUrlIs = EndpointSet> = oauth2::Client<
+    BasicErrorResponse,
+    Given,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    TokenUrlIs,
+>;
 
 /// Where somebody consents, and the verifier to remember; an existing query of the page is kept.
 pub(super) fn authorization(
     connection: &Connection,
-    redirect_uri: &Url,
+    redirect_uri: &str,
     state: &str,
 ) -> Result<(Url, SecretString)> {
     let page = connection.authorization_url.clone().unwrap_or_default();
     let page = AuthUrl::new(page)
         .map_err(|_| Error::Impossible("the connection has no authorization_url".into()))?;
+    // As it was given: providers compare it letter by letter.
+    let redirect = RedirectUrl::new(redirect_uri.to_owned())
+        .map_err(|_| Error::invalid("?redirect_uri", "must be an address"))?;
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
     let client = BasicClient::new(ClientId::new(connection.client_id.clone()))
         .set_auth_uri(page)
-        .set_redirect_uri(RedirectUrl::from_url(redirect_uri.clone()));
+        .set_redirect_uri(redirect);
     let (url, _) = client
         .authorize_url(|| CsrfToken::new(state.to_owned()))
         .add_scopes(scopes(connection))
@@ -129,7 +184,7 @@ pub(super) async fn refresh(outbound: &Outbound, credentials: &Credentials) -> R
 fn client(credentials: &Credentials) -> Result<Client, Refusal> {
     let connection = &credentials.connection;
     let token_url = TokenUrl::new(connection.token_url.clone()).map_err(|_| misconfigured("token_url"))?;
-    let client = BasicClient::new(ClientId::new(connection.client_id.clone()))
+    let client = Client::<EndpointNotSet>::new(ClientId::new(connection.client_id.clone()))
         .set_token_uri(token_url)
         .set_auth_type(AuthType::RequestBody);
     Ok(match &credentials.client_secret {
@@ -142,52 +197,65 @@ fn scopes(connection: &Connection) -> Vec<Scope> {
     connection.scopes.split_whitespace().map(|scope| Scope::new(scope.to_owned())).collect()
 }
 
-type Answer = Result<BasicTokenResponse, RequestTokenError<Setback, BasicErrorResponse>>;
+type Answer = Result<Given, RequestTokenError<Setback, BasicErrorResponse>>;
 
 fn tokens(answer: Answer, credentials: &Credentials, secrets: &[&SecretString]) -> Result<Tokens, Refusal> {
-    let said_no = |response: &BasicErrorResponse| {
-        let code: &str = response.error().as_ref();
-        // What RFC 6749 calls a server that fails or is busy, whatever status comes with it.
-        let is_passing = matches!(code, "server_error" | "temporarily_unavailable");
-        Refusal { message: said(response, credentials, secrets), is_final: !is_passing }
-    };
     let answer = answer.map_err(|error| match error {
-        RequestTokenError::ServerResponse(response) => said_no(&response),
+        RequestTokenError::ServerResponse(response) => said_no(&response, credentials, secrets),
         RequestTokenError::Request(Setback::Failed(failure)) => {
             Refusal { message: failure.to_string(), is_final: matches!(failure, Failure::Refused(_)) }
         }
-        RequestTokenError::Request(Setback::Later(status, body)) => Refusal {
-            message: match serde_json::from_slice(&body) {
-                Ok(response) => said(&response, credentials, secrets),
-                Err(_) => format!("the provider answered {status}"),
-            },
-            is_final: false,
-        },
+        RequestTokenError::Request(Setback::Answered(status, body)) => {
+            no_token(status, &body, credentials, secrets)
+        }
         // Some say no with a 200.
-        RequestTokenError::Parse(_, body) => match serde_json::from_slice(&body) {
-            Ok(response) => said_no(&response),
-            Err(_) => Refusal { message: "the provider's answer holds no token".into(), is_final: false },
-        },
-        RequestTokenError::Other(_) => Refusal {
-            message: "the provider's answer is empty or of an unexpected kind".into(),
-            is_final: false,
-        },
+        RequestTokenError::Parse(_, body) => no_token(StatusCode::OK, &body, credentials, secrets),
+        RequestTokenError::Other(_) => {
+            Refusal { message: "the provider's answer is empty".into(), is_final: false }
+        }
     })?;
-    let lifetime = answer.expires_in().map_or(DEFAULT_LIFETIME, |given| {
-        TimeDelta::from_std(given.min(LONGEST_LIFETIME)).unwrap_or(DEFAULT_LIFETIME)
-    });
-    let granted = answer.scopes().map(|all| all.iter().map(|one| one.as_str()).collect::<Vec<_>>().join(" "));
-    Ok(Tokens {
+    let lifetime = answer.expires_in().and_then(|given| TimeDelta::from_std(given).ok());
+    let tokens = Tokens {
         access_token: answer.access_token().secret().clone().into(),
         refresh_token: answer.refresh_token().map(|token| token.secret().clone().into()),
-        // Clients put it in front of the token, where `Bearer` is the spelling that all understand.
-        token_type: match answer.token_type().as_ref() {
-            kind if kind.eq_ignore_ascii_case("bearer") => "Bearer".into(),
-            kind => kind.into(),
-        },
-        scopes: granted,
-        expires_at: Some(Utc::now() + lifetime),
+        token_type: answer.token_type().to_string(),
+        scopes: answer.granted(),
+        expires_at: lifetime.map(|lifetime| Utc::now() + lifetime),
+    };
+    tokens.checked().map_err(|Unfit(member, why)| Refusal {
+        message: format!("the provider's answer is of no use: {member} {why}"),
+        is_final: false,
     })
+}
+
+/// What an answer without a token comes to.
+fn no_token(
+    status: StatusCode,
+    body: &[u8],
+    credentials: &Credentials,
+    secrets: &[&SecretString],
+) -> Refusal {
+    match serde_json::from_slice(body) {
+        Ok(response) => {
+            let refusal = said_no(&response, credentials, secrets);
+            Refusal { is_final: refusal.is_final && !is_passing(status), ..refusal }
+        }
+        Err(_) => {
+            Refusal { message: format!("the provider answered {status} without a token"), is_final: false }
+        }
+    }
+}
+
+fn said_no(response: &BasicErrorResponse, credentials: &Credentials, secrets: &[&SecretString]) -> Refusal {
+    let code: &str = response.error().as_ref();
+    // What RFC 6749 calls a server that fails or is busy, whatever status comes with it.
+    let is_passing = matches!(code, "server_error" | "temporarily_unavailable");
+    Refusal { message: said(response, credentials, secrets), is_final: !is_passing }
+}
+
+/// Whether a server that answers this fails or is busy.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// What the provider said, unless it repeats something secret.
@@ -227,13 +295,13 @@ impl<'c> AsyncHttpClient<'c> for Persistent<'_> {
                     Err(Failure::Refused(_) | Failure::TooLarge) => false,
                 };
                 if !is_worth_it || tried == TRIES {
-                    let answer = answer?;
-                    let status = answer.status();
-                    let is_passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-                    return match is_passing {
-                        true => Err(Setback::Later(status, answer.into_body())),
-                        false => Ok(answer),
-                    };
+                    let mut answer = answer?;
+                    if answer.status() != StatusCode::OK {
+                        return Err(Setback::Answered(answer.status(), answer.into_body()));
+                    }
+                    // Some call JSON something else; what it is shows when it is read.
+                    answer.headers_mut().remove(CONTENT_TYPE);
+                    return Ok(answer);
                 }
                 tokio::time::sleep(PAUSE * tried).await;
                 tried += 1;

@@ -1,12 +1,14 @@
 //! OAuth connections: the accounts at other services that workflows act with (ADR 33).
 //!
 //! Here are the rows. Changing one is in `change.rs`, connecting it in `authorize.rs`, keeping its token fresh in
-//! `refresh.rs`, what is said to the provider in `exchange.rs`. The invariant: client secret and tokens are stored sealed,
-//! under the connection's own organization whoever causes it, and leave through [`Credentials`] alone, which is audited.
+//! `refresh.rs`, what is said to the provider in `exchange.rs`, how its answers are read in `given.rs`. The invariant:
+//! client secret and tokens are stored sealed, under the connection's own organization whoever causes it, and leave through
+//! [`Credentials`] alone, which is audited.
 
 mod authorize;
 mod change;
 mod exchange;
+mod given;
 mod refresh;
 mod upkeep;
 
@@ -22,6 +24,8 @@ use crate::id::OrgId;
 use crate::vault::{DataKey, Place, Vault};
 use crate::{Error, OrgTx, Result, data_keys};
 
+use exchange::Unfit;
+
 pub use authorize::{Authorization, Completed, begin, cancel, complete};
 pub use change::{Changes, update};
 pub use exchange::Tokens;
@@ -30,8 +34,6 @@ pub use upkeep::{Report, RunOfRefresh, last_run, refresh_due, refresh_scope};
 
 const TABLE: &str = "oauth_connections";
 const MAX_LISTED: i64 = 1_000;
-/// Longest token that is kept.
-const MAX_TOKEN: usize = 64 * 1024;
 
 /// A connection, without anything secret.
 #[derive(Debug, Clone)]
@@ -344,11 +346,13 @@ pub async fn delete(tx: &mut OrgTx, name: &str) -> Result<()> {
     audit::record(tx, Action::ConnectionDeleted, resource(name), &()).await
 }
 
-/// Stores a token that a run brings, in a connection of its own scope.
+/// Stores a token that a run brings, in a connection of its own scope. It is good for one hour if nobody says for how long.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Invalid`] for a token over 64 KiB.
+/// [`Error::NotFound`]; [`Error::Invalid`] for a token that is empty or over 64 KiB.
 pub async fn set_token(tx: &mut OrgTx, vault: &Vault, name: &str, tokens: Tokens) -> Result<()> {
+    let tokens =
+        tokens.checked().map_err(|Unfit(member, why)| Error::invalid(format!("/token/{member}"), why))?;
     let connection = get(tx, name).await?;
     store(tx, vault, &connection, &tokens, Source::Given).await?;
     audit::record(tx, Action::ConnectionTokenSet, resource(name), &()).await
@@ -403,11 +407,11 @@ enum Source {
     Refreshed,
 }
 
-/// Stores new tokens of the server that `connection` names; a missing refresh token keeps the old one when it is a refresh.
-/// One without anybody leaves an authorization that goes on meanwhile as it is.
+/// Stores new tokens, [checked](Tokens::checked), of the server that `connection` names; a missing refresh token keeps the old
+/// one when it is a refresh. One without anybody leaves an authorization that goes on meanwhile as it is.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a token over 64 KiB; [`Error::Impossible`] when tokens come from elsewhere since.
+/// [`Error::Impossible`] when tokens come from elsewhere since.
 async fn store(
     tx: &mut OrgTx,
     vault: &Vault,
@@ -415,10 +419,6 @@ async fn store(
     tokens: &Tokens,
     source: Source,
 ) -> Result<()> {
-    let fits = |token: &SecretString| token.expose_secret().len() <= MAX_TOKEN;
-    if !fits(&tokens.access_token) || !tokens.refresh_token.as_ref().is_none_or(fits) {
-        return Err(Error::invalid("/access_token", "may have at most 64 KiB"));
-    }
     let owner = connection.organization_id;
     let key = data_keys::get_or_create(tx.conn(), vault, owner).await?;
     let access = seal(&key, owner, &connection.name, Sealed::AccessToken, &tokens.access_token)?;

@@ -75,7 +75,7 @@ pub async fn refresh_due(db: &Db, refresher: &Refresher) -> Result<Option<Report
     tx.commit().await?;
 
     let scoped = due.into_iter().map(|one| (OrgScope::for_system(one.organization_id, ACTOR, None), one));
-    let mut report = refresh_each(refresher, scoped.collect()).await;
+    let mut report = refresh_each(refresher, scoped.collect(), std::future::pending()).await;
     report.total = total;
     let mut tx = db.begin_system(&SYSTEM).await?;
     sqlx::query!(
@@ -89,17 +89,23 @@ pub async fn refresh_due(db: &Db, refresher: &Refresher) -> Result<Option<Report
     Ok(Some(report))
 }
 
-/// Refreshes what can be refreshed of exactly the scope, now.
+/// Refreshes what can be refreshed of exactly the scope, now; what takes longer than `patience` has neither succeeded nor
+/// failed.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn refresh_scope(db: &Db, refresher: &Refresher, scope: &OrgScope) -> Result<Report> {
+pub async fn refresh_scope(
+    db: &Db,
+    refresher: &Refresher,
+    scope: &OrgScope,
+    patience: Duration,
+) -> Result<Report> {
     let mut tx = db.begin(scope).await?;
     let all = list(&mut tx).await?;
     tx.commit().await?;
     let total = i64::try_from(all.len()).unwrap_or(i64::MAX);
     let due = all.into_iter().filter(Connection::can_refresh).map(|one| (scope.clone(), one)).collect();
-    let mut report = refresh_each(refresher, due).await;
+    let mut report = refresh_each(refresher, due, tokio::time::sleep(patience)).await;
     report.total = total;
     Ok(report)
 }
@@ -126,13 +132,19 @@ pub async fn last_run(db: &Db) -> Result<(Option<RunOfRefresh>, DateTime<Utc>)> 
     Ok((run, next))
 }
 
-async fn refresh_each(refresher: &Refresher, due: Vec<(OrgScope, Connection)>) -> Report {
+/// Refreshes these, as far as it gets until then. What is under way goes on, since no answer of a provider may be lost.
+async fn refresh_each(
+    refresher: &Refresher,
+    due: Vec<(OrgScope, Connection)>,
+    until: impl Future<Output = ()>,
+) -> Report {
     let mut report = Report { needed: i64::try_from(due.len()).unwrap_or(i64::MAX), ..Report::default() };
     let work = due.into_iter().map(|(scope, connection)| async move {
         let outcome = refresher.refresh(&scope, &connection).await;
         (connection.name, outcome)
     });
-    let mut done = futures::stream::iter(work).buffer_unordered(AT_ONCE);
+    let done = futures::stream::iter(work).buffer_unordered(AT_ONCE).take_until(until);
+    let mut done = std::pin::pin!(done);
     while let Some((name, outcome)) = done.next().await {
         let reason = match outcome {
             Ok(Refreshed::Fresh) => {

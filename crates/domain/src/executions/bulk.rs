@@ -96,7 +96,9 @@ pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result
          UPDATE executions e
          SET status = CASE e.status WHEN 'Pending' THEN 'Cancelled' ELSE 'Cancelling' END,
              completed_at = CASE e.status WHEN 'Pending' THEN now() END,
-             error_message = CASE e.status WHEN 'Pending' THEN 'cancelled before it started' END,
+             error_message = CASE WHEN e.status <> 'Pending' THEN NULL
+                 WHEN e.attempt > e.given_back THEN 'cancelled before its next attempt'
+                 ELSE 'cancelled before it started' END,
              -- What an attempt before failed with is not what it ends with.
              error_type = NULL, is_user_error = FALSE,
              cancel_requested_at = now()

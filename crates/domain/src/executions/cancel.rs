@@ -29,7 +29,9 @@ pub async fn cancel(tx: &mut OrgTx, id: ExecutionId) -> Result<Cancelled> {
         r#"UPDATE executions
            SET status = CASE status WHEN 'Pending' THEN 'Cancelled' ELSE 'Cancelling' END,
                completed_at = CASE status WHEN 'Pending' THEN now() END,
-               error_message = CASE status WHEN 'Pending' THEN 'cancelled before it started' END,
+               error_message = CASE WHEN status <> 'Pending' THEN NULL
+                   WHEN attempt > given_back THEN 'cancelled before its next attempt'
+                   ELSE 'cancelled before it started' END,
                -- What an attempt before failed with is not what it ends with.
                error_type = NULL, is_user_error = FALSE,
                cancel_requested_at = now()

@@ -145,7 +145,7 @@ async fn write(conn: &mut PgConnection, outcomes: &[Outcome]) -> Result<Vec<Reco
                SELECT l.execution_id, l.sequence, l.user_sequence, u.organization_id, l.attempt, l.level, l.message, l.data::json, l.logged_at
                FROM UNNEST($14::uuid[], $15::bigint[], $16::bigint[], $17::int[], $18::text[], $19::text[], $20::text[], $21::timestamptz[])
                    AS l (execution_id, sequence, user_sequence, attempt, level, message, data, logged_at)
-               JOIN updated u ON u.id = l.execution_id
+               JOIN updated u ON u.id = l.execution_id AND u.attempt = l.attempt
            )
            SELECT id AS "id!: ExecutionId", attempt AS "attempt!", status AS "status!: Status", completed_at FROM updated"#,
         &ids,

@@ -2,6 +2,8 @@
 //!
 //! A line is accepted only with the attempt that holds the fence; sequences have no gaps.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -49,8 +51,10 @@ pub struct Batch {
 /// meanwhile: the lock is the weakest, for a heartbeat passes by what is locked, and whoever logs without pause would
 /// lose the lease.
 pub(super) async fn append(conn: &mut PgConnection, batches: &[Batch]) -> Result<usize> {
-    let ids: Vec<Uuid> = batches.iter().map(|batch| batch.execution_id.0).collect();
-    let attempts: Vec<i32> = batches.iter().map(|batch| batch.attempt).collect();
+    // Each attempt once, however many batches it has: a row that is held twice would have each of its lines twice.
+    let holders: BTreeSet<(Uuid, i32)> =
+        batches.iter().map(|batch| (batch.execution_id.0, batch.attempt)).collect();
+    let (ids, attempts): (Vec<Uuid>, Vec<i32>) = holders.into_iter().unzip();
     let lines = Columns::of(batches.iter());
     let stored = sqlx::query!(
         "WITH held AS (

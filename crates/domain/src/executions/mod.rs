@@ -55,6 +55,15 @@ pub mod sweep;
 /// JSON that passes through unparsed.
 pub type RawJson = Box<RawValue>;
 
+/// What stands in for an error text that was not written for users.
+pub const NEUTRAL_ERROR: &str = "An error occurred during execution";
+
+/// The text of an error as a reader gets it: all of it for whoever sees everything, for anybody else only what was
+/// written for users.
+pub fn shown_error(message: Option<&str>, is_user_error: bool, sees_everything: bool) -> Option<String> {
+    message.map(|message| if sees_everything || is_user_error { message } else { NEUTRAL_ERROR }.to_owned())
+}
+
 /// State of an execution. The last five are terminal: exactly one, never changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
 #[sqlx(type_name = "text")]

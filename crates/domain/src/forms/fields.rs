@@ -98,12 +98,7 @@ fn check_field(faults: &mut Faults, at: &str, field: &Map<String, Value>) {
     }
     check_validation(faults, &format!("{at}/validation"), field.get("validation"));
     check_inputs(faults, at, field);
-    if !matches!(field.get("options"), None | Some(Value::Null)) {
-        let options = field.get("options").and_then(Value::as_array);
-        if options.is_none_or(|options| !options.iter().all(Value::is_object)) {
-            faults.add(format!("{at}/options"), "must be a list of objects");
-        }
-    }
+    check_options(faults, &format!("{at}/options"), field.get("options"));
     if let Some(types) = field.get("allowed_types").filter(|types| !types.is_null())
         && types.as_array().is_none_or(|types| !types.iter().all(Value::is_string))
     {
@@ -135,6 +130,17 @@ fn check_validation(faults: &mut Faults, at: &str, validation: Option<&Value>) {
     }
 }
 
+fn check_options(faults: &mut Faults, at: &str, options: Option<&Value>) {
+    let Some(options) = options.filter(|options| !options.is_null()) else { return };
+    let options = options.as_array().filter(|options| options.iter().all(Value::is_object));
+    let Some(options) = options else { return faults.add(at, "must be a list of objects") };
+    for (index, option) in options.iter().enumerate() {
+        for (name, _) in option.as_object().into_iter().flatten().filter(|(_, value)| !value.is_string()) {
+            faults.add(pointer_below(&format!("{at}/{index}"), name), "must be text");
+        }
+    }
+}
+
 fn check_inputs(faults: &mut Faults, at: &str, field: &Map<String, Value>) {
     let at = format!("{at}/data_provider_inputs");
     let Some(inputs) = field.get("data_provider_inputs").filter(|inputs| !inputs.is_null()) else { return };
@@ -154,11 +160,18 @@ fn check_inputs(faults: &mut Faults, at: &str, field: &Map<String, Value>) {
             continue;
         };
         for (_, member) in MODES {
-            let is_there = input.get(member).is_some_and(|value| !value.is_null());
-            if member == *needed && !is_there {
-                faults.add(format!("{at}/{member}"), &format!("is required in mode {mode}"));
-            } else if member != *needed && is_there {
-                faults.add(format!("{at}/{member}"), &format!("does not belong to mode {mode}"));
+            let given = input.get(member).filter(|value| !value.is_null());
+            match given {
+                None if member != *needed => {}
+                Some(_) if member != *needed => {
+                    faults.add(format!("{at}/{member}"), &format!("does not belong to mode {mode}"));
+                }
+                // A value may well be empty; the name of a field and an expression are none then.
+                Some(Value::String(text)) if member == "value" || !text.is_empty() => {}
+                None | Some(Value::String(_)) => {
+                    faults.add(format!("{at}/{member}"), &format!("is required in mode {mode}"));
+                }
+                Some(_) => faults.add(format!("{at}/{member}"), "must be text"),
             }
         }
     }
@@ -235,6 +248,10 @@ mod tests {
             (with(json!({"validation": {"min": 5, "max": 4}})), &["/validation/max"]),
             (with(json!({"options": {}})), &["/options"]),
             (with(json!({"options": ["a"]})), &["/options"]),
+            (
+                with(json!({"options": [{"label": "a", "value": "b"}, {"label": 5, "value": true}]})),
+                &["/options/1/label", "/options/1/value"],
+            ),
             (with(json!({"allowed_types": "image/*"})), &["/allowed_types"]),
             (with(json!({"allowed_types": [1]})), &["/allowed_types"]),
             (with(json!({"max_size_mb": 0})), &["/max_size_mb"]),
@@ -255,6 +272,16 @@ mod tests {
             ),
             (
                 input(json!({"mode": "expression", "expression": null})),
+                &["/data_provider_inputs/a~1b/expression"],
+            ),
+            (input(json!({"mode": "static", "value": 5})), &["/data_provider_inputs/a~1b/value"]),
+            (input(json!({"mode": "fieldRef", "field_name": 5})), &["/data_provider_inputs/a~1b/field_name"]),
+            (
+                input(json!({"mode": "fieldRef", "field_name": ""})),
+                &["/data_provider_inputs/a~1b/field_name"],
+            ),
+            (
+                input(json!({"mode": "expression", "expression": {}})),
                 &["/data_provider_inputs/a~1b/expression"],
             ),
             (

@@ -92,6 +92,9 @@ pub async fn sync(platform: &Platform) -> Result<Synced> {
         sqlx::query!("UPDATE forms SET file_is_due = TRUE WHERE id = ANY ($1)", &lost)
             .execute(tx.conn())
             .await?;
+    }
+    // Also those whose form was given another name by its file.
+    if !lost.is_empty() || !imported.is_empty() {
         synced.written += export::write_due(&mut tx, root, None).await?;
     }
     (synced.imported, synced.problems) = (imported.len(), problems.len());

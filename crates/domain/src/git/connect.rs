@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::merge::check_files;
-use super::names::{Address, Branch};
+use super::names::{Address, Branch, Server};
 use super::program::Git;
 use super::remote::Remote;
 use super::turn::Turn;
@@ -139,6 +139,30 @@ pub async fn connect(
     job: Option<&Claimed>,
     tell: impl Fn(String) + Send + Sync,
 ) -> Outcome<()> {
+    Box::pin(connect_by(platform, scope, wanted, None, job, tell)).await
+}
+
+/// The same at once, with a token that is kept in place of the saved one if it opens the repository.
+///
+/// # Errors
+/// As [`connect`]: a token that is refused leaves the saved one as it is.
+pub async fn connect_with(
+    platform: &Platform,
+    scope: &OrgScope,
+    wanted: &Wanted,
+    token: SecretString,
+) -> Outcome<()> {
+    Box::pin(connect_by(platform, scope, wanted, Some(token), None, |_| {})).await
+}
+
+async fn connect_by(
+    platform: &Platform,
+    scope: &OrgScope,
+    wanted: &Wanted,
+    given: Option<SecretString>,
+    job: Option<&Claimed>,
+    tell: impl Fn(String) + Send + Sync,
+) -> Outcome<()> {
     let address = Address::parse("/repo_url", &wanted.repo_url, &platform.settings)?;
     let branch = Branch::parse("/branch", &wanted.branch)?;
     let scope = scope.clone().widened();
@@ -152,7 +176,13 @@ pub async fn connect(
             "the repository was disconnected after this was asked for; ask again to connect it",
         ));
     }
-    let token = store::token(&mut tx, platform, &connection, address.server().as_ref()).await?;
+    let server = address.server();
+    // A folder of this machine asks for none.
+    let new_token = given.zip(server.clone());
+    let token = match &new_token {
+        Some((token, _)) => Some(token.clone()),
+        None => store::token(&mut tx, platform, &connection, server.as_ref()).await?,
+    };
     drop(tx);
     let is_there = connection.repo_url.as_deref() == Some(address.url().as_str())
         && connection.branch.as_deref() == Some(branch.as_str());
@@ -163,7 +193,7 @@ pub async fn connect(
         // An attempt before this one got as far and then lost its worker.
         return Ok(());
     }
-    let connecting = Connecting { platform, scope, turn, address, branch };
+    let connecting = Connecting { platform, scope, turn, address, branch, new_token };
     tell("Looking at the repository".into());
     for _ in 0..TRIES {
         if connecting.once(token.clone(), job, &tell).await? {
@@ -194,6 +224,8 @@ struct Connecting<'a> {
     turn: Turn,
     address: Address,
     branch: Branch,
+    /// To be kept for this server when it has connected.
+    new_token: Option<(SecretString, Server)>,
 }
 
 impl Connecting<'_> {
@@ -231,6 +263,9 @@ impl Connecting<'_> {
         }
         let mut tx = self.platform.db.begin(&self.scope).await?;
         self.turn.hold(&mut tx).await?;
+        if let Some((token, server)) = &self.new_token {
+            store::set_token(&mut tx, &self.platform.vault, token, server).await?;
+        }
         store::set_connected(&mut tx, &self.address, &self.branch, &old.place()).await?;
         let details = json!({"repo_url": self.address.url().as_str(), "branch": self.branch.as_str()});
         audit::record(&mut tx, Action::GitConnected, "git", &details).await?;

@@ -135,7 +135,7 @@ pub async fn list(db: &Db, user: UserId) -> Result<Vec<Linked>> {
     .await?)
 }
 
-/// Forgets a login of a user, as `actor` wishes, unless it is the last way in: no password, and no other login that is on
+/// Forgets a login of a user, whose e-mail address is `actor`, unless it is the last way in: no password, and no other login that is on
 /// offer.
 ///
 /// # Errors
@@ -170,8 +170,8 @@ pub async fn unlink(
     sqlx::query!("DELETE FROM provider_logins WHERE user_id = $1 AND provider = $2", user as _, provider)
         .execute(tx.conn())
         .await?;
-    audit::record_system(&mut tx, Action::LoginUnlinked, actor, format!("login/{provider}"), request_id)
-        .await?;
+    let (actor, login) = ((user, actor), format!("login/{provider}"));
+    audit::record_of_user(&mut tx, Action::LoginUnlinked, actor, login, request_id).await?;
     tx.commit().await
 }
 
@@ -246,7 +246,8 @@ async fn link(tx: &mut SystemTx, proven: &Proven, request_id: Option<&str>) -> R
         let name = proven.provider.display_name();
         return Err(Error::Forbidden(format!("this account is linked to another login of {name}")));
     }
-    audit::record_system(tx, Action::LoginLinked, email, resource(proven.provider), request_id).await?;
+    let (actor, login) = ((user.user_id, email), resource(proven.provider));
+    audit::record_of_user(tx, Action::LoginLinked, actor, login, request_id).await?;
     Ok(user)
 }
 

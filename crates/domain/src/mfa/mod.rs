@@ -359,7 +359,7 @@ fn place(name: &str) -> Place<'_> {
 }
 
 async fn record(tx: &mut SystemTx, action: Action, holder: Holder<'_>) -> Result<()> {
-    audit::record_system(tx, action, holder.email, holder.user, holder.request_id).await
+    audit::record_of_user(tx, action, (holder.user, holder.email), holder.user, holder.request_id).await
 }
 
 #[cfg(test)]

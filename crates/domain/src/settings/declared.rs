@@ -13,7 +13,8 @@ use super::table::settings;
 
 settings! {
     "Where it runs" {
-        /// `development`, `testing` (no rate limits) or `production`. Unset means production, which fails closed.
+        /// `development`, `testing` (no rate limits) or `production`. Unset means production, which fails closed; `bifrost up` on a
+        /// loopback address is development then.
         environment: Environment = Environment::default();
         /// Address and port of the api. Write `BIFROST_LISTEN` where a plain `LISTEN` would be ambiguous.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8000));

@@ -81,7 +81,8 @@ fn takes_type(field: &Value, name: &str, content_type: &str) -> bool {
         Some(_) => content_type == allowed,
         None => {
             let extension = allowed.trim_start_matches(['*', '.']);
-            name.rsplit_once('.').is_some_and(|(_, found)| found == extension)
+            // Some have two parts, as `.tar.gz`.
+            name.strip_suffix(extension).is_some_and(|before| !extension.is_empty() && before.ends_with('.'))
         }
     })
 }
@@ -138,5 +139,10 @@ mod tests {
         );
         assert!(!takes(json!(["image/*", ".pdf"]), "pdf", "imagex/png"));
         assert!(!takes(json!([".pdf"]), "a.pdf.exe", "application/pdf"));
+        assert!(takes(json!([".tar.gz"]), "Logs.TAR.gz", "application/gzip"));
+        assert!(takes(json!([".gz"]), "logs.tar.gz", "application/gzip"));
+        for other in ["logs.gz", "logstar.gz", "tar.gz"] {
+            assert!(!takes(json!([".tar.gz"]), other, "application/gzip"), "{other}");
+        }
     }
 }

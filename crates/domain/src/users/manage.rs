@@ -37,13 +37,15 @@ pub struct Changes {
     pub email: Option<String>,
     /// New display name.
     pub name: Option<String>,
-    /// Hash of a new password. Setting one ends all sessions of the user, and the links that were mailed.
+    /// Hash of a new password. Setting one completes an invitation, and ends all sessions of the user and the links that were
+    /// mailed.
     pub password_hash: Option<String>,
     /// Whether the user may sign in.
     pub is_active: Option<bool>,
     /// Promotes to platform administrator, or demotes.
     pub is_superuser: Option<bool>,
-    /// Whether the e-mail address counts as proven: what platform administrators say. A new address that anybody else typed is not.
+    /// Whether the e-mail address counts as proven: what platform administrators say. A new address that anybody else typed is
+    /// not, and neither is that of an invitation that anybody else completes.
     pub is_verified: Option<bool>,
     /// Moves into this organization; a demotion needs one. A move from another ends all sessions and SDK keys: whoever acts
     /// with one of them was let in by the organization that is left. The password stays, since nobody else is to know it.
@@ -120,7 +122,9 @@ pub async fn update(tx: &mut OrgTx, db: &Db, key: &UserKey, changes: Changes) ->
     let has_password = changes.password_hash.is_some();
     let has_new_address = email.as_ref().is_some_and(|new| *new != user.email);
     let is_admin = tx.scope().actor().is_platform_admin;
-    if changes.is_verified == Some(true) && !is_admin && (has_new_address || !user.is_verified) {
+    // An invitation counts as proven until somebody completes it; whoever sets the password has not read that mailbox.
+    let needs_proof = has_new_address || (has_password && !user.is_registered);
+    if changes.is_verified == Some(true) && !is_admin && (needs_proof || !user.is_verified) {
         return Err(Error::Forbidden("an address is proven by the link that is mailed to it".into()));
     }
     if has_new_address && is_foreign {
@@ -129,7 +133,7 @@ pub async fn update(tx: &mut OrgTx, db: &Db, key: &UserKey, changes: Changes) ->
     // Nobody proved the old address, so the password may be anybody's who knew it.
     let loses_password = has_new_address && !user.is_verified && !has_password;
     // Else whoever signs in with it through a provider would get this account, and its password be somebody else's.
-    let is_verified = changes.is_verified.or((has_new_address && !is_admin).then_some(false));
+    let is_verified = changes.is_verified.or((needs_proof && !is_admin).then_some(false));
     let changed = sqlx::query_as!(
         User,
         r#"UPDATE users
@@ -142,6 +146,7 @@ pub async fn update(tx: &mut OrgTx, db: &Db, key: &UserKey, changes: Changes) ->
                user_type = CASE WHEN $6 THEN 'PLATFORM' ELSE 'ORG' END,
                organization_id = $7,
                is_verified = COALESCE($8, is_verified),
+               is_registered = is_registered OR $10,
                updated_at = now()
            WHERE id = $1
            RETURNING id AS "id: UserId", organization_id AS "organization_id: OrgId", email, name, user_type, is_active,
@@ -155,6 +160,7 @@ pub async fn update(tx: &mut OrgTx, db: &Db, key: &UserKey, changes: Changes) ->
         organization as _,
         is_verified,
         has_password || loses_password,
+        has_password,
     )
     .fetch_one(tx.conn())
     .await

@@ -2,7 +2,11 @@
 //!
 //! A letter stays where it is until it was put back and the broker has confirmed it, or until it is dropped; whatever
 //! fails in between leaves it dead, or at worst both dead and back, which harms nobody: a message is a hint.
+//!
+//! A broker shows a letter only to whoever takes it out for a while, and has it at the end when it comes back. So one connection
+//! at a time does so, over all processes; and whoever lists looks at all of them, since their order says nothing.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeZone, Utc};
@@ -11,11 +15,11 @@ use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use sha2::{Digest, Sha256};
 
 use super::queue::Queue;
-use super::rabbit::Rabbit;
+use super::rabbit::{Rabbit, depth};
 use super::topology::DELIVERY_LIMIT;
 use super::{JobWakeup, Message, Wakeup, Wakeups, away};
 use crate::Result;
@@ -32,6 +36,12 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const ENOUGH: Duration = Duration::from_secs(12);
 /// A letter that was looked at so often is written anew: brokers drop what is handed back too often.
 const WEARY: i64 = 10;
+/// Between two looks whether another connection is done, or letters are back.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long letters may take to come back.
+const WAY_BACK: Duration = Duration::from_secs(1);
+/// Reply code of the broker for a queue that another connection has for itself.
+const RESOURCE_LOCKED: u16 = 405;
 
 /// A message that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +67,26 @@ pub struct DeadLetter {
 pub struct Moved {
     /// Put back into their queue, or dropped.
     pub moved: usize,
-    /// Refused by the broker; they are dead still.
+    /// Refused by the broker, so that they are dead still; and ids that no letter has.
     pub failed: usize,
+}
+
+impl Moved {
+    /// All of these letters were moved, which was wanted for these ids.
+    fn all(ids: Option<&[String]>, letters: &[DeadLetter]) -> Self {
+        let found = letters.iter().map(|letter| letter.id.clone()).collect();
+        Self { moved: letters.len(), failed: unknown(ids, &found) }
+    }
+}
+
+/// How many of these ids no letter has.
+fn unknown(ids: Option<&[String]>, found: &HashSet<String>) -> usize {
+    ids.unwrap_or_default()
+        .iter()
+        .collect::<HashSet<_>>()
+        .into_iter()
+        .filter(|id| !found.contains(*id))
+        .count()
 }
 
 /// What to do with letters.
@@ -141,7 +169,7 @@ impl Wakeups {
     pub async fn replay_dead_letters(&self, queue: Queue, ids: Option<&[String]>) -> Result<Moved> {
         match self {
             Self::InProcess(own) => {
-                Ok(Moved { moved: own.replay_dead(queue, |letter| letter.is_among(ids)), failed: 0 })
+                Ok(Moved::all(ids, &own.replay_dead(queue, |letter| letter.is_among(ids))))
             }
             Self::Rabbit(rabbit) => {
                 with_channel(rabbit, async |channel| decide(rabbit, channel, queue, ids, Fate::Replay).await)
@@ -156,9 +184,7 @@ impl Wakeups {
     /// As [`Self::replay_dead_letters`].
     pub async fn drop_dead_letters(&self, queue: Queue, ids: Option<&[String]>) -> Result<Moved> {
         match self {
-            Self::InProcess(own) => {
-                Ok(Moved { moved: own.drop_dead(queue, |letter| letter.is_among(ids)), failed: 0 })
-            }
+            Self::InProcess(own) => Ok(Moved::all(ids, &own.drop_dead(queue, |letter| letter.is_among(ids)))),
             Self::Rabbit(rabbit) => {
                 with_channel(rabbit, async |channel| decide(rabbit, channel, queue, ids, Fate::Drop).await)
                     .await
@@ -167,16 +193,38 @@ impl Wakeups {
     }
 }
 
-/// Does it over a connection of its own: what it holds goes back when that ends, and publishing goes on beside it.
+/// Does it over a connection of its own, when no other does: what it holds goes back when that ends, and publishing goes on
+/// beside it.
 async fn with_channel<T>(rabbit: &Rabbit, work: impl AsyncFnOnce(&Channel) -> lapin::Result<T>) -> Result<T> {
     let all = async {
         let (connection, channel) = rabbit.open().await.map_err(|error| away(error.to_string()))?;
-        let outcome = work(&channel).await;
+        let outcome = match take_turn(&connection, rabbit.topology().turn()).await {
+            Ok(()) => work(&channel).await,
+            Err(error) => Err(error),
+        };
         // Whether the goodbye arrives makes no difference.
         let _ = connection.close(200, "done".into()).await;
         outcome.map_err(|error| away(error.to_string()))
     };
     tokio::time::timeout(PATIENCE, all).await.map_err(away)?
+}
+
+/// Waits until no other connection looks at dead letters, and keeps the others waiting as long as this one lasts.
+async fn take_turn(connection: &Connection, name: String) -> lapin::Result<()> {
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    loop {
+        // The broker ends a channel with what it refuses.
+        let channel = connection.create_channel().await?;
+        match channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default()).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_locked(&error) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_locked(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(said) if said.get_id() == RESOURCE_LOCKED)
 }
 
 async fn list(
@@ -187,16 +235,27 @@ async fn list(
 ) -> lapin::Result<Vec<DeadLetter>> {
     let dead = rabbit.topology().dead_of(queue);
     let (mut letters, mut held) = (Vec::new(), Vec::new());
-    while held.len() < limit
+    let began = Instant::now();
+    while held.len() < MOST
+        && began.elapsed() < ENOUGH
         && let Some(message) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
     {
         letters.push(read(queue, &message).shown());
         held.push(to_go_back(message));
+        // As many in memory as are to be seen, and some.
+        if letters.len() >= limit.saturating_mul(2) {
+            keep_oldest(&mut letters, limit);
+        }
     }
-    for message in held {
-        give_back(rabbit, channel, queue, message).await?;
-    }
+    give_all_back(rabbit, channel, queue, held).await?;
+    keep_oldest(&mut letters, limit);
     Ok(letters)
+}
+
+/// Sorts the letters and forgets those that are too many.
+fn keep_oldest(letters: &mut Vec<DeadLetter>, limit: usize) {
+    letters.sort_by(|a, b| (a.died_at, &a.id).cmp(&(b.died_at, &b.id)));
+    letters.truncate(limit);
 }
 
 /// A message that is held to go back. The broker has it still; only what is written anew is needed whole.
@@ -223,7 +282,7 @@ async fn decide(
     let declared = channel.queue_declare(dead.as_str().into(), passive, FieldTable::default()).await?;
     // What dies meanwhile is for the next call.
     let mut left = (declared.message_count() as usize).min(MOST);
-    let (mut moved, mut kept) = (Moved::default(), Vec::new());
+    let (mut moved, mut kept, mut found) = (Moved::default(), Vec::new(), HashSet::new());
     let began = Instant::now();
     let work = async {
         while left > 0 && began.elapsed() < ENOUGH {
@@ -236,7 +295,9 @@ async fn decide(
                     break;
                 };
                 left -= 1;
-                if read(queue, &message).is_among(ids) {
+                let letter = read(queue, &message);
+                if letter.is_among(ids) {
+                    found.insert(letter.id);
                     batch.push(message)
                 } else {
                     kept.push(to_go_back(message))
@@ -256,10 +317,7 @@ async fn decide(
                 }
             }
         }
-        for message in kept.drain(..) {
-            give_back(rabbit, channel, queue, message).await?;
-        }
-        Ok(())
+        give_all_back(rabbit, channel, queue, std::mem::take(&mut kept)).await
     };
     let done: lapin::Result<()> = work.await;
     match done {
@@ -267,6 +325,7 @@ async fn decide(
         Err(error) if moved.moved > 0 => tracing::warn!(%error, moved = moved.moved, "the broker broke off"),
         done => done?,
     }
+    moved.failed += unknown(ids, &found);
     Ok(moved)
 }
 
@@ -293,6 +352,24 @@ async fn publish(
         accepted.push(matches!(confirm.await?, Confirmation::Ack(None)));
     }
     Ok(accepted)
+}
+
+/// Puts letters back among the dead, and waits until the next one who looks can see them.
+async fn give_all_back(
+    rabbit: &Rabbit,
+    channel: &Channel,
+    queue: Queue,
+    held: Vec<BasicGetMessage>,
+) -> lapin::Result<()> {
+    let (count, began) = (held.len() as u64, Instant::now());
+    for message in held {
+        give_back(rabbit, channel, queue, message).await?;
+    }
+    let dead = rabbit.topology().dead_of(queue);
+    while depth(channel, dead.clone()).await? < count && began.elapsed() < WAY_BACK {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 /// Puts a letter back among the dead.

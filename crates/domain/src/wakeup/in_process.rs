@@ -76,26 +76,21 @@ impl InProcess {
         self.of(name).with(|queue| queue.dead.iter().take(limit).cloned().collect())
     }
 
-    /// Puts these back to be delivered again; says how many there were.
-    pub(super) fn replay_dead(&self, name: Name, chosen: impl Fn(&DeadLetter) -> bool) -> usize {
+    /// Puts these back to be delivered again; says which there were.
+    pub(super) fn replay_dead(&self, name: Name, chosen: impl Fn(&DeadLetter) -> bool) -> Vec<DeadLetter> {
         let shared = self.of(name);
-        let count = shared.with(|queue| {
-            let (back, dead): (Vec<_>, Vec<_>) = queue.dead.drain(..).partition(chosen);
-            queue.dead = dead.into();
+        let back = shared.with(|queue| {
+            let back = queue.take_dead(chosen);
             queue.waiting.extend(back.iter().map(|letter| letter.payload.clone()));
-            back.len()
+            back
         });
         shared.arrived.notify_one();
-        count
+        back
     }
 
-    /// Forgets these; says how many there were.
-    pub(super) fn drop_dead(&self, name: Name, chosen: impl Fn(&DeadLetter) -> bool) -> usize {
-        self.of(name).with(|queue| {
-            let before = queue.dead.len();
-            queue.dead.retain(|letter| !chosen(letter));
-            before - queue.dead.len()
-        })
+    /// Forgets these; says which there were.
+    pub(super) fn drop_dead(&self, name: Name, chosen: impl Fn(&DeadLetter) -> bool) -> Vec<DeadLetter> {
+        self.of(name).with(|queue| queue.take_dead(chosen))
     }
 
     pub(super) fn consume<M: Message>(&self, name: Name) -> Consumer<M> {
@@ -108,6 +103,14 @@ impl InProcess {
             Name::GitSync => &self.git_sync,
             Name::PackagesInstall => &self.packages_install,
         }
+    }
+}
+
+impl Queue {
+    fn take_dead(&mut self, chosen: impl Fn(&DeadLetter) -> bool) -> Vec<DeadLetter> {
+        let (taken, dead): (Vec<_>, Vec<_>) = self.dead.drain(..).partition(chosen);
+        self.dead = dead.into();
+        taken
     }
 }
 

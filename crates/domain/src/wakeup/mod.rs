@@ -252,6 +252,23 @@ impl Wakeups {
         self.depth().await.map(|_| ())
     }
 
+    /// Waits until the broker is found to have queues that stand with other arguments, and says which; for ever, once it was of
+    /// use.
+    pub async fn conflict_at_start(&self) -> String {
+        match self {
+            Self::InProcess(_) => std::future::pending().await,
+            Self::Rabbit(rabbit) => rabbit.conflict_at_start().await,
+        }
+    }
+
+    /// What the broker has with other arguments now; only [`topology::END_OF_CONFLICT`] ends that.
+    pub fn conflict(&self) -> Option<String> {
+        match self {
+            Self::InProcess(_) => None,
+            Self::Rabbit(rabbit) => rabbit.conflict(),
+        }
+    }
+
     /// Begins to consume, holding at most `prefetch` deliveries; reconnects by itself.
     pub fn consume(&self, prefetch: u16) -> Consumer {
         self.consume_from(Queue::Executions, prefetch)

@@ -17,11 +17,11 @@ use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::queue::Queue;
-use super::topology::Topology;
+use super::topology::{END_OF_CONFLICT, Topology, TopologyError};
 use super::{Message, away};
 use crate::telemetry::metrics::{self, Published};
 use crate::{Error, Result};
@@ -43,6 +43,17 @@ pub struct Rabbit {
     uri: Arc<AMQPUri>,
     topology: Topology,
     orders: mpsc::Sender<Order>,
+    standing: watch::Receiver<Standing>,
+}
+
+/// What the publishing connection has last found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    /// Nothing yet, or a broker that is away.
+    Away,
+    Usable,
+    /// Queues that are none of ours; in words.
+    Conflict(String),
 }
 
 #[derive(Debug)]
@@ -74,8 +85,9 @@ impl Rabbit {
         let mut uri: AMQPUri = url.expose_secret().parse().map_err(Error::internal)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         let (orders, inbox) = mpsc::channel(1_024);
-        let rabbit = Self { uri: Arc::new(uri), topology: Topology::new(prefix), orders };
-        tokio::spawn(publish_forever(rabbit.uri.clone(), rabbit.topology.clone(), inbox));
+        let (stands, standing) = watch::channel(Standing::Away);
+        let rabbit = Self { uri: Arc::new(uri), topology: Topology::new(prefix), orders, standing };
+        tokio::spawn(publish_forever(rabbit.uri.clone(), rabbit.topology.clone(), inbox, stands));
         Ok(rabbit)
     }
 
@@ -104,8 +116,27 @@ impl Rabbit {
 
     /// A connection of its own, with the topology declared. It is not probed: an expired probe stays, and is counted, behind a
     /// dead letter until that is gone.
-    pub(super) async fn open(&self) -> lapin::Result<(Connection, Channel)> {
+    pub(super) async fn open(&self) -> Result<(Connection, Channel), TopologyError> {
         open(&self.uri, &self.topology).await
+    }
+
+    /// Waits until the broker is found to have queues that are none of ours, and says which; for ever, once it was of use.
+    pub(super) async fn conflict_at_start(&self) -> String {
+        let mut standing = self.standing.clone();
+        let found = standing.wait_for(|standing| *standing != Standing::Away).await;
+        let found = found.map(|found| Standing::clone(&found));
+        match found {
+            Ok(Standing::Conflict(words)) => words,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// What is in conflict now.
+    pub(super) fn conflict(&self) -> Option<String> {
+        match &*self.standing.borrow() {
+            Standing::Conflict(words) => Some(words.clone()),
+            Standing::Away | Standing::Usable => None,
+        }
     }
 
     pub(super) fn topology(&self) -> &Topology {
@@ -134,9 +165,21 @@ impl Rabbit {
         order: impl FnOnce(oneshot::Sender<Result<T>>) -> Order,
         patience: Duration,
     ) -> Result<T> {
+        if let Some(conflict) = self.conflict() {
+            return Err(away(conflict));
+        }
         let (answer, answered) = oneshot::channel();
         self.orders.send(order(answer)).await.map_err(away)?;
-        tokio::time::timeout(patience, answered).await.map_err(away)?.map_err(away)?
+        let in_conflict = async {
+            let is_conflict = |standing: &Standing| matches!(standing, Standing::Conflict(_));
+            // It fails only when there is nobody left to answer.
+            let _ = self.standing.clone().wait_for(is_conflict).await;
+        };
+        tokio::select! {
+            biased;
+            answer = tokio::time::timeout(patience, answered) => answer.map_err(away)?.map_err(away)?,
+            () = in_conflict => Err(away(self.conflict().unwrap_or_default())),
+        }
     }
 }
 
@@ -165,32 +208,40 @@ pub(super) async fn ack<M>(deliveries: Vec<Delivery<M>>) {
     }
 }
 
-/// Connects, with growing pauses; declares and proves the topology.
-async fn connect(uri: &AMQPUri, topology: &Topology) -> (Connection, Channel) {
+/// Connects, with growing pauses; declares and proves the topology. `tell` hears how each try ended.
+async fn connect(uri: &AMQPUri, topology: &Topology, tell: impl Fn(Standing)) -> (Connection, Channel) {
     let mut pause = FIRST_PAUSE;
     loop {
         match tokio::time::timeout(ANSWER_TIMEOUT, try_connect(uri, topology)).await {
-            Ok(Ok(connected)) => return connected,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, retry_in = ?pause, "RabbitMQ is not usable, trying again")
+            Ok(Ok(connected)) => {
+                tell(Standing::Usable);
+                return connected;
             }
-            Err(_) => tracing::warn!(retry_in = ?pause, "RabbitMQ does not answer, trying again"),
+            Ok(Err(error @ TopologyError::Conflict { .. })) => {
+                tracing::error!(%error, retry_in = ?pause, "RabbitMQ is not usable: {END_OF_CONFLICT}");
+                tell(Standing::Conflict(error.to_string()));
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, retry_in = ?pause, "RabbitMQ is not usable, trying again");
+                tell(Standing::Away);
+            }
+            Err(_) => {
+                tracing::warn!(retry_in = ?pause, "RabbitMQ does not answer, trying again");
+                tell(Standing::Away);
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-async fn try_connect(
-    uri: &AMQPUri,
-    topology: &Topology,
-) -> Result<(Connection, Channel), super::topology::ProbeError> {
+async fn try_connect(uri: &AMQPUri, topology: &Topology) -> Result<(Connection, Channel), TopologyError> {
     let (connection, channel) = open(uri, topology).await?;
     topology.probe(&channel).await?;
     Ok((connection, channel))
 }
 
-async fn open(uri: &AMQPUri, topology: &Topology) -> lapin::Result<(Connection, Channel)> {
+async fn open(uri: &AMQPUri, topology: &Topology) -> Result<(Connection, Channel), TopologyError> {
     let connection = Connection::connect_uri(uri.clone(), ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -198,10 +249,16 @@ async fn open(uri: &AMQPUri, topology: &Topology) -> lapin::Result<(Connection, 
     Ok((connection, channel))
 }
 
-async fn publish_forever(uri: Arc<AMQPUri>, topology: Topology, mut orders: mpsc::Receiver<Order>) {
+async fn publish_forever(
+    uri: Arc<AMQPUri>,
+    topology: Topology,
+    mut orders: mpsc::Receiver<Order>,
+    stands: watch::Sender<Standing>,
+) {
     let window = Arc::new(Semaphore::new(WINDOW));
+    let tell = |standing| drop(stands.send_replace(standing));
     loop {
-        let (connection, channel) = connect(&uri, &topology).await;
+        let (connection, channel) = connect(&uri, &topology, &tell).await;
         tracing::info!("publishing to RabbitMQ");
         loop {
             let Some(order) = orders.recv().await else {
@@ -237,7 +294,7 @@ async fn carry_out(
 }
 
 /// Messages that wait in a queue.
-async fn depth(channel: &Channel, queue: String) -> lapin::Result<u64> {
+pub(super) async fn depth(channel: &Channel, queue: String) -> lapin::Result<u64> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
     Ok(declared.message_count().into())
@@ -333,7 +390,7 @@ async fn consume_forever<M: Message>(
     let mut epoch = 0;
     loop {
         epoch += 1;
-        let (connection, channel) = connect(&uri, &topology).await;
+        let (connection, channel) = connect(&uri, &topology, drop).await;
         match consume(&channel, &topology.queue(queue), prefetch, epoch, &deliveries).await {
             Ok(()) => tracing::warn!("RabbitMQ ended the consumer, connecting again"),
             Err(error) => tracing::warn!(%error, "the consuming connection broke, connecting again"),

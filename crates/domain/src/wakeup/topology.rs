@@ -8,12 +8,16 @@ use lapin::options::{
     QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
+use lapin::{BasicProperties, Channel, Confirmation, ErrorKind, ExchangeKind};
 
 use super::queue::Queue;
 
 /// Deliveries of a message before it is dead.
 pub const DELIVERY_LIMIT: i64 = 5;
+/// What ends a [`TopologyError::Conflict`].
+pub const END_OF_CONFLICT: &str = "delete it at the broker, or choose another QUEUE_PREFIX";
+/// Reply code of the broker to a declaration that differs from what stands.
+const PRECONDITION_FAILED: u16 = 406;
 
 const QUEUES: [(&str, &str); 3] = [
     ("workflow.executions", "workflow.execute"),
@@ -61,6 +65,11 @@ impl Topology {
         }
     }
 
+    /// The queue that only one connection has at a time: whoever looks at dead letters.
+    pub(super) fn turn(&self) -> String {
+        format!("{}bifrost.dead-letters", self.prefix)
+    }
+
     pub(super) fn dead_exchange(&self) -> String {
         format!("{}bifrost.dlx", self.prefix)
     }
@@ -68,13 +77,14 @@ impl Topology {
     /// Declares everything; what stands already is left alone.
     ///
     /// # Errors
-    /// [`lapin::Error`] with `PRECONDITION_FAILED` when something stands with other arguments.
-    pub async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
+    /// [`TopologyError::Conflict`] when something stands with other arguments.
+    pub async fn declare(&self, channel: &Channel) -> Result<(), TopologyError> {
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         for exchange in [self.direct(), self.dead_exchange()] {
-            channel
-                .exchange_declare(exchange.into(), ExchangeKind::Direct, durable, FieldTable::default())
-                .await?;
+            let name = exchange.as_str().into();
+            let declared =
+                channel.exchange_declare(name, ExchangeKind::Direct, durable, FieldTable::default()).await;
+            declared.map_err(|error| TopologyError::of(&exchange, error))?;
         }
         for (name, routing_key) in QUEUES {
             let queue = format!("{}{name}", self.prefix);
@@ -90,8 +100,8 @@ impl Topology {
     /// Publishes a probe to each dead-letter route; it expires at once. `channel` must confirm.
     ///
     /// # Errors
-    /// [`lapin::Error`], or the name of a route that leads nowhere.
-    pub async fn probe(&self, channel: &Channel) -> Result<(), ProbeError> {
+    /// [`TopologyError::Unrouted`] for a route that leads nowhere.
+    pub async fn probe(&self, channel: &Channel) -> Result<(), TopologyError> {
         let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let fleeting =
             BasicProperties::default().with_expiration("0".into()).with_type("bifrost.probe".into());
@@ -108,7 +118,7 @@ impl Topology {
                 .await?
                 .await?;
             if !matches!(confirm, Confirmation::Ack(None)) {
-                return Err(ProbeError::Unrouted(dead));
+                return Err(TopologyError::Unrouted(dead));
             }
         }
         Ok(())
@@ -135,10 +145,10 @@ impl Topology {
         channel: &Channel,
         queue: &str,
         arguments: FieldTable,
-    ) -> lapin::Result<()> {
+    ) -> Result<(), TopologyError> {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(queue.into(), durable, arguments).await?;
-        Ok(())
+        let declared = channel.queue_declare(queue.into(), durable, arguments).await;
+        declared.map(drop).map_err(|error| TopologyError::of(queue, error))
     }
 
     async fn bind(&self, channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
@@ -170,13 +180,33 @@ impl Topology {
 
 /// Why the topology is not usable.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
+pub enum TopologyError {
+    /// Something of this name stands with other arguments; nothing but [`END_OF_CONFLICT`] helps.
+    #[error("{name} stands with other arguments at the broker: {said}")]
+    Conflict {
+        /// A queue or an exchange.
+        name: String,
+        /// What the broker says to it.
+        said: String,
+    },
     /// The broker failed.
     #[error(transparent)]
     Amqp(#[from] lapin::Error),
     /// A dead-letter route leads nowhere.
     #[error("the dead-letter route to {0} leads nowhere")]
     Unrouted(String),
+}
+
+impl TopologyError {
+    /// Why the queue or exchange `name` could not be declared.
+    fn of(name: &str, error: lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(said) if said.get_id() == PRECONDITION_FAILED => {
+                Self::Conflict { name: name.to_owned(), said: said.get_message().to_string() }
+            }
+            _ => error.into(),
+        }
+    }
 }
 
 fn quorum() -> FieldTable {

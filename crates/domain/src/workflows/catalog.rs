@@ -1,6 +1,7 @@
 //! Finding the definition that a run names, by id or name.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,22 +13,30 @@ use crate::id::{OrgId, WorkflowId};
 use crate::remembered::get_or_find;
 use crate::{Db, Error, OrgScope, Reach, Result};
 
-/// How long a process may act on a definition that has changed since.
+/// How long a process that was not told may act on a definition that has changed since.
 const CATALOG_TTL: Duration = Duration::from_secs(1);
 
 /// Definitions by id or name, remembered for a second: a submit does not read the same row again and again.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    known: moka::future::Cache<(String, Option<OrgId>), Arc<Workflow>>,
+    known: moka::future::Cache<(u64, String, Option<OrgId>), Arc<Workflow>>,
+    /// How often it was told to forget. Part of the key, so that what was being read meanwhile is forgotten too.
+    changes: Arc<AtomicU64>,
 }
 
 impl Default for Catalog {
     fn default() -> Self {
-        Self { known: moka::future::Cache::builder().max_capacity(10_000).time_to_live(CATALOG_TTL).build() }
+        let known = moka::future::Cache::builder().max_capacity(10_000).time_to_live(CATALOG_TTL).build();
+        Self { known, changes: Arc::default() }
     }
 }
 
 impl Catalog {
+    /// Forgets all definitions, because they have changed.
+    pub fn forget(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The active workflow with this id or name: the organization's own first, then a global one.
     ///
     /// # Errors
@@ -38,7 +47,7 @@ impl Catalog {
             Reach::Global | Reach::Platform => None,
             Reach::Nothing => return Err(Error::NotFound("workflow")),
         };
-        let key = (id_or_name.to_owned(), org);
+        let key = (self.changes.load(Ordering::Relaxed), id_or_name.to_owned(), org);
         get_or_find(&self.known, key, async || find(db, scope, id_or_name).await).await
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::executions::claim::Claimed;
 use domain::executions::{Status, claim, finish, logs, reap};
 use domain::id::{ExecutionId, WorkerId};
 use domain::{OrgScope, in_time};
@@ -18,6 +19,25 @@ async fn lease(fixture: &Fixture, id: ExecutionId) -> i64 {
         "SELECT extract(EPOCH FROM lease_expires_at - now())::bigint FROM executions WHERE id = '{id}'"
     );
     fixture.count(&left).await
+}
+
+/// Lines of an attempt of this run, with these numbers.
+fn batch(claimed: &Claimed, attempt: i32, sequences: &[i64]) -> logs::Batch {
+    let line = |sequence: &i64| logs::Line {
+        sequence: *sequence,
+        user_sequence: Some(*sequence),
+        attempt,
+        level: "INFO".into(),
+        message: "line".into(),
+        data: None,
+        logged_at: chrono::Utc::now(),
+    };
+    logs::Batch {
+        execution_id: claimed.id,
+        organization_id: claimed.organization_id,
+        attempt,
+        lines: sequences.iter().map(line).collect(),
+    }
 }
 
 #[tokio::test]
@@ -59,21 +79,6 @@ async fn a_run_keeps_its_lease_while_its_lines_are_stored() {
     fixture.submit(&scope_of(fixture.org("acme").await), |_| {}).await.expect("accepted");
     let claimed = fixture.claim(worker, 1).await.remove(0);
     fixture.sql("UPDATE executions SET lease_expires_at = now() + interval '2 seconds'").await;
-    let line = logs::Line {
-        sequence: 1,
-        user_sequence: Some(1),
-        attempt: claimed.attempt,
-        level: "INFO".into(),
-        message: "line".into(),
-        data: None,
-        logged_at: chrono::Utc::now(),
-    };
-    let batch = logs::Batch {
-        execution_id: claimed.id,
-        organization_id: claimed.organization_id,
-        attempt: claimed.attempt,
-        lines: vec![line],
-    };
     // Somebody writes the same line and goes on: storing it waits for what becomes of that.
     let mut conn = fixture.test.db.connect().await;
     let mut other = conn.begin().await.expect("begins");
@@ -85,7 +90,7 @@ async fn a_run_keeps_its_lease_while_its_lines_are_stored() {
         .execute(&mut *other)
         .await
         .expect("inserts");
-    let batches = [batch];
+    let batches = [batch(&claimed, claimed.attempt, &[1])];
     let storing = finish::record(&fixture.platform.db, &batches, &[]);
     let beating = async {
         fixture.test.db.lock_is_awaited_by("INSERT INTO execution_logs").await;
@@ -101,6 +106,34 @@ async fn a_run_keeps_its_lease_while_its_lines_are_stored() {
 
     assert_eq!(stored.expect("stores").dropped_lines, 0);
     assert!(left > 5, "the lease grew beside the lines: {left} s");
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn lines_of_an_attempt_are_stored_once_however_many_batches_bring_them() {
+    let fixture = Fixture::embedded().await;
+    let scope = scope_of(fixture.org("acme").await);
+    for _ in 0..2 {
+        fixture.submit(&scope, |_| {}).await.expect("accepted");
+    }
+    let claimed = fixture.claim(WorkerId::generate(), 2).await;
+    let (one, other) = (&claimed[0], &claimed[1]);
+    let batches = [
+        batch(one, one.attempt, &[1, 2]),
+        batch(other, other.attempt, &[1]),
+        batch(one, one.attempt, &[3]),
+        // An attempt that has lost its fence.
+        batch(other, other.attempt - 1, &[2, 3]),
+        batch(other, other.attempt - 1, &[4]),
+    ];
+
+    let written = finish::record(&fixture.platform.db, &batches, &[]).await.expect("stores");
+
+    assert_eq!(written.dropped_lines, 3);
+    let stored = async |id: ExecutionId| {
+        fixture.count(&format!("SELECT count(*) FROM execution_logs WHERE execution_id = '{id}'")).await
+    };
+    assert_eq!((stored(one.id).await, stored(other.id).await), (3, 1));
     fixture.close().await;
 }
 

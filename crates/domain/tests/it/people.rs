@@ -95,7 +95,7 @@ async fn a_revoked_session_is_nobody() {
     let db = &fixture.platform.db;
 
     assert_eq!(sessions::find(db, principal.session_id).await.expect("asks"), Some(principal.clone()));
-    sessions::revoke(db, principal.session_id, "test", None).await.expect("revokes");
+    sessions::revoke(db, principal.session_id, &actor("test", true), None).await.expect("revokes");
     assert_eq!(sessions::find(db, principal.session_id).await.expect("asks"), None);
     fixture.close().await;
 }

@@ -45,7 +45,8 @@ impl Fixture {
     pub(crate) async fn register(&self, email: &str) -> domain::Result<User> {
         let registration =
             Registration { email: email.into(), name: None, password: PASSWORD.into(), production: false };
-        users::register(&self.platform.db, registration, None).await.map(|done| done.user)
+        let Platform { db, mailer, .. } = &self.platform;
+        users::register(db, mailer, registration, None).await.map(|done| done.user)
     }
 
     pub(crate) async fn sign_in(&self, email: &str) -> sessions::Started {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use domain::cache::Cache;
 use domain::id::ExecutionId;
-use domain::wakeup::dead_letters::SHOWN;
+use domain::process;
+use domain::wakeup::dead_letters::{DeadLetter, Moved, SHOWN};
 use domain::wakeup::queue::Queue;
 use domain::wakeup::topology::Topology;
 use domain::wakeup::{Wakeup, Wakeups};
@@ -98,8 +99,9 @@ async fn poison_goes_to_the_dead_letters_and_others_flow() {
             }
         })
         .await;
-        for (letter, message) in letters.iter().zip(poison) {
-            assert_eq!(letter.payload, message[..message.len().min(SHOWN)]);
+        for message in poison {
+            let shown = &message[..message.len().min(SHOWN)];
+            let letter = letters.iter().find(|letter| letter.payload == shown).expect("is among them");
             assert_eq!(letter.is_cut, message.len() > SHOWN);
             assert!(letter.reason.starts_with("rejected: "), "{}", letter.reason);
         }
@@ -118,6 +120,55 @@ async fn poison_goes_to_the_dead_letters_and_others_flow() {
                 poison.len()
             );
         }
+    })
+    .await;
+}
+
+/// The dead letters of a queue once there are so many.
+async fn dead(wakeups: &Wakeups, count: usize) -> Vec<DeadLetter> {
+    within("dead letters", async {
+        loop {
+            let letters = wakeups.dead_letters(&[Queue::Executions], 100).await.expect("reads");
+            if letters.len() == count {
+                return letters;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn looking_at_dead_letters_hides_none_from_others_and_keeps_their_order() {
+    against_both(async |wakeups| {
+        let mut consumer = wakeups.consume(8);
+        for number in 0..5 {
+            let poison = format!("poison {number}").into_bytes();
+            within("publish", wakeups.publish_raw(poison)).await.expect("confirmed");
+        }
+        // In one process a message dies when somebody takes it.
+        let nothing = tokio::spawn(async move { consumer.next(1).await });
+        let letters = dead(&wakeups, 5).await;
+
+        let looks = (0..4).map(|_| wakeups.dead_letters(&[Queue::Executions], 100));
+        for seen in within("looks", futures::future::join_all(looks)).await {
+            assert_eq!(seen.expect("reads"), letters);
+        }
+        for _ in 0..3 {
+            let oldest = wakeups.dead_letters(&[Queue::Executions], 1).await.expect("reads");
+            assert_eq!(oldest, letters[..1]);
+        }
+
+        let chosen = [letters[0].id.clone(), letters[3].id.clone(), "nope".to_owned()];
+        let (moved, _) = tokio::join!(
+            wakeups.drop_dead_letters(Queue::Executions, Some(&chosen)),
+            wakeups.dead_letters(&[Queue::Executions], 100),
+        );
+        assert_eq!(moved.expect("drops"), Moved { moved: 2, failed: 1 });
+        let unknown = wakeups.replay_dead_letters(Queue::Executions, Some(&chosen[2..])).await;
+        assert_eq!(unknown.expect("looks"), Moved { moved: 0, failed: 1 });
+        assert_eq!(dead(&wakeups, 3).await.len(), 3);
+        nothing.abort();
     })
     .await;
 }
@@ -190,6 +241,43 @@ async fn what_the_broker_refuses_or_returns_is_a_failure() {
     }
     println!("published with confirms: all well 3/3 told as well, refused and returned 2/2 told as failures");
     wakeups.remove_topology().await.expect("cleans up");
+    test.close().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_stands_with_other_arguments_ends_the_start_and_is_named() {
+    let test = TestEnv::create().await;
+    let settings = test.settings();
+    let url = settings.rabbitmq_url.clone().expect("the services are up");
+    let topology = Topology::new(&settings.queue_prefix);
+    let others = topology.queue(Queue::GitSync);
+    let channel = channel(&url).await;
+    channel
+        .queue_declare(others.as_str().into(), QueueDeclareOptions::default(), FieldTable::default())
+        .await
+        .expect("declares");
+
+    let platform = domain::Platform::open(settings).expect("opens");
+    let starting = process::with_own_queues(&platform, std::future::pending::<domain::Result<()>>());
+    let refused = within("the end of the start", starting).await.expect_err("does not start");
+    for named in [&*others, "QUEUE_PREFIX"] {
+        assert!(refused.to_string().contains(named), "{refused}");
+    }
+    let asked = within("an answer", platform.wakeups.ping()).await;
+    assert!(matches!(asked, Err(domain::Error::Unavailable { .. })), "{asked:?}");
+    assert!(platform.wakeups.conflict().is_some_and(|conflict| conflict.contains(&others)));
+
+    // Whatever ends it is found without a new start.
+    channel.queue_delete(others.into(), QueueDeleteOptions::default()).await.expect("deletes");
+    within("the end of the conflict", async {
+        while platform.wakeups.ping().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(platform.wakeups.conflict(), None);
+    platform.wakeups.remove_topology().await.expect("cleans up");
+    platform.close().await;
     test.close().await;
 }
 

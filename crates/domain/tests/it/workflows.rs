@@ -1,5 +1,6 @@
 //! Rows of workflows follow the index: ids survive, broken files keep their rows, names may be ambiguous.
 
+use domain::events::Event;
 use domain::workflows::{self, Index, Reading};
 use domain::{Error, OrgScope};
 use serde_json::{Value, json};
@@ -269,5 +270,30 @@ async fn a_function_that_is_found_twice_stops_nobody() {
         workflows::list(&mut tx).await.expect("lists").into_iter().map(|found| found.name).collect();
     assert_eq!(names, ["one", "three"], "the first counts");
     drop(tx);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_definition_is_remembered_until_the_workspace_is_said_to_have_changed() {
+    let fixture = Fixture::embedded().await;
+    let (db, catalog) = (&fixture.platform.db, &fixture.platform.catalog);
+    let scope = OrgScope::for_run(None, actor("admin", true));
+    let with = |category: &str| {
+        let mut flow = workflow("f", "flow");
+        flow["category"] = json!(category);
+        index(&[file("flow.py", json!([flow]), json!([]))])
+    };
+    let category = async || catalog.get(db, &scope, "flow").await.expect("finds").category.clone();
+    testkit::sync_workflows(db, &with("Before")).await.expect("syncs");
+    assert_eq!(category().await, "Before");
+
+    testkit::sync_workflows(db, &with("After")).await.expect("syncs");
+    catalog.forget();
+    assert_eq!(category().await, "After");
+
+    // Another process says it with an event.
+    testkit::sync_workflows(db, &with("Later")).await.expect("syncs");
+    fixture.platform.events.publish(Event::WorkspaceChanged);
+    testkit::eventually("the catalog to hear it", async || (category().await == "Later").then_some(())).await;
     fixture.close().await;
 }

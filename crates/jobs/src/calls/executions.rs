@@ -6,16 +6,16 @@
 use chrono::{DateTime, Utc};
 use domain::executions::list::{self, Filters};
 use domain::executions::logs::Line;
-use domain::executions::{Execution, RawJson, Status, read};
+use domain::executions::{Execution, RawJson, Status, read, shown_error};
 use domain::id::{ExecutionId, UserId};
 use domain::page::Cursor;
 use runner::MAX_FRAME;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Caller, Refusal, is_readable, told};
+use super::{Answer, Caller, Refusal, is_readable, parse_id, told};
+use crate::transcript::MAX_LINES;
 
 const MAX_LISTED: i64 = 1_000;
-const MAX_LINES: i64 = 20_000;
 /// Executions that are read at once: so many more results than fit into an answer are held at most.
 const PAGE: i64 = 16;
 /// Bytes of an answer that are left to what is around parameters, result and lines.
@@ -65,11 +65,12 @@ struct ShownLine {
 }
 
 pub(super) async fn get(caller: &Caller, args: Get) -> Answer<Shown> {
-    let id = args.execution_id.parse().map_err(|_| Refusal::value("execution_id is not an id"))?;
-    let all_levels = caller.scope.actor().is_platform_admin;
-    let (execution, lines) =
-        read::get_with_lines(&caller.platform.db, &caller.scope, id, MAX_LINES, all_levels).await?;
-    let shown = Shown::from(execution);
+    let id = parse_id("execution_id", &args.execution_id)?;
+    let (db, scope) = (&caller.platform.db, caller.scope_by_id());
+    // All there can be, and the marker.
+    let most = MAX_LINES + 1;
+    let (execution, lines) = read::get_with_lines(db, &scope, id, most, caller.sees_everything()).await?;
+    let shown = Shown::new(caller, execution);
     let room = MAX_FRAME.saturating_sub(AROUND + shown.bytes());
     Ok(Shown { logs: Some(first_lines(lines, room)?), ..shown })
 }
@@ -99,7 +100,7 @@ pub(super) async fn list(caller: &Caller, args: List) -> Answer<Vec<Shown>> {
         left -= wanted;
         for execution in page {
             after = Some(Cursor(execution.id.0));
-            let one = Shown::from(execution);
+            let one = Shown::new(caller, execution);
             bytes += one.bytes();
             if bytes > MAX_FRAME {
                 return Err(Refusal::runtime(too_large(shown.len() + 1)));
@@ -141,15 +142,10 @@ fn first_lines(lines: Vec<Line>, mut room: usize) -> Answer<Vec<RawJson>> {
 }
 
 impl Shown {
-    /// About how many it takes in an answer.
-    fn bytes(&self) -> usize {
-        self.parameters.get().len() + self.result.as_ref().map_or(0, |result| result.get().len())
-    }
-}
-
-impl From<Execution> for Shown {
-    fn from(execution: Execution) -> Self {
+    fn new(caller: &Caller, execution: Execution) -> Self {
+        let error = execution.error_message.as_deref();
         Self {
+            error_message: shown_error(error, execution.is_user_error, caller.sees_everything()),
             id: execution.id,
             workflow_name: execution.workflow_name,
             workflow_version: None,
@@ -158,13 +154,17 @@ impl From<Execution> for Shown {
             executed_by_name: execution.executed_by_name,
             parameters: execution.parameters.0,
             result: execution.result.map(|result| result.0),
-            error_message: execution.error_message,
             created_at: execution.created_at,
             started_at: execution.started_at,
             completed_at: execution.completed_at,
             duration_ms: execution.duration_ms,
             logs: None,
         }
+    }
+
+    /// About how many it takes in an answer.
+    fn bytes(&self) -> usize {
+        self.parameters.get().len() + self.result.as_ref().map_or(0, |result| result.get().len())
     }
 }
 

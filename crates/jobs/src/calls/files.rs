@@ -5,7 +5,7 @@
 //! code and forms are for platform administrators to change. It reads them in the tree that it is made of, so that all it reads is
 //! of one state; only what it has itself changed since another tree took that one's place, it reads where it wrote it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -109,14 +109,16 @@ pub(super) async fn exists(caller: &Caller, args: One) -> Answer {
     .await
 }
 
-/// Names in a folder, folders with a trailing `/`; what is hidden is left out.
+/// Names in a folder, folders with a trailing `/`; what is hidden is left out. Of a name in several places the first counts, as
+/// it does for who reads it.
 pub(super) async fn list(caller: &Caller, args: Folder) -> Answer {
     on_disk(caller, &args.directory, |places, folder| {
-        let mut names = BTreeSet::new();
+        // Each with whether it is a folder.
+        let mut names: BTreeMap<String, bool> = BTreeMap::new();
         let mut found = folder.is_root();
         let shown = |entry: &Entry| {
-            (!entry.path.name().starts_with('.'))
-                .then(|| format!("{}{}", entry.path.name(), if entry.is_folder { "/" } else { "" }))
+            let name = entry.path.name();
+            (!name.starts_with('.')).then(|| (name.to_owned(), entry.is_folder))
         };
         for root in places.existing() {
             match places.open(root)?.list(folder) {
@@ -124,7 +126,9 @@ pub(super) async fn list(caller: &Caller, args: Folder) -> Answer {
                 Err(error) => return Err(error),
                 Ok(entries) => {
                     found = true;
-                    names.extend(entries.iter().filter_map(shown));
+                    for (name, is_folder) in entries.iter().filter_map(shown) {
+                        names.entry(name).or_insert(is_folder);
+                    }
                 }
             }
         }
@@ -136,13 +140,15 @@ pub(super) async fn list(caller: &Caller, args: Folder) -> Answer {
                     names.extend(shown(&entry));
                 }
                 // It was a file, and this run has removed it.
-                Err(Error::NotFound(_)) => {
-                    names.remove(entry.name());
-                }
+                Err(Error::NotFound(_)) => names.retain(|name, is_folder| *is_folder || name != entry.name()),
                 Err(error) => return Err(error),
             }
         }
-        if found { Ok(names.into_iter().collect()) } else { Err(Error::NotFound("folder")) }
+        if !found {
+            return Err(Error::NotFound("folder"));
+        }
+        let shown = names.into_iter().map(|(name, is_folder)| if is_folder { name + "/" } else { name });
+        Ok(shown.collect::<BTreeSet<_>>().into_iter().collect())
     })
     .await
 }

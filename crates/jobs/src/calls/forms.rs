@@ -39,7 +39,7 @@ pub(super) async fn list(caller: &Caller) -> Answer<Vec<Shown>> {
 
 pub(super) async fn get(caller: &Caller, args: OneForm) -> Answer<Shown> {
     let id: FormId = parse_id("form_id", &args.form_id)?;
-    let mut tx = caller.begin(None).await?;
+    let mut tx = caller.begin_by_id().await?;
     let found = access::get_usable(&mut tx, id).await?;
     tx.commit().await?;
     Ok(found.into())

@@ -32,16 +32,18 @@ struct GivenToken {
     /// Seconds.
     expires_in: Option<i64>,
     scope: Option<String>,
+    /// The same, as `oauth.get` calls it.
+    scopes: Option<String>,
 }
 
 pub(super) async fn get(caller: &Caller, args: Provider) -> Answer {
-    let scope = caller.scope(args.org_id.as_deref())?;
+    let scope = caller.scope(args.org_id.as_deref()).await?;
     let found = caller.platform.refresher.credentials_for_run(&scope, &args.provider).await?;
     Ok(found.map_or(Value::Null, |credentials| show(caller, &credentials)))
 }
 
 pub(super) async fn refresh_token(caller: &Caller, args: Provider) -> Answer {
-    let scope = caller.scope(args.org_id.as_deref())?;
+    let scope = caller.scope(args.org_id.as_deref()).await?;
     let credentials = caller.platform.refresher.refresh_for_run(&scope, &args.provider).await?;
     Ok(show(caller, &credentials))
 }
@@ -56,7 +58,7 @@ pub(super) async fn set_token(caller: &Caller, args: SetToken) -> Answer {
         access_token: given.access_token,
         refresh_token: given.refresh_token,
         token_type: given.token_type.unwrap_or_else(|| "Bearer".into()),
-        scopes: given.scope,
+        scopes: given.scope.or(given.scopes),
         expires_at: given.expires_at.or_else(|| Utc::now().checked_add_signed(lifetime?)),
     };
     let mut tx = caller.begin(args.org_id.as_deref()).await?;

@@ -7,7 +7,7 @@ use domain::{Error, organizations};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Caller, Org, yes};
+use super::{Answer, Caller, Org, parse_id, yes};
 
 const MOST_ORGANIZATIONS: i64 = 10_000;
 const MANAGE: &str = "manage organizations";
@@ -23,7 +23,7 @@ pub(super) struct NewOrganization {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChangedOrganization {
-    org_id: OrgId,
+    org_id: String,
     name: Option<String>,
     domain: Option<String>,
     is_active: Option<bool>,
@@ -31,11 +31,11 @@ pub(super) struct ChangedOrganization {
 
 #[derive(Deserialize)]
 pub(super) struct OneOrganization {
-    org_id: OrgId,
+    org_id: String,
 }
 
 pub(super) async fn get(caller: &Caller, args: Org) -> Answer {
-    let scope = caller.scope(args.org_id.as_deref())?;
+    let scope = caller.scope(args.org_id.as_deref()).await?;
     let Some(id) = scope.owner()? else { return Ok(Value::Null) };
     let mut tx = caller.platform.db.begin(&scope).await?;
     let found = organizations::get(&mut tx, id).await;
@@ -69,6 +69,7 @@ pub(super) async fn create(caller: &Caller, args: NewOrganization) -> Answer {
 }
 
 pub(super) async fn update(caller: &Caller, args: ChangedOrganization) -> Answer {
+    let id: OrgId = parse_id("org_id", &args.org_id)?;
     let changed = json!({ "name": args.name, "domain": args.domain, "is_active": args.is_active });
     let changes = organizations::Changes {
         name: args.name,
@@ -77,18 +78,19 @@ pub(super) async fn update(caller: &Caller, args: ChangedOrganization) -> Answer
         settings: None,
     };
     let mut tx = caller.begin_as_admin(MANAGE).await?;
-    let updated = organizations::update(&mut tx, args.org_id, changes).await?;
-    audit::record(&mut tx, Action::OrganizationUpdated, args.org_id, &changed).await?;
+    let updated = organizations::update(&mut tx, id, changes).await?;
+    audit::record(&mut tx, Action::OrganizationUpdated, id, &changed).await?;
     tx.commit().await?;
     Ok(show_organization(&updated))
 }
 
 /// Softly, as over HTTP: the organization becomes inactive.
 pub(super) async fn delete(caller: &Caller, args: OneOrganization) -> Answer {
+    let id: OrgId = parse_id("org_id", &args.org_id)?;
     let inactive = organizations::Changes { is_active: Some(false), ..organizations::Changes::default() };
     let mut tx = caller.begin_as_admin(MANAGE).await?;
-    organizations::update(&mut tx, args.org_id, inactive).await?;
-    audit::record(&mut tx, Action::OrganizationDeleted, args.org_id, &()).await?;
+    organizations::update(&mut tx, id, inactive).await?;
+    audit::record(&mut tx, Action::OrganizationDeleted, id, &()).await?;
     tx.commit().await?;
     Ok(Value::Bool(true))
 }

@@ -1,4 +1,5 @@
-//! `roles.*`: those of the run's scope and the global ones to read; to change them one must administer the platform.
+//! `roles.*`: those of the run's scope and the global ones to read; to change them, or to find those of another organization
+//! by their id, one must administer the platform.
 
 use domain::audit::{self, Action};
 use domain::forms::access;
@@ -59,7 +60,7 @@ pub(super) async fn list(caller: &Caller) -> Answer {
 
 pub(super) async fn get(caller: &Caller, args: OneRole) -> Answer {
     let id = role(&args.role_id)?;
-    let mut tx = caller.begin(None).await?;
+    let mut tx = caller.begin_by_id().await?;
     let found = roles::get(&mut tx, id).await?;
     tx.commit().await?;
     Ok(show(&found))
@@ -111,7 +112,7 @@ pub(super) async fn delete(caller: &Caller, args: OneRole) -> Answer {
 
 pub(super) async fn list_users(caller: &Caller, args: OneRole) -> Answer {
     let id = role(&args.role_id)?;
-    let mut tx = caller.begin(None).await?;
+    let mut tx = caller.begin_by_id().await?;
     let users = members::list(&mut tx, id, MOST_USERS, None).await?;
     tx.commit().await?;
     Ok(json!(users))
@@ -119,7 +120,7 @@ pub(super) async fn list_users(caller: &Caller, args: OneRole) -> Answer {
 
 pub(super) async fn list_forms(caller: &Caller, args: OneRole) -> Answer {
     let id = role(&args.role_id)?;
-    let mut tx = caller.begin(None).await?;
+    let mut tx = caller.begin_by_id().await?;
     let forms = access::forms_of(&mut tx, id).await?;
     tx.commit().await?;
     Ok(json!(forms))

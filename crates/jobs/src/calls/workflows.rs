@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use domain::events::Update;
 use domain::executions::submit::{NewExecution, Work};
-use domain::executions::{Execution, RawJson, Status, read, sealed};
+use domain::executions::{Execution, RawJson, Status, read, sealed, shown_error};
 use domain::id::ExecutionId;
 use domain::{Error, workflows};
 use serde::{Deserialize, Serialize};
@@ -92,11 +92,11 @@ pub(super) async fn execute(caller: &Caller, args: Execute) -> Answer<Child> {
             if let Some(update) = watch.terminal(LOOK_AGAIN).await
                 && !update.result_omitted
             {
-                return Ok::<_, Refusal>(Child::from(update));
+                return Ok::<_, Refusal>(Child::of_update(caller, update));
             }
             let child = read::get(&platform.db, &caller.scope, submitted.id).await?;
             if child.status.is_terminal() {
-                return Ok(Child::from(child));
+                return Ok(Child::of_row(caller, child));
             }
         }
     };
@@ -124,26 +124,26 @@ async fn hand_over(
     Ok((shown, Some(sealed)))
 }
 
-impl From<Update> for Child {
-    fn from(update: Update) -> Self {
+impl Child {
+    fn of_update(caller: &Caller, update: Update) -> Self {
+        let error = update.error_message.as_deref();
         Self::Ended {
             execution_id: update.execution_id,
             status: update.status,
             result: update.result,
-            error: update.error_message,
+            error: shown_error(error, update.is_user_error, caller.sees_everything()),
             error_type: update.error_type,
             duration_ms: update.duration_ms,
         }
     }
-}
 
-impl From<Execution> for Child {
-    fn from(execution: Execution) -> Self {
+    fn of_row(caller: &Caller, execution: Execution) -> Self {
+        let error = execution.error_message.as_deref();
         Self::Ended {
             execution_id: execution.id,
             status: execution.status,
             result: execution.result.map(|result| result.0),
-            error: execution.error_message,
+            error: shown_error(error, execution.is_user_error, caller.sees_everything()),
             error_type: execution.error_type,
             duration_ms: execution.duration_ms,
         }

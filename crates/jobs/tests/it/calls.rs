@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{Engine, result, user_of};
 
 const SDK: &str = r#"
-from bifrost import config, context, secrets, organizations, executions, workflows, workflow
+from bifrost import UserError, config, context, secrets, organizations, executions, workflows, workflow
 import base64, urllib.parse, logging
 
 @workflow()
@@ -161,6 +161,41 @@ async def manages_without_right(org: str):
     return {"refused": refused, "own": (await organizations.get(org)).name}
 
 @workflow()
+def fails(kind: str):
+    raise UserError("choose a site") if kind == "user" else ValueError("internal detail")
+
+@workflow()
+async def reads_errors(kind: str):
+    child = await workflows.execute("fails", {"kind": kind})
+    run = child["execution_id"]
+    listed = await executions.list(workflow_name="fails", limit=1)
+    return [child["error"], (await executions.get(run))["error_message"], (await workflows.get(run))["error_message"],
+            listed[0]["error_message"]]
+
+@workflow()
+def echoes(text: str):
+    return text
+
+@workflow()
+async def asks_oddly(unknown: str):
+    async def said(call):
+        try:
+            return repr(await call)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    nul = [config.set("k", "a\0b"), config.set("k", {"a": ["\0"]}), secrets.get("k\0"), organizations.create("a\0b")]
+    nowhere = [config.set("k", 1, org_id=unknown), config.get("k", org_id=unknown), organizations.get(unknown)]
+    no_id = [organizations.get("zz"), organizations.update("zz", name="x"), organizations.delete("zz"), config.get("k", org_id="zz"),
+             executions.get("zz")]
+    odd = [config.get(5), secrets.set("s", None), config.set("k", [10 ** 30]), config.set("k", 10 ** 30)]
+    seen = {name: [await said(call) for call in calls] for name, calls in
+            (("nul", nul), ("nowhere", nowhere), ("no id", no_id), ("odd", odd))}
+    await config.set("k", [2 ** 64 - 1, "\\u0000"])
+    seen["kept"] = await config.get("k") == [2 ** 64 - 1, "\\u0000"]
+    seen["handed over"] = (await workflows.execute("echoes", {"text": "a\0b"}))["result"] == "a\0b"
+    return seen
+
+@workflow()
 async def environment():
     import os
     seen = dict(os.environ)
@@ -292,6 +327,43 @@ async fn a_run_finds_no_credential_in_its_environment() {
     {
         assert!(!seen.contains(needle), "{needle} is readable");
     }
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn an_error_text_that_was_not_written_for_users_reaches_no_run_of_theirs() {
+    let engine = Engine::on_files(&[("sdk.py", SDK)]).await;
+    let acme = user_of(engine.org("acme").await);
+    let neutral = domain::executions::NEUTRAL_ERROR;
+    for (scope, kind, expected) in [
+        (&acme, "other", neutral),
+        (&acme, "user", "choose a site"),
+        (&Engine::admin(), "other", "internal detail"),
+    ] {
+        let run = engine.run(scope, "reads_errors", json!({ "kind": kind })).await;
+        assert_eq!(result(&run), json!(vec![expected; 4]), "{:?}", run.error_message);
+    }
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_is_refused_with_the_name_of_what_is_wrong() {
+    let engine = Engine::on_files(&[("sdk.py", SDK)]).await;
+    let unknown = "0190aaaa-0000-7000-8000-00000000ffff";
+
+    let run = engine.run(&Engine::admin(), "asks_oddly", json!({ "unknown": unknown })).await;
+
+    let nul = |name: &str| format!("ValueError: {name}: must not contain NUL");
+    let long = "ValueError: /value: has a whole number of more than 64 bits, which would come back rounded; set it as text";
+    let no_id = "ValueError: org_id: not an id";
+    let expected = json!({
+        "nul": [nul("value"), nul("value"), nul("key"), nul("name")],
+        "nowhere": vec!["ValueError: no such organization"; 3],
+        "no id": [no_id, no_id, no_id, no_id, "ValueError: execution_id: not an id"],
+        "odd": ["TypeError: key: must be a string", "TypeError: value: is required", long, long],
+        "kept": true, "handed over": true,
+    });
+    assert_eq!(result(&run), expected, "{:?}", run.error_message);
     engine.close().await;
 }
 

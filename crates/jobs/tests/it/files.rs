@@ -5,12 +5,12 @@ use domain::forms::AccessLevel;
 use domain::id::{FormId, OrgId};
 use domain::{Actor, OrgScope};
 use serde_json::{Value, json};
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 
 use crate::support::{Engine, actor, result, user_of};
 
 const FLOWS: &str = r#"
-from bifrost import files, forms, roles, workflow
+from bifrost import executions, files, forms, roles, workflow
 
 def attempt(call):
     try:
@@ -59,6 +59,31 @@ def writes_too_much():
     return attempt(lambda: files.write_bytes("large.bin", bytes((10 << 20) + 1)))
 
 @workflow()
+def hides_names():
+    files.write("plain/x.txt", "a folder where a shared file is")
+    files.write("data", "a file where a shared folder is")
+    return list(files.list())
+
+@workflow()
+async def prepares(email: str, form: str):
+    made = await roles.create("Leads")
+    await roles.assign_users(made.id, [email])
+    await roles.assign_forms(made.id, [form])
+    return made.id
+
+@workflow()
+async def finds_by_id(role: str, form: str, execution: str):
+    async def found(call):
+        try:
+            return await call
+        except (PermissionError, ValueError) as error:
+            return type(error).__name__
+    seen = [await found(roles.get(role)), await found(forms.get(form)), await found(executions.get(execution))]
+    seen = [one if isinstance(one, str) else one["workflow_name"] if isinstance(one, dict) else one.name for one in seen]
+    several = [await found(roles.list_users(role)), await found(roles.list_forms(role))]
+    return seen + [one if isinstance(one, str) else len(one) for one in several] + [[r.name for r in await roles.list()]]
+
+@workflow()
 async def manages_roles(email: str, form: str):
     made = await roles.create("Team leads", description="May see the reports")
     renamed = await roles.update(made.id, name="Leads")
@@ -101,6 +126,25 @@ async fn run(engine: &Engine, scope: &OrgScope, workflow: &str, parameters: Valu
     result(&run)
 }
 
+/// A user of the organization, and a connection that sees every row.
+async fn member(engine: &Engine, org: OrgId) -> (Actor, PgConnection) {
+    let member = actor("member", false);
+    let variables = engine.test.variables();
+    let (_, owner) = variables.iter().find(|(name, _)| *name == "ADMIN_DATABASE_URL").expect("is told");
+    let mut owner = PgConnection::connect(owner).await.expect("connects");
+    sqlx::query(
+        "INSERT INTO users (id, email, name, organization_id, user_type) VALUES ($1, $2, $3, $4, 'ORG')",
+    )
+    .bind(member.id.0)
+    .bind(&member.email)
+    .bind(&member.name)
+    .bind(org.0)
+    .execute(&mut owner)
+    .await
+    .expect("inserts");
+    (member, owner)
+}
+
 #[tokio::test]
 async fn an_organization_reads_its_overlay_first_and_writes_only_there() {
     let engine = engine().await;
@@ -125,6 +169,40 @@ async fn an_organization_reads_its_overlay_first_and_writes_only_there() {
     assert_eq!((outcomes.len(), allowed), (32, 0), "{strayed}");
     let large = run(&engine, &user_of(acme), "writes_too_much", json!({})).await;
     assert_eq!(large, "ValueError");
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_name_is_listed_once_as_the_overlay_has_it() {
+    let engine =
+        Engine::on_files(&[("flows.py", FLOWS), ("data/a.txt", "shared"), ("plain", "shared")]).await;
+    let acme = engine.org("acme").await;
+
+    let listed = run(&engine, &user_of(acme), "hides_names", json!({})).await;
+
+    assert_eq!(listed, json!(["data", "flows.py", "plain/"]));
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_platform_administrator_finds_by_id_what_any_organization_has() {
+    let engine = engine().await;
+    let (acme, rival) = (engine.org("acme").await, engine.org("rival").await);
+    let form = engine.form(&admin_in(acme), "closed", AccessLevel::RoleBased).await.id;
+    let (member, _) = member(&engine, acme).await;
+    let given = json!({ "email": member.email, "form": form.to_string() });
+    let prepared = engine.run(&admin_in(acme), "prepares", given).await;
+    let given = json!({
+        "role": result(&prepared), "form": form.to_string(), "execution": prepared.id.to_string(),
+    });
+
+    for administrator in [Engine::admin(), admin_in(rival)] {
+        let found = run(&engine, &administrator, "finds_by_id", given.clone()).await;
+        assert_eq!(found, json!(["Leads", "closed", "prepares", 1, 1, []]), "lists stay in the run's scope");
+    }
+    let found = run(&engine, &user_of(rival), "finds_by_id", given).await;
+    let none = "ValueError";
+    assert_eq!(found, json!([none, none, none, none, none, []]));
     engine.close().await;
 }
 
@@ -181,20 +259,7 @@ async fn roles_and_forms_are_what_the_caller_may_see_and_change() {
     let open = engine.form(&admin_in(acme), "open", AccessLevel::Authenticated).await.id;
     let closed = engine.form(&admin_in(acme), "closed", AccessLevel::RoleBased).await.id;
     engine.form(&admin_in(rival), "theirs", AccessLevel::Authenticated).await;
-    let member: Actor = actor("member", false);
-    let variables = engine.test.variables();
-    let (_, owner) = variables.iter().find(|(name, _)| *name == "ADMIN_DATABASE_URL").expect("is told");
-    let mut owner = sqlx::PgConnection::connect(owner).await.expect("connects");
-    sqlx::query(
-        "INSERT INTO users (id, email, name, organization_id, user_type) VALUES ($1, $2, $3, $4, 'ORG')",
-    )
-    .bind(member.id.0)
-    .bind(&member.email)
-    .bind(&member.name)
-    .bind(acme.0)
-    .execute(&mut owner)
-    .await
-    .expect("inserts");
+    let (member, mut owner) = member(&engine, acme).await;
 
     let parameters = json!({ "email": member.email, "form": closed.to_string() });
     let managed = run(&engine, &admin_in(acme), "manages_roles", parameters).await;

@@ -32,6 +32,12 @@ async def brings_its_own(provider: str):
             "names": await oauth.list_providers()}
 
 @workflow()
+async def brings_what_it_got(provider: str):
+    await oauth.set_token(provider, {"access_token": "brought-by-the-run", "refresh_token": "", "scopes": "x,y"})
+    got = await oauth.get(provider)
+    return {"scopes": got["scopes"], "ends": bool(got["expires_at"]), "refresh_token": got["refresh_token"]}
+
+@workflow()
 async def fails(provider: str, org_id: str = ""):
     refused = []
     for call in (lambda: oauth.get(provider, org_id=org_id or None),
@@ -108,6 +114,13 @@ async fn a_run_gets_fresh_tokens_of_its_organization_and_they_are_masked() {
     assert_eq!(
         result(&brought),
         json!({"same": true, "deleted": [true, false], "after": null, "before": true, "names": ["own", "shared"]}),
+        "{:?}",
+        brought.error_message
+    );
+    let brought = engine.run(&user_of(acme), "brings_what_it_got", json!({"provider": "own"})).await;
+    assert_eq!(
+        result(&brought),
+        json!({"scopes": "x y", "ends": true, "refresh_token": null}),
         "{:?}",
         brought.error_message
     );

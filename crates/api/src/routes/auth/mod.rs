@@ -222,15 +222,12 @@ async fn register_user(
         password: given.password,
         production: app.platform.settings.is_production(),
     };
-    // Without mail nobody but the first could ever confirm an address.
-    if registration.production && !users::needs_setup(&app.platform.db).await? {
-        app.platform.mailer.check()?;
-    }
+    let (db, mailer) = (&app.platform.db, &app.platform.mailer);
     let Registered { user, proof } =
-        users::register(&app.platform.db, registration, client.request_id.as_deref()).await?;
+        users::register(db, mailer, registration, client.request_id.as_deref()).await?;
     if let Some(proof) = proof {
         let mail = Purpose::Verify.mail(user.email.clone(), &proof, &app.platform.settings.public_url);
-        app.platform.mailer.deliver_later(async { Ok(Some(mail)) });
+        mailer.deliver_later(async { Ok(Some(mail)) });
     }
     Ok((StatusCode::CREATED, Json(user.into())))
 }
@@ -266,7 +263,7 @@ async fn sign_out(
         None => None,
     };
     let session = named.unwrap_or(principal.session_id);
-    sessions::revoke(&app.platform.db, session, &principal.email, signed.scope.request_id()).await?;
+    sessions::revoke(&app.platform.db, session, signed.scope.actor(), signed.scope.request_id()).await?;
     app.forget_session(session).await;
     let mut response = Json(LogoutResponse { message: "Logged out successfully" }).into_response();
     cookies::clear(response.headers_mut(), app.platform.settings.is_production());

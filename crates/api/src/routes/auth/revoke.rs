@@ -4,9 +4,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use domain::Error;
 use domain::id::{SessionId, UserId};
 use domain::sessions::{self, Session};
+use domain::{Actor, Error};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -95,7 +95,7 @@ async fn end_session(
     if !own.iter().any(|session| session.id == id) {
         return Err(Error::NotFound("session").into());
     }
-    sessions::revoke(&app.platform.db, id, &signed.principal.email, signed.scope.request_id()).await?;
+    sessions::revoke(&app.platform.db, id, signed.scope.actor(), signed.scope.request_id()).await?;
     app.forget_session(id).await;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -108,9 +108,8 @@ async fn end_session(
     responses((status = 200, body = RevokeAllResponse), Problems),
 )]
 async fn revoke_all_sessions(State(app): State<AppState>, signed: Signed) -> Result<Response, Problem> {
-    let principal = &signed.principal;
-    let request_id = signed.scope.request_id();
-    let sessions_revoked = revoke(&app, principal.user_id, &principal.email, request_id).await?;
+    let (actor, request_id) = (signed.scope.actor(), signed.scope.request_id());
+    let sessions_revoked = revoke(&app, actor.id, actor, request_id).await?;
     let answer = RevokeAllResponse { message: "All sessions revoked", sessions_revoked };
     let mut response = Json(answer).into_response();
     cookies::clear(response.headers_mut(), app.platform.settings.is_production());
@@ -131,7 +130,7 @@ async fn revoke_user_sessions(
     Json(given): Json<AdminRevokeRequest>,
 ) -> Result<Json<RevokeAllResponse>, Problem> {
     let user: UserId = given.user_id.parse().map_err(|_| Problem::invalid("/user_id", "must be a UUID"))?;
-    let actor = &admin.scope.actor().email;
+    let actor = admin.scope.actor();
     let sessions_revoked = revoke(&app, user, actor, client.request_id.as_deref()).await?;
     Ok(Json(RevokeAllResponse { message: "All sessions of the user revoked", sessions_revoked }))
 }
@@ -139,7 +138,7 @@ async fn revoke_user_sessions(
 async fn revoke(
     app: &AppState,
     user: UserId,
-    actor: &str,
+    actor: &Actor,
     request_id: Option<&str>,
 ) -> Result<usize, Problem> {
     let ended = sessions::revoke_all(&app.platform.db, user, actor, request_id).await?;

@@ -1,5 +1,7 @@
 //! Connecting an account, keeping its token fresh, and handing it out.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use domain::Error;
@@ -19,6 +21,9 @@ use crate::envelope::NO_STORE;
 use crate::extract::{Admin, Json, Path, Query, Signed, time};
 use crate::problem::{Problem, Problems};
 use crate::{AppState, deadline};
+
+/// How long the refreshes of a scope are waited for: less than what the request may take.
+const ALL_PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -48,20 +53,27 @@ async fn authorize_connection(
     Path(name): Path<String>,
     Query(given): Query<AuthorizeQuery>,
 ) -> Result<Json<AuthorizeResponse>, Problem> {
-    let redirect_uri = Url::parse(&given.redirect_uri).ok().filter(|url| {
-        let is_web = matches!(url.scheme(), "https" | "http") && url.fragment().is_none();
-        is_web && url.as_str().len() <= LONGEST_ADDRESS
-    });
-    let redirect_uri = redirect_uri
-        .ok_or_else(|| Problem::invalid("?redirect_uri", "must be an address without a fragment"))?;
+    if !may_redirect_to(&given.redirect_uri) {
+        return Err(Problem::invalid("?redirect_uri", "must be an address without a fragment"));
+    }
     let mut tx = app.platform.db.begin(&scope.narrowed()).await?;
-    let begun = connections::begin(&app.platform, &mut tx, &name, &redirect_uri).await?;
+    let begun = connections::begin(&app.platform, &mut tx, &name, &given.redirect_uri).await?;
     tx.commit().await?;
     Ok(Json(AuthorizeResponse {
         authorization_url: begun.url.into(),
         state: begun.state,
         message: "Redirect user to authorization_url",
     }))
+}
+
+/// Whether a provider may send browsers back to this address.
+fn may_redirect_to(address: &str) -> bool {
+    // The parser drops these, and what is sent is the text.
+    let is_plain = address.trim() == address && !address.contains(char::is_control);
+    is_plain
+        && address.len() <= LONGEST_ADDRESS
+        && Url::parse(address)
+            .is_ok_and(|url| matches!(url.scheme(), "https" | "http") && url.fragment().is_none())
 }
 
 /// Gives up waiting for somebody's consent.
@@ -202,7 +214,8 @@ async fn get_refresh_status(
 
 /// Fetches new tokens for the connections of exactly the current scope, now.
 ///
-/// For all that can be refreshed without a person. Platform administrators only.
+/// For all that can be refreshed without a person. After half a minute it answers with what came of it so far: what is under
+/// way goes on, and no more are begun. Platform administrators only.
 #[utoipa::path(
     post, path = "/api/oauth/refresh_all", tag = "OAuth Connections", security(("bearer" = [])),
     responses((status = 200, body = RefreshAllResponse), Problems),
@@ -212,10 +225,13 @@ async fn refresh_connections(
     Admin { scope }: Admin,
 ) -> Result<Json<RefreshAllResponse>, Problem> {
     let platform = &app.platform;
-    let report = connections::refresh_scope(&platform.db, &platform.refresher, &scope.narrowed()).await?;
+    let scope = scope.narrowed();
+    let report = connections::refresh_scope(&platform.db, &platform.refresher, &scope, ALL_PATIENCE).await?;
+    let left = report.needed - report.refreshed - report.failed;
+    let rest = if left > 0 { format!("; no answer in time for {left}") } else { String::new() };
     Ok(Json(RefreshAllResponse {
         triggered: report.needed > 0,
-        message: format!("{} of {} connections refreshed", report.refreshed, report.needed),
+        message: format!("{} of {} connections refreshed{rest}", report.refreshed, report.needed),
         connections_queued: report.needed,
         refreshed_successfully: report.refreshed,
         refresh_failed: report.failed,

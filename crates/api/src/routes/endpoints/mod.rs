@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{ALLOW, AUTHORIZATION};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -36,13 +37,16 @@ pub(crate) mod document;
 mod input;
 
 const KEY_HEADER: &str = "x-bifrost-key";
+/// Methods that a workflow may answer to.
+const METHODS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
 /// Calls from one address at public endpoints.
 const PUBLIC: Rate = Rate { most: 60, window: Duration::from_secs(60) };
 /// How runs that no person started are listed.
 const CALLER: &str = "System";
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(get_endpoint, post_endpoint, put_endpoint, delete_endpoint))
+    let (schemas, paths, methods) = routes!(get_endpoint, post_endpoint, put_endpoint, delete_endpoint);
+    OpenApiRouter::new().routes((schemas, paths, methods.fallback(other_method)))
 }
 
 /// What became of a call.
@@ -149,11 +153,31 @@ endpoint!(
     delete, delete_endpoint
 );
 
+/// A method that no workflow answers to. Whoever is let in is told those of the workflow, everybody else those there are.
+async fn other_method(
+    State(app): State<AppState>,
+    client: Client,
+    method: Method,
+    Path(workflow): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let body = RawBody(Bytes::new());
+    let call = Call { app, client, method, workflow, idempotency_key: None, headers, query: None, body };
+    let admitted = match check_text("path:workflow_name", &call.workflow) {
+        Ok(()) => admit(&call).await.ok(),
+        Err(_) => None,
+    };
+    match admitted {
+        Some(admitted) => not_allowed(&admitted.endpoint.allowed_methods),
+        None => not_allowed(&METHODS.map(str::to_owned)),
+    }
+}
+
 async fn answer(call: Call) -> Result<Response, Problem> {
     check_text("path:workflow_name", &call.workflow)?;
     let Admitted { scope, workflow, endpoint, key } = admit(&call).await?;
     if !endpoint.allowed_methods.iter().any(|allowed| allowed == call.method.as_str()) {
-        return Ok(not_allowed(&endpoint));
+        return Ok(not_allowed(&endpoint.allowed_methods));
     }
     let event = match &endpoint.signature {
         Some(rule) => verify(&call, &scope, &workflow, rule).await?,
@@ -272,9 +296,9 @@ fn bad_key() -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED).detail("Invalid or expired API key")
 }
 
-fn not_allowed(endpoint: &Endpoint) -> Response {
+fn not_allowed(allowed: &[String]) -> Response {
     let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED).into_response();
-    if let Ok(allowed) = HeaderValue::from_str(&endpoint.allowed_methods.join(", ")) {
+    if let Ok(allowed) = HeaderValue::from_str(&allowed.join(", ")) {
         response.headers_mut().insert(ALLOW, allowed);
     }
     response

@@ -354,7 +354,7 @@ async fn mirrored(app: &AppState, mut form: Form) -> Form {
 }
 
 /// The form, if the caller may use it.
-async fn usable(app: &AppState, scope: OrgScope, id: FormId) -> Result<Form, Problem> {
+pub(super) async fn usable(app: &AppState, scope: OrgScope, id: FormId) -> Result<Form, Problem> {
     let mut tx = app.platform.db.begin(&scope.widened()).await?;
     let form = access::get_usable(&mut tx, id).await?;
     tx.commit().await?;

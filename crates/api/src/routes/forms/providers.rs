@@ -68,7 +68,7 @@ struct DataProviderOption {
 ///
 /// For whoever may use the form, and only providers that a field of it names. Answers are kept per organization, provider
 /// and inputs for as long as the provider declares; while one is computed, everybody who asks the same waits for it. A
-/// provider that fails is 500, and platform administrators find what it logged in `logs`.
+/// provider that fails is 500, and platform administrators find what it logged in `logs`, and why it failed.
 #[utoipa::path(
     post, path = "/api/forms/{form_id}/data-providers/{name}", tag = "Forms", security(("bearer" = [])),
     params(
@@ -121,9 +121,9 @@ async fn ask_data_provider(
     }
 }
 
-/// What the provider says to users; administrators read the rest.
+/// What the provider says to users; administrators find the rest in `logs`, why it failed last.
 fn failed(failure: Failure, reader: Reader) -> Problem {
-    let text = reader.error(Some(&failure.message), failure.is_user_error);
+    let text = Reader::User.error(Some(&failure.message), failure.is_user_error);
     let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR)
         .detail(text.unwrap_or_else(|| "the data provider failed".into()));
     if !reader.sees_everything() {
@@ -132,5 +132,7 @@ fn failed(failure: Failure, reader: Reader) -> Problem {
     let lines = failure.lines.into_iter().map(|line| {
         json!({"level": line.level, "message": line.message, "timestamp": line.logged_at, "data": line.data})
     });
-    problem.with("logs", lines.collect())
+    let why =
+        json!({"level": "ERROR", "message": failure.message, "timestamp": Utc::now(), "data": Value::Null});
+    problem.with("logs", lines.chain([why]).collect())
 }

@@ -84,7 +84,7 @@ async fn execute_form(
     scope.owner()?;
     let form = usable(&app, signed.scope, id).await?;
     let body = body.unwrap_or_default();
-    check_json("/form_data", &body)?;
+    check_texts(&body)?;
     let idempotency =
         key.map(|key| idempotency(ROUTE, key, &json!({"form": id, "body": body}), &scope)).transpose()?;
     let at = if is_split(&body) { "/form_data" } else { "" };
@@ -130,13 +130,15 @@ async fn start_form(
         return Ok(Json(FormStartupResponse { result: None }));
     };
     let body = body.unwrap_or_default();
-    check_json("", &body)?;
+    check_texts(&body)?;
     let mut parameters = members(form.default_launch_params.as_ref().map(|params| &params.0));
     parameters.extend(body);
     let of_query = let_through(&form, query.as_deref().unwrap_or_default());
     let names: Vec<String> = of_query.keys().cloned().collect();
+    for parameter in &of_query {
+        check_json(&format!("?{}", parameter.0), [parameter])?;
+    }
     parameters.extend(of_query);
-    check_json("?", &parameters)?;
     let source = |name: &str| match names.iter().any(|one| one == name) {
         true => format!("?{name}"),
         false => pointer_below("", name),
@@ -151,8 +153,8 @@ async fn start_form(
         status if !status.is_terminal() => Err(Problem::new(StatusCode::GATEWAY_TIMEOUT)
             .detail("the launch workflow takes longer than the server waits")),
         _ => {
-            let reader = Reader::of(&scope);
-            let text = reader.error(outcome.error_message.as_deref(), outcome.is_user_error);
+            // An error shows nobody more than this; administrators read the rest in the execution.
+            let text = Reader::User.error(outcome.error_message.as_deref(), outcome.is_user_error);
             let text = text.unwrap_or_else(|| "An error occurred during execution".into());
             Err(Problem::new(StatusCode::BAD_REQUEST).detail(text))
         }
@@ -161,6 +163,11 @@ async fn start_form(
 
 fn is_split(body: &Map<String, Value>) -> bool {
     body.contains_key("form_data") || body.contains_key("startup_data")
+}
+
+/// Refuses NUL in a body, with the pointer of the member that has it.
+fn check_texts(body: &Map<String, Value>) -> Result<(), Problem> {
+    body.iter().try_for_each(|member| check_json(&pointer_below("", member.0), [member]))
 }
 
 /// The form data and the startup data of a body; one that has neither member is the form data itself.

@@ -6,7 +6,7 @@ use domain::background_jobs::{self, Kind, NewJob};
 use domain::git::connect::{self, Standing, Wanted};
 use domain::git::github::{self, NewRepository, Repository};
 use domain::git::names::{Address, Branch, Server};
-use domain::git::{self, look, store};
+use domain::git::{self, store};
 use domain::{Error, OrgScope, audit};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use super::change::seen_through;
 use super::shapes::{GitRefreshStatusResponse, all};
-use super::{LOOK, OPERATION, said};
+use super::{LOOK, OPERATION, said, status_after};
 use crate::extract::{Admin, Json, Query, check_text};
 use crate::observe::traceparent;
 use crate::problem::{Problem, Problems};
@@ -328,7 +328,8 @@ async fn analyze_workspace(
 /// Connects a repository, whose files take the place of the workspace.
 ///
 /// It waits for the end; `POST /api/github/configure` does not. The files that were in use stay on the server as a backup. An empty
-/// repository leaves the files as they are, to be committed and pushed.
+/// repository leaves the files as they are, to be committed and pushed. The token is kept once it has opened the repository; when
+/// connecting fails, `error` says why beside the state as it was and stays.
 #[utoipa::path(
     post, path = "/api/github/init", tag = "GitHub", security(("bearer" = [])),
     request_body = GitHubConfigRequest,
@@ -344,22 +345,16 @@ async fn init_git(
     if !token.is_empty() {
         store::check_token("/auth_token", token)?;
     }
-    // A folder of this machine asks for none.
-    if let Some(server) = address.server().filter(|_| !token.is_empty()) {
-        let mut tx = app.platform.db.begin(&admin.scope.clone().widened()).await?;
-        store::set_token(&mut tx, &app.platform.vault, &token.into(), &server).await?;
-        tx.commit().await?;
-    }
+    let token = (!token.is_empty()).then(|| SecretString::from(token));
     let wanted = Wanted { repo_url: address.url().to_string(), branch: branch.as_str().to_owned() };
     let scope = admin.scope.clone();
     let done = seen_through(&app, move |app: AppState| async move {
-        Box::pin(connect::connect(&app.platform, &scope, &wanted, None, |_| {})).await?;
-        look::status(&app.platform, &scope).await
+        match token {
+            Some(token) => connect::connect_with(&app.platform, &scope, &wanted, token).await,
+            None => connect::connect(&app.platform, &scope, &wanted, None, |_| {}).await,
+        }
     });
-    Ok(Json(match done.await? {
-        Ok(status) => status.into(),
-        Err(words) => GitRefreshStatusResponse::failed(words),
-    }))
+    status_after(&app, &admin, done.await?).await
 }
 
 /// Connects a repository in the background.

@@ -77,16 +77,7 @@ async fn refresh_git_status(
     };
     deadline::may_wait(OPERATION);
     let fetched = if is_connected { merge::fetch(&app.platform, &admin.scope).await } else { Ok(()) };
-    let mut answer = status(&app, &admin).await?;
-    match fetched {
-        Ok(()) => {}
-        Err(Failed::Said(words)) => {
-            answer.0.success = false;
-            answer.0.error = Some(words);
-        }
-        Err(Failed::Broken(error)) => return Err(error.into()),
-    }
-    Ok(answer)
+    status_after(&app, &admin, said(fetched)?).await
 }
 
 /// The changed files of the workspace.
@@ -158,6 +149,19 @@ async fn status(app: &AppState, admin: &Admin) -> Result<Json<GitRefreshStatusRe
         Ok(status) => status.into(),
         Err(Failed::Said(words)) => GitRefreshStatusResponse::failed(words),
         Err(Failed::Broken(error)) => return Err(error.into()),
+    }))
+}
+
+/// The state after an operation; one that failed says why beside it.
+async fn status_after(
+    app: &AppState,
+    admin: &Admin,
+    done: Result<(), String>,
+) -> Result<Json<GitRefreshStatusResponse>, Problem> {
+    let Json(state) = status(app, admin).await?;
+    Ok(Json(match done {
+        Ok(()) => state,
+        Err(words) => state.because(words),
     }))
 }
 

@@ -66,7 +66,7 @@ pub(super) struct CommitInfo {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GitRefreshStatusResponse {
     /// `false`: `error` says why.
-    pub(super) success: bool,
+    success: bool,
     /// Whether the workspace has the repository.
     initialized: bool,
     /// Whether a repository is connected.
@@ -87,7 +87,7 @@ pub(super) struct GitRefreshStatusResponse {
     commit_history: Vec<CommitInfo>,
     /// When something was last fetched or pushed; if that never was, when this was asked.
     last_synced: String,
-    pub(super) error: Option<String>,
+    error: Option<String>,
 }
 
 /// A part of the history.
@@ -193,7 +193,12 @@ impl From<Status> for GitRefreshStatusResponse {
 impl GitRefreshStatusResponse {
     /// Nothing but why there is nothing.
     pub(super) fn failed(words: String) -> Self {
-        Self { success: false, error: Some(words), ..Status::default().into() }
+        Self::from(Status::default()).because(words)
+    }
+
+    /// The same state, and why an operation has failed.
+    pub(super) fn because(self, words: String) -> Self {
+        Self { success: false, error: Some(words), ..self }
     }
 }
 

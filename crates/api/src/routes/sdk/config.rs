@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use domain::config::{self, MASK, NewValue, ValueType};
+use domain::executions::RawJson;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -48,7 +49,8 @@ struct SDKConfigSetRequest {
     /// Letters, digits and underscores.
     key: String,
     /// Its JSON type is the type that is stored.
-    value: Value,
+    #[schema(value_type = Value)]
+    value: RawJson,
     /// An organization, or `GLOBAL`; the context's if not given.
     org_id: Option<String>,
     /// Whether to encrypt it; then only executions can read it.
@@ -112,7 +114,7 @@ async fn set_sdk_config(
     Json(input): Json<SDKConfigSetRequest>,
 ) -> Result<StatusCode, Problem> {
     check_text("/key", &input.key)?;
-    let whole = Map::from_iter([("value".to_owned(), input.value)]);
+    let whole = Map::from_iter([("value".to_owned(), config::read(&input.value)?)]);
     check_json("/value", &whole)?;
     let (of_json, text) = config::text_of(&whole["value"]);
     let value_type = if input.is_secret { ValueType::Secret } else { of_json };

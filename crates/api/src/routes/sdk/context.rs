@@ -11,7 +11,6 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 use super::{check_known, context_of, own_scope};
 use crate::AppState;
@@ -27,7 +26,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 #[schema(example = json!({
     "user": {"id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11", "email": "ada@acme.example", "name": "Ada"},
     "organization": {"id": "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b12", "name": "Acme", "is_active": true},
-    "default_parameters": {"site": "LON-01"}, "track_executions": true,
+    "default_parameters": {"site": "LON-01"}, "track_executions": true, "is_platform_admin": false,
 }))]
 struct DeveloperContextResponse {
     #[schema(value_type = Object)]
@@ -38,14 +37,16 @@ struct DeveloperContextResponse {
     #[schema(value_type = Object)]
     default_parameters: Map<String, Value>,
     track_executions: bool,
+    /// What `context.is_platform_admin` holds.
+    is_platform_admin: bool,
 }
 
-/// Changes of the context. What is absent or null stays.
+/// Changes of the context. What is absent or null stays; `""` and `{}` clear.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"default_parameters": {"site": "LON-01"}}))]
 struct DeveloperContextUpdate {
-    /// For everybody but platform administrators it is their own.
-    default_org_id: Option<Uuid>,
+    /// The id of an organization; for everybody but platform administrators it is their own. `""` clears it.
+    default_org_id: Option<String>,
     /// Replaces all parameters.
     #[schema(value_type = Option<Object>)]
     default_parameters: Option<Map<String, Value>>,
@@ -83,8 +84,8 @@ async fn update_sdk_context(
     signed.scope.owner()?;
     check_json("/default_parameters", input.default_parameters.iter().flatten())?;
     let own = own_scope(&signed.principal, signed.scope.request_id())?;
-    let default_org_id = input.default_org_id.map(OrgId);
-    if let Some(id) = default_org_id {
+    let default_org_id = input.default_org_id.as_deref().map(organization_of).transpose()?;
+    if let Some(id) = default_org_id.flatten() {
         OrgScope::for_principal(&signed.principal, Some(id), None)?;
         if signed.principal.is_superuser {
             check_known(&app, &signed.principal, id, "/default_org_id").await?;
@@ -99,6 +100,14 @@ async fn update_sdk_context(
     let context = developer_contexts::update(&mut tx, changes).await?;
     tx.commit().await?;
     view(&app, &signed.principal, &own, context).await.map(Json)
+}
+
+/// The organization that a text names; an empty one names none.
+fn organization_of(text: &str) -> Result<Option<OrgId>, Problem> {
+    match text.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| Problem::invalid("/default_org_id", "must be a UUID")),
+    }
 }
 
 async fn view(
@@ -126,5 +135,6 @@ async fn view(
         organization,
         default_parameters: context.default_parameters.0,
         track_executions: context.track_executions,
+        is_platform_admin: principal.is_superuser,
     })
 }

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::executions::submit::Work;
+use domain::id::FormId;
 use domain::{OrgScope, Permission};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -21,6 +22,7 @@ use super::run::{DEFAULT_PRIORITY, Run, UNNAMED, checked, idempotency, in_input_
 use crate::AppState;
 use crate::extract::{IdempotencyKey, Json, Signed, check_text};
 use crate::problem::{Problem, Problems};
+use crate::routes::forms;
 
 /// The name of this operation in the idempotency table.
 const ROUTE: &str = "workflows.execute";
@@ -119,7 +121,11 @@ async fn prepare(
     };
     let form_id = match given(request.form_id) {
         None => None,
-        Some(text) => Some(text.parse().map_err(|_| Problem::invalid("/form_id", "must be a UUID"))?),
+        Some(text) => {
+            let id: FormId = text.parse().map_err(|_| Problem::invalid("/form_id", "must be a UUID"))?;
+            forms::usable(app, scope.clone(), id).await?;
+            Some(id.0)
+        }
     };
     let run_at = request.run_at.as_deref().map(start_time).transpose()?;
     let (work, parameters) = match (given(request.code), given(request.workflow_id)) {

@@ -111,6 +111,8 @@ struct RetryPolicy {
     /// Pause after the first attempt; doubles with each.
     backoff_seconds: i64,
     max_backoff_seconds: i64,
+    /// Classes of exceptions that are retried, their subclasses too; null: all but `UserError` and `TimeoutError`.
+    retry_on: Option<Vec<String>>,
 }
 
 /// The active workflows in reach, by name.
@@ -232,6 +234,7 @@ impl RetryPolicy {
             max_attempts: policy.max_attempts,
             backoff_seconds: whole(policy.backoff_seconds),
             max_backoff_seconds: whole(policy.max_backoff_seconds),
+            retry_on: policy.retry_on,
         })
     }
 }

@@ -92,8 +92,12 @@ impl Run {
     }
 
     /// A workflow without parameters whose end nobody waits for.
+    ///
+    /// # Errors
+    /// [`domain::Error::Invalid`] when the workflow requires some.
     pub(crate) fn in_background(workflow: Arc<Workflow>) -> Result<Self> {
-        let parameters = serde_json::value::to_raw_value(&Map::new()).map_err(domain::Error::internal)?;
+        let parameters = check_at(&workflow.parameters, Map::new(), in_input_data)?;
+        let parameters = serde_json::value::to_raw_value(&parameters).map_err(domain::Error::internal)?;
         Ok(Self { waits: false, ..Self::new(Work::Workflow(workflow), parameters) })
     }
 

@@ -137,7 +137,7 @@ fn read_cases(admin: &Client) -> Vec<Case> {
     let get = |path: &str| admin.request(Method::GET, path);
     vec![
         invalid("an id that is none", get("/api/executions/42"), "path:execution_id"),
-        invalid("an id with a stray byte", get("/api/executions/%ff"), "path:"),
+        invalid("an id with a stray byte", get("/api/executions/%ff"), "path:execution_id"),
         invalid("an organization id that is none", get("/api/organizations/acme"), "path:org_id"),
         invalid("an unknown status", get("/api/executions?status=success"), "?status"),
         invalid("a filter with NUL", get("/api/executions?workflowName=%00"), "?workflow_name"),

@@ -141,7 +141,7 @@ fn page_cases(world: &World) -> Vec<Case> {
     let get = |path: &str| world.admin.client.request(Method::GET, path);
     let mut cases = vec![
         invalid("an unknown kind of user", get("/api/users?type=root"), "?type"),
-        invalid("an organization filter that is none", get("/api/users?orgId=acme"), "?org_id"),
+        invalid("an organization filter that is none", get("/api/users?orgId=acme"), "?orgId"),
     ];
     for (name, path) in [
         ("users, limit 0", "/api/users?limit=0"),

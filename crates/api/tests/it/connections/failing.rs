@@ -3,51 +3,75 @@
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
 use domain::connections;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::World;
 
-/// A token endpoint that gives the answer it is told to give.
+/// A token endpoint that gives the answer it is told to give: status, media type and body.
 #[derive(Clone)]
-struct Provider(Arc<Mutex<(StatusCode, Value)>>);
+pub(super) struct Provider {
+    answer: Arc<Mutex<(StatusCode, &'static str, String)>>,
+    pub(super) address: String,
+}
 
 impl Provider {
     /// One that gives tokens.
-    async fn serve() -> (Self, String) {
-        let tokens = json!({"access_token": "access", "token_type": "Bearer", "expires_in": 3600});
-        let provider = Self(Arc::new(Mutex::new((StatusCode::OK, tokens))));
+    async fn serve() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
+        let provider = Self { answer: Arc::default(), address };
+        provider.gives(&json!({"access_token": "access", "token_type": "Bearer", "expires_in": 3600}));
         let app = axum::Router::new().fallback(answer).with_state(provider.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
-        (provider, address)
+        provider
     }
 
     fn fails(&self, status: StatusCode, error: &str) {
         let body = json!({"error": error, "error_description": "not now"});
-        *self.0.lock().expect("no test panics while it holds this") = (status, body);
+        self.answers(status, "application/json", body.to_string());
+    }
+
+    pub(super) fn gives(&self, tokens: &Value) {
+        self.answers(StatusCode::OK, "application/json", tokens.to_string());
+    }
+
+    pub(super) fn answers(&self, status: StatusCode, kind: &'static str, body: String) {
+        *self.answer.lock().expect("no test panics while it holds this") = (status, kind, body);
     }
 }
 
-async fn answer(State(provider): State<Provider>) -> (StatusCode, axum::Json<Value>) {
-    let (status, body) = provider.0.lock().expect("no test panics while it holds this").clone();
-    (status, axum::Json(body))
+async fn answer(State(provider): State<Provider>) -> impl IntoResponse {
+    let (status, kind, body) = provider.answer.lock().expect("no test panics while it holds this").clone();
+    (status, [(header::CONTENT_TYPE, kind)], body)
+}
+
+/// A provider, and a world that may call it.
+pub(super) async fn with_provider() -> (Provider, World) {
+    let provider = Provider::serve().await;
+    let admitted = provider.address.clone();
+    let world = World::with(|settings| settings.outbound_admit = admitted).await;
+    (provider, world)
+}
+
+/// Makes the connection `service`, which has its token at once.
+pub(super) async fn connect_service(provider: &Provider, world: &World) {
+    let body = json!({
+        "connection_name": "service", "oauth_flow_type": "client_credentials", "client_id": "client",
+        "client_secret": "client-secret-text", "token_url": format!("http://{}/token", provider.address),
+    });
+    let made = world.admin.client.post("/api/oauth/connections", &body).await;
+    assert_eq!(made.expect_status(StatusCode::CREATED).json()["status"], "completed");
 }
 
 #[tokio::test]
 async fn a_provider_that_fails_or_is_busy_has_refused_nothing() {
-    let (provider, address) = Provider::serve().await;
-    let admitted = address.clone();
-    let world = World::with(|settings| settings.outbound_admit = admitted).await;
+    let (provider, world) = with_provider().await;
+    connect_service(&provider, &world).await;
     let admin = &world.admin.client;
-    let body = json!({
-        "connection_name": "service", "oauth_flow_type": "client_credentials", "client_id": "client",
-        "client_secret": "client-secret-text", "token_url": format!("http://{address}/token"),
-    });
-    let made = admin.post("/api/oauth/connections", &body).await.expect_status(StatusCode::CREATED);
-    assert_eq!(made.json()["status"], "completed");
     let refresh = async || {
         let reply = admin.post("/api/oauth/connections/service/refresh", &Value::Null).await;
         let reply = reply.expect_status(StatusCode::OK).json();

@@ -76,7 +76,15 @@ async fn a_token_is_validated_sealed_and_opens_repositories() {
     // A token that the server of the repository refuses, and a server that sends us elsewhere.
     let refused = json!({"repo_url": "acme/flows", "auth_token": "another-token", "branch": "main"});
     answers.push(post(admin, "init", refused).await);
-    failed(answers.last().expect("one"), "refused the token");
+    let still = answers.last().expect("one");
+    failed(still, "refused the token");
+    assert_eq!((&still["initialized"], &still["configured"]), (&json!(true), &json!(true)), "{still}");
+    assert!(!still["commit_history"].as_array().expect("a list").is_empty(), "{still}");
+    // The token that opened it is the one that is kept.
+    answers.push(post(admin, "pull", json!({})).await);
+    succeeded(answers.last().expect("one"));
+    answers.push(get(admin, "repositories").await);
+    assert_eq!(answers.last().expect("one")["detected_repo"]["full_name"], "acme/flows");
     server.move_to(Some("http://127.0.0.1:9".into()));
     answers.push(post(admin, "pull", json!({})).await);
     failed(answers.last().expect("one"), "has moved");

@@ -329,3 +329,74 @@ async fn an_address_of_another_organizations_domain_is_given_by_a_platform_admin
     invite(&lead, &email("ceo@rival.example")).await;
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_password_that_is_set_completes_an_invitation() {
+    let world = World::start().await;
+    let acme = world.org("acme").await;
+    let lead = world.person("lead@acme.example").await;
+    world.grant(acme, &lead, &[Permission::UsersManage]).await;
+    let lead = world.nobody().sign_in(&lead.email, PASSWORD).await;
+    let (admin, nobody) = (&world.admin.client, world.nobody());
+    // What a platform administrator says is so; to anybody else the address is yet to be proven.
+    for (client, email, is_proven) in
+        [(admin, "kay@elsewhere.example", true), (&lead, "jo@elsewhere.example", false)]
+    {
+        let stub = invite(client, &json!({"email": email, "organization_id": acme})).await;
+        let path = format!("/api/users/{}", stub["id"].as_str().expect("an id"));
+        if !is_proven {
+            let claimed = json!({"password": PASSWORD, "is_verified": true});
+            client.patch(&path, &claimed).await.expect_status(StatusCode::FORBIDDEN);
+        }
+        let set = client.patch(&path, &json!({"password": PASSWORD})).await.expect_status(StatusCode::OK);
+        let set = set.json();
+        assert_eq!(
+            (&set["is_registered"], &set["is_verified"]),
+            (&json!(true), &json!(is_proven)),
+            "{email}"
+        );
+
+        let taken = json!({"email": email, "password": "the password of a stranger"});
+        let refused = nobody.post("/auth/register", &taken).await.expect_status(StatusCode::BAD_REQUEST);
+        assert_eq!(refused.detail(), "Email already registered");
+        nobody.sign_in(email, PASSWORD).await.get("/auth/me").await.expect_status(StatusCode::OK);
+    }
+    // A change of something else completes nothing.
+    let stub = invite(admin, &json!({"email": "bo@acme.example", "organization_id": acme})).await;
+    let path = format!("/api/users/{}", stub["id"].as_str().expect("an id"));
+    let named = lead.patch(&path, &json!({"name": "Bo"})).await.expect_status(StatusCode::OK).json();
+    assert_eq!((&named["is_registered"], &named["is_verified"]), (&json!(false), &json!(true)));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_invitation_that_was_withdrawn_lets_nobody_in() {
+    let world = World::start().await;
+    let (acme, rival) = (world.org("acme").await, world.org("rival").await);
+    let (admin, nobody) = (&world.admin.client, world.nobody());
+    let kay = invite(admin, &json!({"email": "kay@acme.example", "organization_id": acme})).await;
+    let boss = invite(admin, &json!({"email": "boss@platform.example", "is_superuser": true})).await;
+    invite(admin, &json!({"email": "jo@rival.example", "organization_id": rival})).await;
+    let path = |stub: &Value| format!("/api/users/{}", stub["id"].as_str().expect("an id"));
+    for stub in [&kay, &boss] {
+        admin.delete(&path(stub)).await.expect_status(StatusCode::NO_CONTENT);
+    }
+    let organization = format!("/api/organizations/{rival}");
+    admin.patch(&organization, &json!({"is_active": false})).await.expect_status(StatusCode::OK);
+
+    let account = |email: &str| json!({"email": email, "password": PASSWORD});
+    for email in ["kay@acme.example", "boss@platform.example", "jo@rival.example"] {
+        let refused = nobody.post("/auth/register", &account(email)).await;
+        assert_eq!(refused.expect_status(StatusCode::FORBIDDEN).detail(), "this account is inactive");
+    }
+    let registered =
+        world.count("SELECT count(*) FROM users WHERE is_registered AND user_type <> 'SYSTEM'").await;
+    assert_eq!(registered, 1, "the administrator");
+
+    admin.patch(&path(&kay), &json!({"is_active": true})).await.expect_status(StatusCode::OK);
+    admin.patch(&organization, &json!({"is_active": true})).await.expect_status(StatusCode::OK);
+    for email in ["kay@acme.example", "jo@rival.example"] {
+        nobody.post("/auth/register", &account(email)).await.expect_status(StatusCode::CREATED);
+    }
+    world.close().await;
+}

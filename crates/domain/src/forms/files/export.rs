@@ -74,7 +74,7 @@ pub(super) async fn write_due(tx: &mut SystemTx, root: PathBuf, only: Option<For
     }
     let mut candidates = Vec::new();
     for form in &due {
-        candidates.extend(paths_of(form));
+        candidates.extend(paths_of(form.id, &form.name, form.file_path.as_deref()));
     }
     let taken = sqlx::query!(
         r#"SELECT id AS "id: FormId", file_path AS "path!" FROM forms WHERE file_path = ANY ($1)"#,
@@ -86,7 +86,7 @@ pub(super) async fn write_due(tx: &mut SystemTx, root: PathBuf, only: Option<For
     let (mut ids, mut paths, mut hashes, mut times, mut work) = (vec![], vec![], vec![], vec![], vec![]);
     for form in &due {
         // Ids of one minute begin alike, so the short name may be somebody else's.
-        let path = paths_of(form)
+        let path = paths_of(form.id, &form.name, form.file_path.as_deref())
             .into_iter()
             .find(|path| taken.get(path).is_none_or(|owner| *owner == form.id))
             .ok_or_else(|| Error::internal("no file name is free for a form"))?;
@@ -143,17 +143,22 @@ fn replace(files: &Files, path: &str, text: &str, old: Option<&str>) -> Result<(
 }
 
 /// Where a form's file may be, the best first: where it is, if somebody put it there; else named after the form.
-fn paths_of(form: &Due) -> Vec<String> {
-    let id = form.id.to_string();
-    let slug = slug(&form.name);
+fn paths_of(id: FormId, name: &str, current: Option<&str>) -> Vec<String> {
+    let id = id.to_string();
+    let slug = slug(name);
     let endings = [format!("-{}{SUFFIX}", &id[..8]), format!("-{id}{SUFFIX}")];
-    let is_given = |path: &&String| {
+    let is_given = |path: &&str| {
         !path
             .strip_prefix(FOLDER)
             .is_some_and(|name| endings.iter().any(|ending| name.ends_with(ending.as_str())))
     };
-    let given = form.file_path.iter().filter(is_given).cloned();
-    given.chain(endings.iter().map(|ending| format!("{FOLDER}{slug}{ending}"))).collect()
+    let given = current.filter(is_given).map(str::to_owned);
+    given.into_iter().chain(endings.iter().map(|ending| format!("{FOLDER}{slug}{ending}"))).collect()
+}
+
+/// Whether the file of a form of this name may stay where it is.
+pub(super) fn may_stay(path: &str, id: FormId, name: &str) -> bool {
+    paths_of(id, name, Some(path)).iter().any(|one| one == path)
 }
 
 fn slug(name: &str) -> String {

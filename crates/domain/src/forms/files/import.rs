@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
+use super::export::may_stay;
 use super::parse::{Fault, Parsed, parse};
 use super::{hash, is_form_file};
 use crate::audit::{self, Action};
@@ -173,7 +174,7 @@ async fn store(
         "INSERT INTO forms AS f (id, organization_id, name, description, workflow_id, launch_workflow_id, default_launch_params,
              allowed_query_params, form_schema, access_level, is_active, created_by, file_path, file_hash, file_is_due)
          SELECT $1, $2, $3, $4, COALESCE(w.id::text, $5), COALESCE(l.id::text, $6), $7::text::json, $8::text::json, $9::text::json,
-             COALESCE($10, 'role_based'), COALESCE($11, TRUE), $12, $13, $14, FALSE
+             COALESCE($10, 'role_based'), COALESCE($11, TRUE), $12, $13, $14, $15
          FROM (SELECT) AS one
          -- A name that one workflow bears becomes its id; any other stays, since files arrive in any order.
          LEFT JOIN (SELECT (array_agg(id))[1] AS id FROM workflows
@@ -185,7 +186,9 @@ async fn store(
              launch_workflow_id = EXCLUDED.launch_workflow_id, default_launch_params = EXCLUDED.default_launch_params,
              allowed_query_params = EXCLUDED.allowed_query_params, form_schema = EXCLUDED.form_schema,
              access_level = COALESCE($10, f.access_level), is_active = COALESCE($11, f.is_active),
-             file_path = EXCLUDED.file_path, file_hash = EXCLUDED.file_hash, updated_at = now()
+             file_path = EXCLUDED.file_path, file_hash = EXCLUDED.file_hash, updated_at = now(),
+             -- It is called after its form, and no file moves that to another organization.
+             file_is_due = $15 OR ($2 IS NOT NULL AND f.organization_id IS DISTINCT FROM $2)
          WHERE NOT f.file_is_due
          RETURNING organization_id",
         id as _,
@@ -202,6 +205,7 @@ async fn store(
         ACTOR,
         file.path.as_str(),
         file.hash,
+        !may_stay(file.path.as_str(), id, &parsed.name),
     )
     .fetch_optional(tx.conn())
     .await;

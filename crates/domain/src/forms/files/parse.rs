@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::executions::RawJson;
 use crate::forms::{AccessLevel, check_description, fields, valid_name};
-use crate::json::{Tree, contains_nul};
+use crate::json::{NUL_RULE, Tree, contains_nul};
 use crate::{Error, Result};
 
 /// Other names that members of a file may have.
@@ -65,7 +65,7 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Fault> {
     let has_nul = |text: &str| serde_json::from_str(text).is_ok_and(|whole: Value| contains_nul(&whole));
     // The text alone does not tell: what follows a backslash may be one that is escaped itself.
     if text.contains("\\u0000") && has_nul(text) {
-        return Err(Fault::of("must not contain NUL"));
+        return Err(Fault::of(NUL_RULE));
     }
     tree.rename(&FORM_MEMBERS);
     let schema = match tree.get_mut("form_schema") {
