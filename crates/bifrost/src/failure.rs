@@ -3,6 +3,8 @@
 use std::fmt::{Debug, Display};
 use std::process::ExitCode;
 
+use crate::output;
+
 /// The command was used wrongly, or something it needs is not there.
 pub(crate) const USAGE: u8 = 2;
 
@@ -30,6 +32,11 @@ impl Failure {
         self
     }
 
+    /// Says a step whole that is said in short.
+    pub(crate) fn spell_out(self, short: &str, whole: &str) -> Self {
+        if self.next.as_deref() == Some(short) { self.next(whole) } else { self }
+    }
+
     pub(crate) fn code(mut self, code: u8) -> Self {
         self.code = code;
         self
@@ -37,9 +44,9 @@ impl Failure {
 
     /// Prints it and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("error: {}", indented(&self.message, "       "));
+        output::note(&format!("error: {}", indented(&self.message, "       ")));
         if let Some(next) = &self.next {
-            eprintln!("next:  {}", indented(next, "       "));
+            output::note(&format!("next:  {}", indented(next, "       ")));
         }
         ExitCode::from(self.code)
     }

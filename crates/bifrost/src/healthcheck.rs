@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use domain::settings::Settings;
 
+use crate::client::normal_url;
 use crate::env;
 use crate::failure::Failure;
 
@@ -50,7 +51,7 @@ fn worker(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn api(settings: &Settings, url: Option<&str>) -> Result<(), Failure> {
-    let base = url.map_or_else(|| own_address(settings), |url| url.trim_end_matches('/').to_owned());
+    let base = url.map_or_else(|| Ok(own_address(settings)), normal_url)?;
     let url = format!("{base}/health/ready");
     let client = reqwest::Client::builder()
         .timeout(PATIENCE)

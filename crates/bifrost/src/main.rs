@@ -85,7 +85,8 @@ fn main() -> ExitCode {
         Err(error) => return Failure::new(format!("cannot start the runtime: {error}")).report(),
     };
     // The command runs on the main thread: what it starts to die with us is bound to the thread that starts it.
-    let code = match runtime.block_on(Box::pin(dispatch(cli.command))) {
+    let done = runtime.block_on(Box::pin(dispatch(cli.command)));
+    let code = match done.and_then(output::all_said) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => failure.report(),
     };

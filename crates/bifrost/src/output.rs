@@ -1,7 +1,13 @@
 //! Output for people: progress with times, aligned tables, colours where a terminal shows them.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use crate::failure::Failure;
+
+/// Why a line could not be written to standard output: the first time.
+static LOST: OnceLock<String> = OnceLock::new();
 
 /// Progress lines that begin with the seconds since the start.
 #[derive(Debug, Clone, Copy)]
@@ -20,14 +26,38 @@ impl Progress {
     }
 }
 
-/// Prints a line; a reader that went away is no reason to fail.
+/// Prints a line; a reader that went away is no reason to fail, and of anything else [`all_said`] tells at the end.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush())
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        // The first is the cause of the others.
+        let _ = LOST.set(error.to_string());
+    }
 }
 
-/// The same on standard error.
+/// Prints a line on standard error, if anybody can read it.
 pub(crate) fn note(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    write_note(&format!("{line}\n"));
+}
+
+/// Asks for something on standard error: the answer is on the same line.
+pub(crate) fn ask(question: &str) {
+    write_note(question);
+}
+
+fn write_note(text: &str) {
+    let mut err = std::io::stderr().lock();
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}
+
+/// The exit code, unless what should be on standard output was lost.
+pub(crate) fn all_said(code: u8) -> Result<u8, Failure> {
+    match LOST.get() {
+        Some(why) if code == 0 => Err(Failure::new(format!("cannot write to standard output: {why}"))),
+        _ => Ok(code),
+    }
 }
 
 /// A duration as people say it.

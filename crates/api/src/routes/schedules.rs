@@ -145,7 +145,7 @@ impl From<Fire> for ScheduleFire {
 
 impl From<Schedule> for ScheduleMetadata {
     fn from(schedule: Schedule) -> Self {
-        let checked = check(&schedule.expression, &schedule.timezone, Utc::now());
+        let checked = check(Timetable::parse(&schedule.expression, &schedule.timezone), Utc::now());
         let error = checked.error.or(schedule.error);
         let (validation_status, validation_message) = match (error, checked.warning) {
             (Some(error), _) => (ValidationStatus::Error, Some(error)),
@@ -213,7 +213,7 @@ async fn validate_schedule(
     Json(input): Json<ScheduleValidationRequest>,
 ) -> Json<ScheduleValidationResponse> {
     let zone = input.timezone.as_deref().map(str::trim).filter(|zone| !zone.is_empty()).unwrap_or("UTC");
-    Json(check(&input.expression, zone, Utc::now()))
+    Json(check(Timetable::parse_new(&input.expression, zone), Utc::now()))
 }
 
 /// Runs a scheduled workflow now.
@@ -321,8 +321,8 @@ async fn list_schedule_history(
     Ok(Paged::new(fires, page.limit, place))
 }
 
-fn check(expression: &str, zone: &str, now: DateTime<Utc>) -> ScheduleValidationResponse {
-    let table = match Timetable::parse(expression, zone) {
+fn check(table: Result<Timetable, String>, now: DateTime<Utc>) -> ScheduleValidationResponse {
+    let table = match table {
         Ok(table) => table,
         Err(error) => return ScheduleValidationResponse { error: Some(error), ..Default::default() },
     };
@@ -349,7 +349,7 @@ mod tests {
     use super::*;
 
     fn checked(expression: &str, zone: &str) -> ScheduleValidationResponse {
-        check(expression, zone, "2026-11-26T02:00:00Z".parse().expect("a time"))
+        check(Timetable::parse_new(expression, zone), "2026-11-26T02:00:00Z".parse().expect("a time"))
     }
 
     #[test]
@@ -373,6 +373,7 @@ mod tests {
             ]
         );
         assert_eq!(answer.interval_seconds, Some(86_400));
+        assert_eq!(checked("0 6 * * *", "UTC").human_readable.as_deref(), Some("At 06:00"));
         assert!(checked("*/4 * * * *", "UTC").warning.is_some());
         assert!(checked("0,2 6 * * *", "UTC").warning.is_some());
         assert!(checked("*/5 * * * *", "UTC").warning.is_none());
@@ -384,7 +385,10 @@ mod tests {
             ("", "UTC", "has 0 fields instead of 5"),
             ("0 0 6 * * *", "UTC", "has 6 fields instead of 5"),
             ("@daily", "UTC", "has 1 fields"),
-            ("0 25 * * *", "UTC", "cannot be read"),
+            ("0 25 * * *", "UTC", "25 is no hour, which goes from 0 to 23"),
+            ("*/90 * * * *", "UTC", "a step of 90 is longer than the field of the minute"),
+            ("0 */25 * * *", "UTC", "field of the hour, which has 24 values"),
+            ("0 0 1 */13 *", "UTC", "field of the month"),
             ("0 6 30 2 *", "UTC", "never comes true"),
             ("0 6 L * *", "UTC", "is nothing that field"),
             ("0 6 * * 1#2", "UTC", "must not contain '#'"),

@@ -1,5 +1,8 @@
 //! The repository of the workspace: connecting, commits, pushes, pulls, conflicts, taking back. Repositories are real ones.
 
+use std::os::unix::ffi::OsStrExt as _;
+
+use domain::workspace_trees::Tree;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Client, Origin, TestEnv};
@@ -192,6 +195,27 @@ async fn an_empty_repository_gets_the_workspace() {
     assert_eq!(origin.read("own.txt"), "own");
     let other = json!({"repo_url": origin.address(), "auth_token": "", "branch": "other"});
     failed(&post(admin, "init", other).await, "has no branch other");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_utf8_is_refused_and_said_and_never_left_out_of_a_commit() {
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9.txt");
+    let origin = Origin::with(&[("a.txt", "1\n")]);
+    let world = connected(&origin).await;
+    let admin = &world.admin.client;
+    let file = Tree::current(world.test.workspace()).files.join(name);
+    std::fs::write(&file, "1\n").expect("the folder is the test's");
+    for operation in ["commit", "push"] {
+        failed(&post(admin, operation, json!({"message": "x"})).await, "caf\u{fffd}.txt");
+    }
+    assert_eq!(get(admin, "status").await["commits_ahead"], json!(0), "nothing was committed");
+    std::fs::remove_file(file).expect("is there");
+
+    std::fs::write(origin.colleague().join(name), "1\n").expect("the folder is the test's");
+    origin.commit("of an old machine");
+    failed(&post(admin, "pull", json!({})).await, "the repository has caf\u{fffd}.txt");
+    failed(&init(admin, &origin.address()).await, "the repository has caf\u{fffd}.txt");
     world.close().await;
 }
 

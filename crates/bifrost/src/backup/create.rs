@@ -91,7 +91,8 @@ pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     } else {
         progress.say(format!("Backup in {}", target.display()));
         output::say("Keep SECRETS_MASTER_KEY apart from it: without the key no stored secret can be read.");
-        output::say(&format!("next:  bifrost backup verify --restore {}", target.display()));
+        let state = args.state.as_argument();
+        output::say(&format!("next:  bifrost backup verify {state}--restore {}", target.display()));
     }
     Ok(0)
 }

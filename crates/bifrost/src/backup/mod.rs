@@ -55,6 +55,13 @@ impl State {
     fn locate(&self) -> Result<StateDir, Failure> {
         StateDir::locate(self.state_dir.clone())
     }
+
+    /// The same for another command, before what else it is told.
+    fn as_argument(&self) -> String {
+        self.state_dir
+            .as_ref()
+            .map_or_else(String::new, |folder| format!("--state-dir {} ", folder.display()))
+    }
 }
 
 /// PostgreSQL as a login that row-level security does not bind, which whoever copies everything must be: the configured

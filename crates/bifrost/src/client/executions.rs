@@ -1,5 +1,7 @@
 //! `bifrost executions`: what ran, what it said, and stopping it.
 
+use clap::builder::PossibleValuesParser;
+use domain::executions::Status;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -29,8 +31,8 @@ pub(crate) struct List {
     /// Only this workflow.
     #[arg(long)]
     workflow: Option<String>,
-    /// Only this state, such as Running or Failed.
-    #[arg(long)]
+    /// Only this state.
+    #[arg(long, value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
     status: Option<String>,
     /// How many.
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..=1000))]

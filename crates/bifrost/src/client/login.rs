@@ -1,6 +1,6 @@
 //! `bifrost login`: signs in and keeps the session.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::process::{Command, Stdio};
 
 use super::credentials::{self, Credentials};
@@ -61,7 +61,7 @@ fn read_password(from_stdin: bool, email: &str) -> Result<String, Failure> {
         echo(false);
         let line = ask(&format!("Password of {email}: "));
         echo(true);
-        eprintln!();
+        output::note("");
         line?
     } else {
         return Err(Failure::new("there is no terminal to ask for the password on")
@@ -86,8 +86,7 @@ fn read_code() -> Result<String, Failure> {
 }
 
 fn ask(question: &str) -> Result<String, Failure> {
-    eprint!("{question}");
-    let _ = std::io::stderr().flush();
+    output::ask(question);
     read_line()
 }
 

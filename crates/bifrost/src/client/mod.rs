@@ -29,6 +29,14 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// A synchronous request may wait for its run.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What ends a missing session, in short.
+const LOG_IN: &str = "bifrost login";
+/// What the api says it does not have, and what shows what it has.
+const LISTS: [(&str, &str); 2] = [
+    ("no such execution", "bifrost executions list"),
+    ("no such workflow", "name one of those that GET /api/workflows lists"),
+];
+
 /// Which api, and for which organization.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Target {
@@ -146,7 +154,7 @@ impl Api {
         let password = self.credentials.password.clone().ok_or_else(|| not_signed_in(self.url()))?;
         let form = [("username", self.credentials.email.as_str()), ("password", password.as_str())];
         let request = self.http.post(self.address("/auth/login")).form(&form);
-        let tokens: Tokens = read(self.url(), request).await?;
+        let tokens = self.read_tokens(request).await?;
         if tokens.mfa_setup_required {
             return Err(Failure::new("this account must set up a second factor first")
                 .next(format!("sign in with a browser: {}", self.url())));
@@ -161,7 +169,7 @@ impl Api {
     pub(crate) async fn give_code(&mut self, mfa_token: &str, code: &str) -> Result<(), Failure> {
         let body = json!({ "mfa_token": mfa_token, "code": code });
         let request = self.http.post(self.address("/auth/mfa/login")).json(&body);
-        let tokens: Tokens = read(self.url(), request).await?;
+        let tokens = self.read_tokens(request).await?;
         self.take(tokens)
     }
 
@@ -249,11 +257,20 @@ impl Api {
         }
     }
 
+    /// What a sign-in is answered with; who is refused is told to sign in there again.
+    async fn read_tokens(&self, request: RequestBuilder) -> Result<Tokens, Failure> {
+        read(self.url(), request).await.map_err(|failure: Failure| failure.spell_out(LOG_IN, &self.log_in()))
+    }
+
+    fn log_in(&self) -> String {
+        format!("{LOG_IN} --url {} --email {}", self.url(), self.email())
+    }
+
     fn no_longer_signed_in(&self) -> Failure {
         let (email, url) = (self.email(), self.url());
         let file = credentials::FILE;
         Failure::new(format!("{file} is no longer that of {email} at {url}, and the session must be renewed"))
-            .next(format!("bifrost login --url {url} --email {email}"))
+            .next(self.log_in())
     }
 
     fn take(&mut self, tokens: Tokens) -> Result<(), Failure> {
@@ -327,13 +344,15 @@ impl Problem {
         if let Some(id) = self.request_id {
             message.push_str(&format!("\n(status {}, request {})", status.as_u16(), harmless(&id)));
         }
-        let failure = Failure::new(message);
-        match status.as_u16() {
-            401 => failure.next("bifrost login"),
-            403 => failure.next("sign in as somebody who may: bifrost login --email EMAIL"),
-            404 | 409 | 422 => failure.code(USAGE),
-            429 | 503 => failure.next("try again in a moment"),
-            500.. => failure.next("look for the request id in the log of the api"),
+        let list = LISTS.iter().find(|(missing, _)| message.starts_with(missing));
+        let failure = Failure::new(&message);
+        match (status.as_u16(), list) {
+            (404, Some((_, list))) => failure.next(list).code(USAGE),
+            (401, _) => failure.next(LOG_IN),
+            (403, _) => failure.next("sign in as somebody who may: bifrost login --email EMAIL"),
+            (404 | 409 | 422, _) => failure.code(USAGE),
+            (429 | 503, _) => failure.next("try again in a moment"),
+            (500.., _) => failure.next("look for the request id in the log of the api"),
             _ => failure,
         }
     }
@@ -353,7 +372,7 @@ fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
 }
 
 fn not_signed_in(url: &str) -> Failure {
-    Failure::new(format!("not signed in to {url}")).next(format!("bifrost login --url {url} --email EMAIL"))
+    Failure::new(format!("not signed in to {url}")).next(format!("{LOG_IN} --url {url} --email EMAIL"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use domain::audit::verify::{self, Chain};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, USAGE};
 use crate::{env, output};
 
 #[derive(clap::Subcommand)]
@@ -39,6 +39,11 @@ pub(crate) async fn run(command: Command) -> Result<u8, Failure> {
     let chains = verify::verify(&db, args.org.map(Into::into), progress).await;
     db.close().await;
     let chains = chains.map_err(|error| super::failed(&error))?;
+    if let Some(org) = args.org.filter(|_| chains.is_empty()) {
+        return Err(Failure::new(format!("there is no audit chain of the organization {org}"))
+            .next("without --org every chain is verified, and listed with its organization")
+            .code(USAGE));
+    }
     let broken = chains.iter().filter(|chain| chain.fault.is_some()).count();
     if args.json {
         let document = json!({

@@ -172,7 +172,10 @@ async fn a_damaged_backup_is_named_and_nothing_is_restored_over_something() {
     let installation = Installation::start().await;
     let backup = installation.env.folder().join("backup");
     let path = backup.to_str().expect("is text");
-    bifrost(&installation, &["backup", "create", path]).finish().await.expect_code(0);
+    let create = ["backup", "create", path, "--state-dir", "its-state"];
+    let made = bifrost(&installation, &create).finish().await.expect_code(0);
+    let next = format!("next:  bifrost backup verify --state-dir its-state --restore {path}");
+    assert!(made.stdout.contains(&next), "{}", made.stdout);
     let again = bifrost(&installation, &["backup", "create", path]).finish().await.expect_code(2);
     assert!(again.stderr.contains("is there already"), "{}", again.stderr);
 

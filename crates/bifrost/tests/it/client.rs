@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use testkit::Ended;
+use testkit::{Ended, Launch, binary};
 use tokio::net::{TcpListener, TcpStream};
 use totp_rs::{Builder, Secret};
 
 use crate::support::{
-    EMAIL, Installation, PASSWORD, mode_of, status_of, submit, wait_for_end, wait_for_status,
+    EMAIL, Installation, PASSWORD, mode_of, open_folder, status_of, submit, wait_for_end, wait_for_status,
 };
 
 #[tokio::test]
@@ -56,20 +56,26 @@ async fn wrong_usage_says_what_is_wrong_and_what_to_do() {
     says(&nobody, &["not signed in", "next:  bifrost login"]);
     let wrong = ["login", "--url", site.api.url(), "--email", EMAIL, "--password-stdin"];
     let refused = site.bifrost(&wrong).input("not the password").finish().await.expect_code(1);
-    says(&refused, &["request "]);
+    let again = format!("next:  bifrost login --url {} --email {EMAIL}", site.api.url());
+    says(&refused, &["request ", &again]);
     assert!(!site.env.folder().join(".bifrost").exists(), "nobody is signed in");
     site.log_in().await;
 
     for (arguments, code, expected) in [
-        (&["run", "no_such_workflow"][..], 2, &["no such workflow", "404", "request "][..]),
+        (&["run", "no_such_workflow"][..], 2, &["no such workflow", "404", "next:"][..]),
         (&["run", "greet", "name=Ada", "times=often"], 2, &["/input_data/times", "422", "request "]),
         (&["run", "greet"], 2, &["/input_data/name", "422"]),
         (&["run", "greet", "name"], 2, &["name is not KEY=VALUE", "next:"]),
         (&["run"], 2, &["WORKFLOW"]),
         (&["run", "greet", "--url", "http://127.0.0.1:9"], 1, &["not signed in to http://127.0.0.1:9"]),
         (&["executions", "show", "not-a-uuid"], 2, &["not-a-uuid"]),
-        (&["executions", "show", "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11"], 2, &["404", "request "]),
-        (&["executions", "list", "--status", "Sleeping"], 2, &["status"]),
+        (
+            &["executions", "show", "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11"],
+            2,
+            &["404", "next:  bifrost executions list"],
+        ),
+        (&["executions", "list", "--status", "success"], 2, &["--status", "CompletedWithErrors"]),
+        (&["healthcheck", "--url", "junk"], 2, &["junk is not an address", "next:"]),
         (&["executions", "list", "--limit", "0"], 2, &["--limit"]),
     ] {
         let ended = site.bifrost(arguments).finish().await;
@@ -77,6 +83,23 @@ async fn wrong_usage_says_what_is_wrong_and_what_to_do() {
         says(&ended, expected);
     }
     site.close().await;
+}
+
+#[tokio::test]
+async fn output_that_cannot_be_written_is_a_failure_and_never_a_panic() {
+    let folder = open_folder();
+    let program = binary("bifrost").display().to_string();
+    for (command, code, said) in [
+        ("openapi > /dev/full", 1, "cannot write to standard output"),
+        ("openapi --check nothing 2> /dev/full", 2, ""),
+        // A reader that has seen enough.
+        ("openapi | head -c 1", 0, ""),
+    ] {
+        let script = format!("'{program}' {command}");
+        let ended = Launch::of(Path::new("/bin/sh"), folder.path()).args(&["-c", &script]).finish().await;
+        let ended = ended.expect_code(code);
+        assert!(ended.stderr.contains(said) && !ended.stderr.contains("panicked"), "{}", ended.stderr);
+    }
 }
 
 #[tokio::test]

@@ -40,6 +40,10 @@ async fn the_audit_log_is_verified_and_a_tampered_row_is_named() {
     let intact = bifrost(&db, folder.path(), &verify).finish().await.expect_code(0);
     assert!(intact.stdout.contains("(none)") && intact.stdout.contains("intact"), "{}", intact.stdout);
 
+    let unknown = ["audit", "verify", "--org", "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11"];
+    let unknown = bifrost(&db, folder.path(), &unknown).finish().await.expect_code(2);
+    assert!(unknown.stderr.contains("no audit chain") && unknown.stdout.is_empty(), "{}", unknown.all());
+
     let mut conn = db.connect().await;
     sqlx::query("UPDATE audit_log SET actor = 'mallory' WHERE sequence = 2")
         .execute(&mut conn)

@@ -82,7 +82,12 @@ fn check_svg(content: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(content).map_err(|_| unknown())?;
     // Without a document type there are no entities, which could grow or fetch something.
     let options = ParsingOptions { allow_dtd: false, nodes_limit: MOST_NODES, ..ParsingOptions::default() };
-    let document = Document::parse_with_options(text, options).map_err(|_| unknown())?;
+    let document = Document::parse_with_options(text, options).map_err(|error| match error {
+        roxmltree::Error::DtdDetected if text.contains("<svg") => {
+            "an SVG logo may have no DOCTYPE; remove that line".to_owned()
+        }
+        _ => unknown(),
+    })?;
     let root = document.root_element();
     if (root.tag_name().name(), root.tag_name().namespace()) != ("svg", Some(SVG)) {
         return Err(unknown());
@@ -203,6 +208,13 @@ mod tests {
             "{:?}",
             accepted.iter().map(|a| String::from_utf8_lossy(a)).collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn a_document_type_is_refused_by_its_name() {
+        let doctype = r#"<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">"#;
+        let refused = check(format!("<?xml version=\"1.0\"?>\n{doctype}\n{}", svg("<path/>")).as_bytes());
+        assert!(refused.is_err_and(|why| why.contains("may have no DOCTYPE")));
     }
 
     #[test]

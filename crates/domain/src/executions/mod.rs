@@ -80,6 +80,18 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Running,
+        Self::Cancelling,
+        Self::Success,
+        Self::CompletedWithErrors,
+        Self::Failed,
+        Self::Timeout,
+        Self::Cancelled,
+    ];
+
     /// Whether it never changes again.
     pub fn is_terminal(self) -> bool {
         !matches!(self, Self::Pending | Self::Running | Self::Cancelling)
@@ -120,19 +132,7 @@ impl std::str::FromStr for Status {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        [
-            Self::Pending,
-            Self::Running,
-            Self::Cancelling,
-            Self::Success,
-            Self::CompletedWithErrors,
-            Self::Failed,
-            Self::Timeout,
-            Self::Cancelled,
-        ]
-        .into_iter()
-        .find(|status| status.as_str() == text)
-        .ok_or(())
+        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or(())
     }
 }
 

@@ -86,7 +86,7 @@ async fn commit_pending(session: &Session, message: Option<&str>) -> Outcome<Opt
 
 async fn commit_changes(session: &Session, head: Option<&str>, message: &str) -> Outcome<Option<Committed>> {
     let git = &session.git;
-    let paths = look::dirty(git).await?;
+    let paths = look::to_commit(git).await?;
     if paths.is_empty() {
         return Ok(None);
     }
@@ -117,7 +117,7 @@ async fn commit_merge(session: &Session, head: &str, theirs: &str, message: &str
         )));
     }
     let incoming = git.list(["diff", "--name-only", "-z", "--no-renames", head, &merge.result, "--"]).await?;
-    let dirty = look::dirty(git).await?;
+    let dirty = look::to_commit(git).await?;
     let clash: Vec<String> = dirty
         .iter()
         .filter(|path| incoming.contains(path) && !merge.conflicts.contains_key(*path))

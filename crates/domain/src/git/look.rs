@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use chrono::{DateTime, Utc};
 
 use super::names::Branch;
-use super::program::{Git, fields};
+use super::program::{Git, fields, garbled};
 use super::store::{self, Connection};
 use super::{Commit, Conflict, Failed, Outcome};
 use crate::workspace_trees::Tree;
@@ -177,7 +177,7 @@ async fn open(platform: &Platform, scope: &OrgScope) -> Outcome<(Connection, Fou
 
 /// Files that differ from the last commit. Folders that are repositories themselves are passed by.
 async fn changes(git: &Git, has_commits: bool) -> Outcome<Vec<Changed>> {
-    let output = differing(git).await?;
+    let output = fields(&differing(git).await?);
     let mut lines = BTreeMap::new();
     if has_commits {
         let options = ["--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=all"];
@@ -208,15 +208,29 @@ async fn changes(git: &Git, has_commits: bool) -> Outcome<Vec<Changed>> {
 
 /// Paths of all that differs from the last commit, without bound.
 pub(super) async fn dirty(git: &Git) -> Outcome<Vec<String>> {
-    let output = differing(git).await?;
-    let paths = output.into_iter().filter_map(|line| line.get(3..).map(ToOwned::to_owned));
-    Ok(paths.filter(|path| !path.ends_with('/')).collect())
+    Ok(paths(&differing(git).await?))
 }
 
-/// What differs from the last commit, a line each: two letters for its state, a blank, its path.
-async fn differing(git: &Git) -> Outcome<Vec<String>> {
+/// The same, to be committed.
+pub(super) async fn to_commit(git: &Git) -> Outcome<Vec<String>> {
+    let output = differing(git).await?;
+    if let Some(line) = garbled(&output) {
+        let name = line.get(3..).unwrap_or_default();
+        return Err(Failed::said(format!("the workspace has {name}, a name that is not UTF-8; rename it")));
+    }
+    Ok(paths(&output))
+}
+
+fn paths(output: &[u8]) -> Vec<String> {
+    let paths = fields(output).into_iter().filter_map(|line| line.get(3..).map(ToOwned::to_owned));
+    paths.filter(|path| !path.ends_with('/')).collect()
+}
+
+/// What differs from the last commit, each ended by NUL: two letters for its state, a blank, its path.
+async fn differing(git: &Git) -> Outcome<Vec<u8>> {
     let options = ["--untracked-files=all", "--ignore-submodules=all", "--no-renames"];
-    git.list(["status", "--porcelain=v1", "-z"].into_iter().chain(options)).await
+    let call = git.call(["status", "--porcelain=v1", "-z"].into_iter().chain(options));
+    Ok(call.done().await?.output)
 }
 
 /// How many commits only we have, and only the server has.

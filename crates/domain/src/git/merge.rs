@@ -6,6 +6,7 @@
 use serde_json::json;
 
 use super::apply::{self, Step};
+use super::program::{Git, fields, garbled};
 use super::session::Session;
 use super::{Conflict, Failed, Outcome, change, look, on_thread, store};
 use crate::audit::{self, Action};
@@ -120,13 +121,18 @@ async fn update(session: &Session, from: Option<String>, to: &str) -> Outcome<Pu
 }
 
 /// Whether the files of a commit may be a workspace.
-pub(super) async fn check_files(git: &super::program::Git, commit: &str) -> Outcome<()> {
+pub(super) async fn check_files(git: &Git, commit: &str) -> Outcome<()> {
     use crate::workspace_trees::RESERVED;
 
     const MAX_FILES: usize = 100_000;
     const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
     let (mut files, mut bytes) = (0, 0_u64);
-    for line in git.list(["ls-tree", "-r", "-l", "-z", commit]).await? {
+    let output = git.call(["ls-tree", "-r", "-l", "-z", commit]).done().await?.output;
+    if let Some(line) = garbled(&output) {
+        let name = line.split_once('\t').map_or("", |(_, path)| path);
+        return Err(Failed::said(format!("the repository has {name}, a name that is not UTF-8")));
+    }
+    for line in fields(&output) {
         let Some((facts, path)) = line.split_once('\t') else { continue };
         files += 1;
         bytes +=

@@ -364,6 +364,13 @@ pub(super) fn fields(output: &[u8]) -> Vec<String> {
     parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
+/// The first of these parts that is no UTF-8, as well as it can be shown. A file of such a name can be told to nobody, and not be
+/// told back to git either.
+pub(super) fn garbled(output: &[u8]) -> Option<String> {
+    let part = output.split(|byte| *byte == 0).find(|part| std::str::from_utf8(part).is_err())?;
+    Some(String::from_utf8_lossy(part).into_owned())
+}
+
 fn missing(source: io::Error) -> Failed {
     if source.kind() == io::ErrorKind::NotFound {
         return Failed::said("git is not installed on this server");

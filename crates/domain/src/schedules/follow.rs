@@ -53,7 +53,7 @@ pub(crate) async fn follow(tx: &mut SystemTx) -> Result<()> {
     let (mut ids, mut nexts, mut errors) =
         (Vec::<Uuid>::new(), Vec::<Option<DateTime<Utc>>>::new(), Vec::new());
     for row in changed {
-        let (next, error) = match Timetable::parse(&row.expression, &row.timezone) {
+        let (next, error) = match Timetable::parse_new(&row.expression, &row.timezone) {
             Ok(table) => match table.next_after(row.now) {
                 Some(next) => (Some(next), None),
                 None => (None, Some("the expression never comes true".to_owned())),

@@ -16,6 +16,34 @@ const MOST_SKIPPED: usize = 2 * 24 * 60;
 /// Further from an instant than any zone is from UTC.
 const BEYOND_ANY_OFFSET: TimeDelta = TimeDelta::hours(30);
 
+/// The fields of an expression, in their order.
+const FIELDS: [Field; 5] = [
+    Field { name: "minute", first: 0, last: 59, names: &[] },
+    Field { name: "hour", first: 0, last: 23, names: &[] },
+    Field { name: "day of month", first: 1, last: 31, names: &[] },
+    Field {
+        name: "month",
+        first: 1,
+        last: 12,
+        names: &["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+    },
+    // Sunday is 0 and 7.
+    Field {
+        name: "day of week",
+        first: 0,
+        last: 7,
+        names: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
+    },
+];
+
+/// A field of an expression: the values that it takes, and what may stand for them.
+struct Field {
+    name: &'static str,
+    first: u32,
+    last: u32,
+    names: &'static [&'static str],
+}
+
 /// A schedule that can be computed with.
 #[derive(Debug, Clone)]
 pub struct Timetable {
@@ -58,8 +86,8 @@ impl Timetable {
         if let Some(letter) = expression.chars().find(|letter| !usual(*letter) && !letter.is_whitespace()) {
             return Err(format!("the expression must not contain {letter:?}"));
         }
-        for (index, field) in fields.iter().enumerate() {
-            check_field(index, field)?;
+        for (index, (text, field)) in fields.iter().zip(&FIELDS).enumerate() {
+            field.check(index, text)?;
         }
         let cron = CronParser::builder()
             .seconds(Seconds::Disallowed)
@@ -68,6 +96,19 @@ impl Timetable {
             .parse(expression)
             .map_err(|error| format!("the expression cannot be read: {error}"))?;
         Ok(Self { cron, zone })
+    }
+
+    /// Reads an expression that nothing fires by yet, which must also mean what it says: `*/90` in the field of minutes is no
+    /// hour and a half, but every full hour. Those that fire already go on.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_new(expression: &str, zone: &str) -> Result<Self, String> {
+        let table = Self::parse(expression, zone)?;
+        for (text, field) in expression.split_whitespace().zip(&FIELDS) {
+            field.check_steps(text)?;
+        }
+        Ok(table)
     }
 
     /// The first tick after this instant; `None` when there is none, as on the 30th of February.
@@ -132,9 +173,10 @@ impl Timetable {
     /// The schedule in words.
     pub fn describe(&self) -> String {
         let text = self.cron.describe();
+        let text = text.trim_end_matches('.');
         match self.zone {
-            Tz::UTC => text,
-            zone => format!("{} ({})", text.trim_end_matches('.'), zone.name()),
+            Tz::UTC => text.to_owned(),
+            zone => format!("{text} ({})", zone.name()),
         }
     }
 
@@ -161,34 +203,61 @@ impl Timetable {
     }
 }
 
-/// Lists of `*`, values and ranges, with a step behind `*` or a range. Names stand for months in the fourth field and for
-/// days in the fifth, and nowhere else. The values themselves are the parser's business.
-fn check_field(index: usize, field: &str) -> Result<(), String> {
-    const MONTHS: [&str; 12] =
-        ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
-    const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
-    let names: &[&str] = match index {
-        3 => &MONTHS,
-        4 => &DAYS,
-        _ => &[],
-    };
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_value = |text: &str| is_number(text) || names.contains(&text.to_ascii_uppercase().as_str());
-    for item in field.split(',') {
-        let (range, step) = match item.split_once('/') {
-            Some((range, step)) => (range, Some(step)),
-            None => (item, None),
-        };
-        let is_range = match range.split_once('-') {
-            Some((first, last)) => is_value(first) && is_value(last),
-            None => range == "*" || (is_value(range) && step.is_none()),
-        };
-        if !is_range || !step.is_none_or(is_number) {
-            return Err(format!(
-                "the expression cannot be read: {item:?} is nothing that field {} takes",
-                index + 1
-            ));
+impl Field {
+    /// Lists of `*`, values and ranges, with a step behind `*` or a range. Names stand for months in the fourth field and for
+    /// days in the fifth, and nowhere else.
+    fn check(&self, index: usize, text: &str) -> Result<(), String> {
+        for item in text.split(',') {
+            let (range, step) = match item.split_once('/') {
+                Some((range, step)) => (range, Some(step)),
+                None => (item, None),
+            };
+            let is_range = match range.split_once('-') {
+                Some((first, last)) => self.has(first) && self.has(last),
+                None => range == "*" || (self.has(range) && step.is_none()),
+            };
+            if !is_range || !step.is_none_or(is_number) {
+                return Err(format!(
+                    "the expression cannot be read: {item:?} is nothing that field {} takes",
+                    index + 1
+                ));
+            }
+            let is_outside = |value: &&str| is_number(value) && !self.is_within(value);
+            if let Some(value) = range.split('-').find(is_outside) {
+                return Err(format!(
+                    "the expression cannot be read: {value} is no {}, which goes from {} to {}",
+                    self.name, self.first, self.last
+                ));
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// A step that is longer than the field begins anew each time before it is over.
+    fn check_steps(&self, text: &str) -> Result<(), String> {
+        // Both ends of the week are Sunday.
+        let longest = if self.last == 7 { 7 } else { self.last - self.first + 1 };
+        let steps = text.split(',').filter_map(|item| item.split_once('/'));
+        for (_, step) in steps {
+            if !step.parse::<u32>().is_ok_and(|step| step <= longest) {
+                return Err(format!(
+                    "a step of {step} is longer than the field of the {}, which has {longest} values",
+                    self.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, text: &str) -> bool {
+        is_number(text) || self.names.contains(&text.to_ascii_uppercase().as_str())
+    }
+
+    fn is_within(&self, number: &str) -> bool {
+        number.parse().is_ok_and(|number| (self.first..=self.last).contains(&number))
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -422,8 +422,29 @@ fn expressions_are_five_usual_fields_and_nothing_else() {
     ] {
         assert!(Timetable::parse(bad, "UTC").is_err(), "{bad}");
     }
+    let said = |expression: &str| Timetable::parse(expression, "UTC").expect_err("is refused");
+    assert!(said("60 * * * *").contains("60 is no minute, which goes from 0 to 59"));
+    assert!(said("* * * * 1,6-8").contains("8 is no day of week, which goes from 0 to 7"));
     let long = format!("{} * * * *", vec!["1"; 200].join(","));
     assert!(Timetable::parse(&long, "UTC").is_err());
+}
+
+#[test]
+fn a_step_longer_than_its_field_is_refused_where_nothing_fires_by_it_yet() {
+    for (expression, field) in [
+        ("*/90 * * * *", "minute"),
+        ("0 */25 * * *", "hour"),
+        ("0 0 */32 * *", "day of month"),
+        ("0 0 1 */13 *", "month"),
+        ("0 0 * * 1-5/8", "day of week"),
+    ] {
+        let refused = Timetable::parse_new(expression, "UTC").expect_err("is refused");
+        assert!(refused.contains(&format!("field of the {field},")), "{refused}");
+        Timetable::parse(expression, "UTC").expect("goes on to fire");
+    }
+    for whole in ["*/60 */24 * * *", "0 0 */31 */12 *", "0 0 * * */7"] {
+        Timetable::parse_new(whole, "UTC").expect("says what it means");
+    }
 }
 
 /// A field of a random expression: its text, and the values it stands for.
