@@ -228,6 +228,33 @@ class Template:
         self.process.stdout.close()
 
 
+class Pooled:
+    """One pooled process."""
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+        self.connection = template.connect()
+        self.last = False
+
+    def run(self, path: str, function: str = "run", **more: Any) -> Outcome:
+        self.connection.send(self.template.start_frame(function, path, pooled=True, **more))
+        outcome = Outcome()
+        self.last = bool(self.connection.until(lambda frame: frame["t"] == "result", outcome).get("last"))
+        return outcome
+
+    def result(self, path: str, function: str = "run", **more: Any) -> Any:
+        frame = self.run(path, function, **more).result
+        assert frame["outcome"] == "success", frame["error"]
+        return frame["result"]
+
+    def has_ended(self) -> bool:
+        """Whether it said with its result that it takes no further run, and ended."""
+        if not self.last:
+            return False
+        end = self.template.exit_of(self.connection.pid)
+        return (end["code"], end["signal"]) == (0, None)
+
+
 class Files:
     """A worker that holds files in memory and gives them in pieces."""
 
@@ -316,6 +343,13 @@ def template(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     running = Template(workspace, tmp_path_factory.mktemp("template"), options=reach)
     yield running
     running.stop()
+
+
+@pytest.fixture
+def pooled(template: Template) -> Iterator[Pooled]:
+    process = Pooled(template)
+    yield process
+    process.connection.close()
 
 
 @pytest.fixture(scope="session")

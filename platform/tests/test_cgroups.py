@@ -75,7 +75,7 @@ def missing() -> str | None:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
+def cgroup() -> Iterator[Path]:
     if (why := missing()) is not None:
         pytest.skip(f"no control groups here: {why}")
     folder = ROOT / f"bifrost.tests.{os.getpid()}"
@@ -86,33 +86,33 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(params=["best-effort", "off"])
-def limited(request: pytest.FixtureRequest, place: Path, tmp_path: Path) -> Iterator[Template]:
+def limited(request: pytest.FixtureRequest, cgroup: Path, tmp_path: Path) -> Iterator[Template]:
     """A template with a PID namespace for each run, and one with nothing but the groups."""
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     (workspace / "flow.py").write_text(TREE)
     folder = tmp_path / "template"
     folder.mkdir()
-    options = ("--cgroup", str(place), "--cgroup-memory", str(LIMIT), "--cgroup-processes", str(PROCESSES))
+    options = ("--cgroup", str(cgroup), "--cgroup-memory", str(LIMIT), "--cgroup-processes", str(PROCESSES))
     running = Template(workspace, folder, isolation=request.param, options=options)
     yield running
     running.stop()
-    assert groups(place) == []
+    assert groups(cgroup) == []
 
 
-def groups(place: Path) -> list[str]:
-    return [entry.name for entry in place.iterdir() if entry.is_dir()]
+def groups(cgroup: Path) -> list[str]:
+    return [entry.name for entry in cgroup.iterdir() if entry.is_dir()]
 
 
-def until_groups_are_left(place: Path, count: int) -> None:
+def until_groups_are_left(cgroup: Path, count: int) -> None:
     """The kernel needs a moment to end what was killed, and the template is not asked to wait for it."""
     until = time.monotonic() + 10
-    while len(found := groups(place)) != count:
+    while len(found := groups(cgroup)) != count:
         assert time.monotonic() < until, found
         time.sleep(0.01)
 
 
-def test_children_that_are_each_below_the_limit_are_ended_together(limited: Template, place: Path) -> None:
+def test_children_that_are_each_below_the_limit_are_ended_together(limited: Template, cgroup: Path) -> None:
     neighbour = limited.connect()
     neighbour.send(limited.start_frame("waits"))
     neighbour.until(lambda frame: frame.get("message") == "begun")
@@ -126,7 +126,7 @@ def test_children_that_are_each_below_the_limit_are_ended_together(limited: Temp
     assert outcome.exit["peak_memory_bytes"] > 2 * 80 * MIB
     # The neighbour runs on, in the only group there is.
     assert os.path.exists(f"/proc/{neighbour.pid}")
-    until_groups_are_left(place, 1)
+    until_groups_are_left(cgroup, 1)
     os.kill(neighbour.pid, 9)
     assert limited.exit_of(neighbour.pid)["out_of_memory"] is False
     neighbour.close()
@@ -141,11 +141,11 @@ def test_the_peak_of_the_whole_tree_is_told(limited: Template) -> None:
     assert 120 * MIB < told < LIMIT
 
 
-def test_processes_are_counted_together_and_end_together(limited: Template, place: Path) -> None:
+def test_processes_are_counted_together_and_end_together(limited: Template, cgroup: Path) -> None:
     outcome = limited.run("forks")
 
     assert outcome.result["result"] == PROCESSES - 1
-    until_groups_are_left(place, 0)
+    until_groups_are_left(cgroup, 0)
     assert outcome.exit is not None
     left = subprocess.run(["pgrep", "-g", str(outcome.exit["pid"])], capture_output=True, check=False)
     assert left.stdout == b""

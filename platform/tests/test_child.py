@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Flow, Template
+from conftest import Flow, Pooled, Template
 
 ORGANIZATION = {"id": "0190bbbb-0000-7000-8000-000000000002", "name": "Acme", "is_active": True}
 
@@ -228,17 +228,14 @@ def test_a_default_of_param_is_used_where_the_parameter_is_missing(template: Tem
     assert given("later", x=2) == [2, {}]
 
 
-def test_a_run_does_not_change_the_defaults_of_the_next(template: Template, flow: Flow) -> None:
+def test_a_run_does_not_change_the_defaults_of_the_next(flow: Flow, pooled: Pooled) -> None:
     path = flow(
         "from bifrost import param\n"
         "@param('seen', default=[])\n"
         "def run(seen):\n    seen.append(1)\n    return seen\n"
     )
-    connection = template.connect()
     for _ in range(2):
-        connection.send(template.start_frame(path=path, pooled=True))
-        assert connection.until(lambda frame: frame["t"] == "result")["result"] == [1]
-    connection.close()
+        assert pooled.result(path) == [1]
 
 
 def test_a_data_provider_gives_options(template: Template, flow: Flow) -> None:
@@ -256,24 +253,20 @@ def test_runs_draw_different_random_numbers(template: Template, flow: Flow) -> N
 
 
 def test_a_run_sees_its_trace_and_the_next_one_of_its_process_does_not(
-    template: Template, flow: Flow
+    template: Template, flow: Flow, pooled: Pooled
 ) -> None:
     path = flow(
         "import os\nfrom bifrost import context\n"
         "def run(): return [context.traceparent, os.environ.get('TRACEPARENT')]\n"
     )
-    connection = template.connect()
-    seen = []
     for trace in ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None):
-        start = template.start_frame(path=path, pooled=True)
-        start["context"]["traceparent"] = trace
-        connection.send(start)
-        seen.append((trace, connection.until(lambda frame: frame["t"] == "result")["result"]))
-    connection.close()
-    assert [result for _, result in seen] == [[trace, trace] for trace, _ in seen]
+        context = template.start_frame()["context"] | {"traceparent": trace}
+        assert pooled.result(path, context=context) == [trace, trace]
 
 
-def test_a_pooled_process_serves_runs_in_turn_and_keeps_its_modules(template: Template, flow: Flow) -> None:
+def test_a_pooled_process_serves_runs_in_turn_and_keeps_its_modules(
+    template: Template, flow: Flow, pooled: Pooled
+) -> None:
     flow("calls = []\n", "pool_helper.py")
     path = flow(
         "import asyncio, pool_helper\n"
@@ -281,23 +274,17 @@ def test_a_pooled_process_serves_runs_in_turn_and_keeps_its_modules(template: Te
         "async def later(n):\n    await asyncio.to_thread(str)\n    return n\n"
         "def broken():\n    raise ValueError('x')\n"
     )
-    connection = template.connect()
-
-    def run(function: str = "run", **more: Any) -> dict[str, Any]:
-        connection.send(template.start_frame(function, path=path, pooled=True, **more))
-        return connection.until(lambda frame: frame["t"] == "result")
-
-    assert run(parameters={"n": 1})["result"] == [1]
-    assert run(parameters={"n": 2})["result"] == [1, 2]
-    assert run("broken")["error"]["type"] == "ValueError"
-    assert run("later", parameters={"n": 3})["result"] == 3
-    assert run("later", parameters={"n": 4})["result"] == 4
-    fresh = run(parameters={"n": 5}, generation="g2")
+    assert pooled.result(path, parameters={"n": 1}) == [1]
+    assert pooled.result(path, parameters={"n": 2}) == [1, 2]
+    assert pooled.run(path, "broken").result["error"]["type"] == "ValueError"
+    assert pooled.result(path, "later", parameters={"n": 3}) == 3
+    assert pooled.result(path, "later", parameters={"n": 4}) == 4
+    fresh = pooled.run(path, parameters={"n": 5}, generation="g2").result
     assert fresh["result"] == [5]
     assert fresh["variables"] == {"local": 5}
     assert fresh["usage"]["cpu_seconds"] < 1
-    connection.close()
-    assert template.exit_of(connection.pid)["code"] == 0
+    pooled.connection.socket.close()
+    assert template.exit_of(pooled.connection.pid)["code"] == 0
 
 
 def test_the_context_has_every_member(template: Template, flow: Flow) -> None:

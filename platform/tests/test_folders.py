@@ -1,38 +1,19 @@
 """What a process that serves many runs resolves for each: the same as a process of its own would."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Flow, Template
+from conftest import Flow, Pooled, Template
 
 Serve = Callable[..., Any]
 """Runs a file, or a script, in the one process of this test, and gives its result."""
 
 
 @pytest.fixture
-def serve(template: Template) -> Iterator[Serve]:
-    process = _Process(template)
-    yield process.serve
-    process.end()
-
-
-class _Process:
-    """One pooled process."""
-
-    def __init__(self, template: Template) -> None:
-        self.template = template
-        self.connection = template.connect()
-
-    def serve(self, path: str, **more: Any) -> Any:
-        self.connection.send(self.template.start_frame(path=path, pooled=True, **more))
-        frame = self.connection.until(lambda frame: frame["t"] == "result")
-        assert frame["outcome"] == "success", frame["error"]
-        return frame["result"]
-
-    def end(self) -> None:
-        self.connection.close()
+def serve(pooled: Pooled) -> Serve:
+    return pooled.result
 
 
 @pytest.mark.parametrize("order", ["rbr", "brb", "cbrc", "rcb"])
@@ -122,13 +103,13 @@ def test_a_file_beside_the_workflow_wins_over_an_installed_module_that_was_impor
         (workspace / path).parent.mkdir(parents=True, exist_ok=True)
         (workspace / path).write_text(content)
     template = Template(workspace, tmp_path, extra_path=str(installed))
-    process = _Process(template)
+    process = Pooled(template)
     try:
-        found = [process.serve(f"{folder}flow.py") for folder in ("", "team/", "other/", "team/", "")]
+        found = [process.result(f"{folder}flow.py") for folder in ("", "team/", "other/", "team/", "")]
         # The installed one is the same all along: some cannot be imported a second time.
         assert found == [1, "beside", 2, "beside", 3]
     finally:
-        process.end()
+        process.connection.close()
         template.stop()
 
 

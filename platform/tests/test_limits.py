@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PLATFORM, Flow, Template
+from conftest import PLATFORM, Flow, Pooled, Template
 
 from bifrost._host.limits import Limits
 
@@ -102,21 +102,14 @@ def test_a_run_cannot_lift_its_limits(template: Template, flow: Flow) -> None:
     assert template.run(path=path, limits=LIMITS).result["result"] == [True, 1 << 20, 4096, 100]
 
 
-def test_limits_of_a_pooled_process_hold_for_all_its_runs(template: Template, flow: Flow) -> None:
+def test_limits_of_a_pooled_process_hold_for_all_its_runs(flow: Flow, pooled: Pooled) -> None:
     path = flow(
         "from resource import RLIMIT_CPU, RLIMIT_NOFILE, getrlimit, setrlimit\n"
         "def lower(): setrlimit(RLIMIT_NOFILE, (50, getrlimit(RLIMIT_NOFILE)[1]))\n"
         "def run(): return [*getrlimit(RLIMIT_NOFILE), getrlimit(RLIMIT_CPU)[0]]\n"
     )
-    connection = template.connect()
-
-    def run(function: str, **more: int) -> Any:
-        start = template.start_frame(function, path, pooled=True, limits=LIMITS | more)
-        connection.send(start)
-        return connection.until(lambda frame: frame["t"] == "result")["result"]
-
-    run("lower")
-    files, hard, cpu = run("run")
+    pooled.result(path, "lower", limits=LIMITS)
+    files, hard, cpu = pooled.result(path, limits=LIMITS)
     assert (files, hard) == (100, 100)
-    assert run("run", open_files=200, cpu_seconds=90) == [100, 100, cpu + 80]
-    connection.close()
+    more = LIMITS | {"open_files": 200, "cpu_seconds": 90}
+    assert pooled.result(path, limits=more) == [100, 100, cpu + 80]

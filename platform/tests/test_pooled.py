@@ -3,11 +3,10 @@
 import os
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Flow, Frame, Outcome, RunConnection, Template
+from conftest import Flow, Pooled, Template
 
 SETTINGS = """
 import asyncio, contextvars, decimal, logging, logging.config, os, random, signal, socket, sys, tempfile
@@ -90,40 +89,6 @@ CHANGES = (
     *("configuration", "context", "path", "other_path", "arithmetic", "temporary", "closed", "other"),
     *("executor", "handler", "policy"),
 )
-
-
-class Pooled:
-    """One pooled process."""
-
-    def __init__(self, template: Template) -> None:
-        self.template = template
-        self.connection: RunConnection = template.connect()
-        self.last = False
-
-    def run(self, path: str, function: str = "run", **more: object) -> Outcome:
-        self.connection.send(self.template.start_frame(function, path, pooled=True, **more))
-        outcome = Outcome()
-        self.last = bool(self.connection.until(lambda frame: frame["t"] == "result", outcome).get("last"))
-        return outcome
-
-    def result(self, path: str, function: str = "run", **more: object) -> object:
-        frame: Frame = self.run(path, function, **more).result
-        assert frame["outcome"] == "success", frame["error"]
-        return frame["result"]
-
-    def has_ended(self) -> bool:
-        """Whether it said with its result that it takes no further run, and ended."""
-        if not self.last:
-            return False
-        end = self.template.exit_of(self.connection.pid)
-        return (end["code"], end["signal"]) == (0, None)
-
-
-@pytest.fixture
-def pooled(template: Template) -> Iterator[Pooled]:
-    process = Pooled(template)
-    yield process
-    process.connection.close()
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -1,10 +1,12 @@
 """The variables of a run that its end shows."""
 
 import json
+from typing import cast
 
-from conftest import Files, Flow, Template
+from conftest import Files, Flow, Pooled, Template
 
-from bifrost._awaitable import _Ready
+from bifrost._awaitable import Reply, _Ready
+from bifrost._host.connection import Call
 from bifrost._host.convert import describe
 
 
@@ -65,19 +67,18 @@ def plain(given):
 """
 
 
-def test_variables_of_a_workflow_are_found_behind_async_decorators(template: Template, flow: Flow) -> None:
+def test_variables_of_a_workflow_are_found_behind_async_decorators(
+    template: Template, flow: Flow, pooled: Pooled
+) -> None:
     path = flow(DECORATED)
     finished = template.run(path=path, parameters={"given": 2}).result
     assert (finished["result"], finished["variables"]) == (1, {"a": 3, "b": 1})
     failed = template.run(path=path, parameters={"given": 1}).result
     assert (failed["error"]["type"], failed["variables"]) == ("ZeroDivisionError", {"a": 2})
     assert template.run("plain", path=path, parameters={"given": 1}).result["variables"] == {"a": 2}
-    connection = template.connect()
     for given in (2, 3):
-        connection.send(template.start_frame(path=path, pooled=True, parameters={"given": given}))
-        found = connection.until(lambda frame: frame["t"] == "result")["variables"]
+        found = pooled.run(path, parameters={"given": given}).result["variables"]
         assert found == {"a": given + 1, "b": 1 / (given - 1)}
-    connection.close()
 
 
 def test_capturing_variables_does_not_slow_a_hot_loop(template: Template, flow: Flow) -> None:
@@ -242,3 +243,14 @@ def test_fields_of_log_lines_have_the_types_of_results_and_variables_are_named(
         **{"id": "00000000-0000-0000-0000-000000000001", "big": "<set too large to show>"},
         **{"endless": "<Endless too large to show>"},
     }
+
+
+def test_a_log_field_shows_numbers_of_any_type_and_waits_for_no_answer() -> None:
+    class Cents(int): ...
+
+    class Unanswered:
+        def result(self) -> dict[str, object]:
+            raise AssertionError("was waited for")
+
+    fields = {"price": Cents(5), "child": Reply(cast(Call, Unanswered()))}
+    assert describe(fields, converts=True) == '{"price":5,"child":"<Reply>"}'

@@ -10,6 +10,7 @@ mod deadline;
 mod dev;
 mod envelope;
 mod extract;
+mod indexing;
 mod limits;
 mod live;
 mod observe;

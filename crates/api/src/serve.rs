@@ -33,9 +33,11 @@ pub async fn serve_alone(
     );
     tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
     scrape::start(&platform, &stop).await?;
-    let serving = Box::pin(serve(listener, AppState::new(platform.clone())?, stop));
-    process::with_own_queues(&platform, serving).await?;
+    let state = AppState::new(platform.clone())?;
+    let outcome =
+        process::with_own_queues(&platform, &stop, |stop| Box::pin(serve(listener, state, stop))).await;
     platform.close().await;
+    outcome?;
     tracing::info!("stopped");
     Ok(())
 }

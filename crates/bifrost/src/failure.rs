@@ -32,11 +32,6 @@ impl Failure {
         self
     }
 
-    /// Says a step whole that is said in short.
-    pub(crate) fn spell_out(self, short: &str, whole: &str) -> Self {
-        if self.next.as_deref() == Some(short) { self.next(whole) } else { self }
-    }
-
     pub(crate) fn code(mut self, code: u8) -> Self {
         self.code = code;
         self

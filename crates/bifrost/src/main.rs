@@ -86,13 +86,21 @@ fn main() -> ExitCode {
     };
     // The command runs on the main thread: what it starts to die with us is bound to the thread that starts it.
     let done = runtime.block_on(Box::pin(dispatch(cli.command)));
-    let code = match done.and_then(output::all_said) {
+    let code = match done.and_then(all_said) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => failure.report(),
     };
     // A blocked read of standard input must not keep the process.
     runtime.shutdown_background();
     code
+}
+
+/// The exit code, unless what should be on standard output was lost.
+fn all_said(code: u8) -> Result<u8, Failure> {
+    match output::lost() {
+        Some(why) if code == 0 => Err(Failure::new(format!("cannot write to standard output: {why}"))),
+        _ => Ok(code),
+    }
 }
 
 async fn dispatch(command: Command) -> Result<u8, Failure> {

@@ -4,8 +4,6 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::failure::Failure;
-
 /// Why a line could not be written to standard output: the first time.
 static LOST: OnceLock<String> = OnceLock::new();
 
@@ -26,7 +24,7 @@ impl Progress {
     }
 }
 
-/// Prints a line; a reader that went away is no reason to fail, and of anything else [`all_said`] tells at the end.
+/// Prints a line; a reader that went away is no reason to fail, and of anything else [`lost`] tells at the end.
 pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush())
@@ -52,12 +50,9 @@ fn write_note(text: &str) {
     let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
 }
 
-/// The exit code, unless what should be on standard output was lost.
-pub(crate) fn all_said(code: u8) -> Result<u8, Failure> {
-    match LOST.get() {
-        Some(why) if code == 0 => Err(Failure::new(format!("cannot write to standard output: {why}"))),
-        _ => Ok(code),
-    }
+/// Why something that should be on standard output is not.
+pub(crate) fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
 }
 
 /// A duration as people say it.

@@ -84,6 +84,13 @@ impl Error {
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
+
+    /// Whether PostgreSQL does not take our login, which waiting alone does not change.
+    pub fn is_refused_login(&self) -> bool {
+        let Self::Unavailable { source, .. } = self else { return false };
+        let said = source.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+        said.and_then(|said| said.code()).is_some_and(|code| code.starts_with("28"))
+    }
 }
 
 impl From<sqlx::Error> for Error {

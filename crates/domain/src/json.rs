@@ -9,6 +9,9 @@ use crate::executions::RawJson;
 
 /// Deeper values are refused.
 pub const MAX_DEPTH: usize = 64;
+/// What the parser calls whole numbers.
+const INTEGERS: [&str; 12] =
+    ["i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize"];
 
 /// The text of a value with the members of every object in the order of their names: equal for equal meaning.
 pub fn canonical(value: Value) -> String {
@@ -18,6 +21,34 @@ pub fn canonical(value: Value) -> String {
 /// The pointer (RFC 6901) of a member of the object at another.
 pub fn pointer_below(at: &str, name: &str) -> String {
     format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+/// What the parser says of JSON that does not fit, in words for people: the name of the member that is missing below where it
+/// was, if that is the fault, and what is wrong.
+pub fn unfit(said: &str) -> (Option<&str>, String) {
+    // The parser appends where it stood, which a path says better.
+    let said = said.rsplit_once(" at line ").map_or(said, |(text, _)| text);
+    match said.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        Some(name) => (Some(name), "is required".into()),
+        None => (None, without_input(said)),
+    }
+}
+
+/// The parser quotes what it got, which may be a secret in the wrong place; what it expected says enough.
+fn without_input(said: &str) -> String {
+    if said.starts_with("UUID parsing failed") {
+        return "must be a UUID".into();
+    }
+    match said.rsplit_once(", expected ") {
+        Some((_, expected)) if expected == "a map" || expected.starts_with("struct ") => {
+            "must be an object".into()
+        }
+        Some((_, "a sequence")) => "must be a list".into(),
+        Some((_, expected)) if INTEGERS.contains(&expected) => "must be a whole number".into(),
+        Some((_, "f32" | "f64")) => "must be a number".into(),
+        Some((_, expected)) => format!("must be {expected}"),
+        None => said.to_owned(),
+    }
 }
 
 /// What is said of text that holds NUL.

@@ -144,7 +144,14 @@ pub async fn update(tx: &mut OrgTx, id: OrgId, changes: Changes) -> Result<Organ
     let name = changes.name.as_deref().map(valid_name).transpose()?;
     changes.settings.as_ref().map(check_settings).transpose()?;
     let set_domain = changes.domain.is_some();
-    let domain = changes.domain.as_deref().map(valid_domain).transpose()?.flatten();
+    let domain = match changes.domain.as_deref().map(valid_domain).transpose() {
+        Ok(domain) => domain.flatten(),
+        // One that was taken under other rules may stay.
+        Err(fault) => match get(tx, id).await?.domain {
+            Some(old) if changes.domain.is_some_and(|new| new.trim().to_lowercase() == old) => Some(old),
+            _ => return Err(fault),
+        },
+    };
     sqlx::query_as!(
         Organization,
         r#"UPDATE organizations

@@ -6,12 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
-
 use crate::cache::Cache;
 use crate::connections::Refresher;
-use crate::events::{Event, Events};
+use crate::events::{Event, Events, at_each};
 use crate::executions::submit::Submitter;
 use crate::logins::Providers;
 use crate::mail::Mailer;
@@ -86,7 +83,13 @@ impl Platform {
         let vault = Vault::new(master);
         let outbound = Outbound::new(&settings.outbound_admit)?;
         let catalog = Catalog::default();
-        tokio::spawn(follow_changes(events.orders(), catalog.clone()));
+        // It forgets what it knows when another process has brought the workflows up to date.
+        let known = catalog.clone();
+        tokio::spawn(at_each(
+            events.orders(),
+            |event| matches!(event, Event::WorkspaceChanged),
+            move || known.forget(),
+        ));
         Ok(Self {
             providers: Providers::configured(&settings, outbound.clone()),
             mailer: Mailer::open(&settings)?,
@@ -116,17 +119,5 @@ impl Platform {
         // Goodbyes that nobody hears must not keep the process.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.db.close()).await;
         telemetry::traces::flush().await;
-    }
-}
-
-/// Has the catalog forget what it knows when another process has brought the workflows up to date.
-async fn follow_changes(mut orders: Receiver<Arc<Event>>, catalog: Catalog) {
-    loop {
-        match orders.recv().await {
-            Ok(event) if !matches!(&*event, Event::WorkspaceChanged) => {}
-            // It may have been among those that were missed.
-            Ok(_) | Err(RecvError::Lagged(_)) => catalog.forget(),
-            Err(RecvError::Closed) => return,
-        }
     }
 }

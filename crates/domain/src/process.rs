@@ -1,6 +1,7 @@
 //! What every long-running process does at its start and its end: settings, logs, TLS, signals.
 
 use std::io::Write as _;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -63,20 +64,26 @@ pub async fn report_dependencies(platform: Platform) {
     );
 }
 
-/// Carries out the work of a process. A broker that has queues of ours with other arguments ends it, unless it was of use before.
+/// Carries out the work of a process, until `stop`. A broker that has queues of ours with other arguments ends it, unless it was
+/// of use before: also hours after the start, so that the work is never cut off, but told to stop by the token that it is given.
 ///
 /// # Errors
 /// Those of the work; [`Error::Impossible`] when the broker ends it.
-pub async fn with_own_queues<E: From<Error>>(
+pub async fn with_own_queues<E: From<Error>, F: Future<Output = Result<(), E>>>(
     platform: &Platform,
-    work: impl Future<Output = Result<(), E>>,
+    stop: &CancellationToken,
+    work: impl FnOnce(CancellationToken) -> F,
 ) -> Result<(), E> {
-    tokio::select! {
-        done = work => done,
-        conflict = platform.wakeups.conflict_at_start() => {
-            Err(Error::Impossible(format!("RabbitMQ is not usable: {conflict}; {END_OF_CONFLICT}")).into())
-        }
-    }
+    // A child: the first signal that comes while the work ends is not taken for the second.
+    let stop = stop.child_token();
+    let mut work = pin!(work(stop.clone()));
+    let conflict = tokio::select! {
+        done = &mut work => return done,
+        conflict = platform.wakeups.conflict_at_start() => conflict,
+    };
+    stop.cancel();
+    work.await?;
+    Err(Error::Impossible(format!("RabbitMQ is not usable: {conflict}; {END_OF_CONFLICT}")).into())
 }
 
 /// Ends a `main`: a failure is one readable line on standard error.

@@ -103,6 +103,13 @@ pub struct Workflow {
     pub definition: Json<Value>,
 }
 
+impl Workflow {
+    /// Whether whoever starts it waits for its end.
+    pub fn is_sync(&self) -> bool {
+        self.execution_mode == "sync"
+    }
+}
+
 /// The active workflows in reach, by name.
 ///
 /// # Errors

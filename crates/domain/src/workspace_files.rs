@@ -17,10 +17,11 @@ use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::forms::files::is_form_file;
 use crate::workspace_trees::{self, RESERVED, Tree};
 use crate::{Error, Result};
 
+/// Ends the name of a file that mirrors a form.
+pub(crate) const FORM_SUFFIX: &str = ".form.json";
 /// Name of a file that is being written; nothing shows it.
 const WRITING: &str = ".writing-";
 /// The file of the root with variables for programs; `.env.production` and the like are as secret.
@@ -508,4 +509,9 @@ fn fault(path: &FilePath, error: io::Error) -> Error {
         }
         _ => Error::internal(error),
     }
+}
+
+/// Whether a file of this name holds a form.
+pub fn is_form_file(name: &str) -> bool {
+    name == "form.json" || (name.ends_with(FORM_SUFFIX) && !name.starts_with('.'))
 }

@@ -12,7 +12,7 @@ use domain::config::{NewValue, ValueType};
 use domain::executions::RawJson;
 use domain::executions::claim::Claimed;
 use domain::id::{ExecutionId, OrgId};
-use domain::json::{NUL_RULE, contains_nul};
+use domain::json::{NUL_RULE, contains_nul, unfit};
 use domain::workspace_files::FilePath;
 use domain::{Error, OrgScope, OrgTx, Platform, config, secrets};
 use futures::FutureExt as _;
@@ -123,16 +123,17 @@ impl Caller {
         self.scope.clone().widened()
     }
 
-    /// The run's own scope, or another organization's for a platform administrator.
-    async fn scope(&self, org_id: Option<&str>) -> Result<OrgScope, Refusal> {
-        let Some(wanted) = org_id else { return Ok(self.scope.clone()) };
+    /// The run's own scope, or another organization's for a platform administrator, with that organization: whether there is
+    /// one must still be asked.
+    fn wanted(&self, org_id: Option<&str>) -> Result<(OrgScope, Option<OrgId>), Refusal> {
+        let Some(wanted) = org_id else { return Ok((self.scope.clone(), None)) };
         let own = self.scope.owner()?;
         let org = match wanted {
             "GLOBAL" => None,
             id => Some(parse_id::<OrgId>("org_id", id)?),
         };
         if org == own {
-            return Ok(self.scope.clone());
+            return Ok((self.scope.clone(), None));
         }
         if !self.sees_everything() {
             return Err(Refusal {
@@ -140,18 +141,25 @@ impl Caller {
                 message: "only a platform admin may name another organization".into(),
             });
         }
-        let scope = OrgScope::for_run(org, self.scope.actor().clone());
-        if let Some(id) = org {
-            let mut tx = self.platform.db.begin(&scope).await?;
-            domain::organizations::get(&mut tx, id).await?;
-            tx.commit().await?;
+        Ok((OrgScope::for_run(org, self.scope.actor().clone()), org))
+    }
+
+    /// The scope alone, for what begins transactions of its own.
+    async fn scope(&self, org_id: Option<&str>) -> Result<OrgScope, Refusal> {
+        let (scope, foreign) = self.wanted(org_id)?;
+        if foreign.is_some() {
+            self.begin(org_id).await?.commit().await?;
         }
         Ok(scope)
     }
 
     async fn begin(&self, org_id: Option<&str>) -> Result<OrgTx, Refusal> {
-        let scope = self.scope(org_id).await?;
-        Ok(self.platform.db.begin(&scope).await?)
+        let (scope, foreign) = self.wanted(org_id)?;
+        let mut tx = self.platform.db.begin(&scope).await?;
+        if let Some(id) = foreign {
+            domain::organizations::get(&mut tx, id).await?;
+        }
+        Ok(tx)
     }
 
     async fn begin_by_id(&self) -> Result<OrgTx, Refusal> {
@@ -394,26 +402,16 @@ impl Caller {
 fn read<'a, T: Deserialize<'a>>(args: &'a str) -> Result<T, Refusal> {
     let mut json = serde_json::Deserializer::from_str(args);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let message = unfit(&error.path().to_string(), &error.inner().to_string());
-        Refusal { kind: "TypeError", message }
+        let (path, said) = (error.path().to_string(), error.inner().to_string());
+        let (missing, text) = unfit(&said);
+        let argument = match missing {
+            // The path ends above what is not there; "." is the call itself.
+            Some(name) if path == "." => name.to_owned(),
+            Some(name) => format!("{path}.{name}"),
+            None => path,
+        };
+        Refusal { kind: "TypeError", message: format!("{argument}: {text}") }
     })
-}
-
-/// What is wrong with the argument at `path`, from what the parser says: where it stood tells nobody anything.
-fn unfit(path: &str, said: &str) -> String {
-    let said = said.rsplit_once(" at line ").map_or(said, |(text, _)| text);
-    if let Some(name) = said.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-        // The path ends above what is not there; "." is the call itself.
-        let above = if path == "." { String::new() } else { format!("{path}.") };
-        return format!("{above}{name}: is required");
-    }
-    // The parser quotes what it got, which may be a secret; what it expected says enough.
-    match said.rsplit_once(", expected ") {
-        Some((_, "i64" | "u64")) => format!("{path}: must be a whole number"),
-        Some((_, expected)) if expected.starts_with("struct ") => format!("{path}: must be an object"),
-        Some((_, expected)) => format!("{path}: must be {expected}"),
-        None => format!("{path}: {said}"),
-    }
 }
 
 /// Refuses NUL, which neither PostgreSQL nor the name of a file can hold. What a run hands to a child stays JSON, which can.
@@ -488,6 +486,43 @@ mod tests {
 
         assert_eq!(refusal.kind, "RuntimeError");
         assert!(refusal.message.starts_with("internal error"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn an_argument_that_does_not_fit_is_told_in_words_for_people() {
+        #[derive(Deserialize)]
+        #[expect(dead_code, reason = "only their types matter")]
+        struct Args {
+            id: uuid::Uuid,
+            share: Option<f64>,
+            rest: Option<Rest>,
+        }
+
+        #[derive(Deserialize)]
+        #[expect(dead_code, reason = "only their types matter")]
+        struct Rest {
+            count: u16,
+            names: Option<Vec<String>>,
+            params: Option<Map<String, Value>>,
+        }
+
+        let id = uuid::Uuid::nil();
+        for (args, message) in [
+            ("{}".to_owned(), "id: is required"),
+            (r#"{"id":"canary"}"#.to_owned(), "id: must be a UUID"),
+            (format!(r#"{{"id":"{id}","share":"canary"}}"#), "share: must be a number"),
+            (format!(r#"{{"id":"{id}","rest":"canary"}}"#), "rest: must be an object"),
+            (format!(r#"{{"id":"{id}","rest":{{}}}}"#), "rest.count: is required"),
+            (format!(r#"{{"id":"{id}","rest":{{"count":70000}}}}"#), "rest.count: must be a whole number"),
+            (format!(r#"{{"id":"{id}","rest":{{"count":1,"names":{{}}}}}}"#), "rest.names: must be a list"),
+            (
+                format!(r#"{{"id":"{id}","rest":{{"count":1,"params":[]}}}}"#),
+                "rest.params: must be an object",
+            ),
+        ] {
+            let Err(refusal) = read::<Args>(&args) else { panic!("must be refused: {args}") };
+            assert_eq!((refusal.kind, refusal.message.as_str()), ("TypeError", message), "{args}");
+        }
     }
 
     #[test]

@@ -39,7 +39,8 @@ const FLUSH_LINES: usize = 1_000;
 const FLUSH_PERIOD: Duration = Duration::from_millis(100);
 /// Pause before what was given back is taken again.
 const GIVEN_BACK: Duration = Duration::from_secs(1);
-/// How often a run is given back because its template is gone; then it fails, for it may be the run that no machine can start.
+/// A run that was given back so often, for whatever reason, fails when its template is gone: it may be the one that no machine can
+/// start.
 const MOST_GIVEN_BACK: i32 = 20;
 /// What a person reads of a run whose secret cannot be had.
 const DOES_NOT_OPEN: &str = "what the run was handed by the one that started it does not open: SECRETS_MASTER_KEY must still hold the key it was sealed with";

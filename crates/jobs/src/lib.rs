@@ -52,9 +52,10 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let platform = Platform::open(settings)?;
     tokio::spawn(stop.clone().run_until_cancelled_owned(process::report_dependencies(platform.clone())));
     scrape::start(&platform, &stop).await?;
-    process::with_own_queues(&platform, Box::pin(run(platform.clone(), stop))).await?;
+    let working = |stop| Box::pin(run(platform.clone(), stop));
+    let outcome = process::with_own_queues(&platform, &stop, working).await;
     platform.close().await;
-    Ok(())
+    outcome
 }
 
 /// Runs the worker, the indexer and the clockwork until `stop`, then drains: nothing new is claimed, runs end

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use domain::events::Event;
-use domain::forms::files::{self, Synced, is_form_file};
+use domain::events::{Event, at_each};
+use domain::forms::files::{self, Synced};
 use domain::packages::{self, Environment};
 use domain::python::{self, Interpreter};
 use domain::settings::Settings;
 use domain::system_events::{Category, Level, NewEvent};
 use domain::workflows::{self, Index, Reading};
+use domain::workspace_files::is_form_file;
 use domain::workspace_trees;
 use domain::{Platform, in_time};
 use notify::{RecursiveMode, Watcher};
@@ -25,7 +26,7 @@ use runner::Template;
 use runner::cgroups::Cgroups;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -67,9 +68,13 @@ impl Indexer {
         let (templates, current) = watch::channel(None);
         let (told, changes) = mpsc::channel(1);
         let look_again = LookAgain::through(told.clone());
-        tokio::spawn(
-            stop.clone().run_until_cancelled_owned(hear_switches(platform.clone(), look_again.clone())),
-        );
+        // At once when the workspace got another environment of packages.
+        let switched = look_again.clone();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(at_each(
+            platform.events.orders(),
+            |event| matches!(event, Event::PackagesSwitched),
+            move || switched.now(),
+        )));
         let indexer =
             Self { platform, templates, synced: None, seen: None, seen_forms: None, started: 0, cgroups };
         let work = async move {
@@ -261,20 +266,6 @@ impl Indexer {
             "the Python template is ready"
         );
         Ok(template)
-    }
-}
-
-/// Looks at once when the workspace got another environment of packages.
-async fn hear_switches(platform: Platform, look_again: LookAgain) {
-    let mut events = platform.events.orders();
-    loop {
-        match events.recv().await {
-            Ok(event) if matches!(&*event, Event::PackagesSwitched) => look_again.now(),
-            // It may have been among those that were missed.
-            Err(broadcast::error::RecvError::Lagged(_)) => look_again.now(),
-            Ok(_) => {}
-            Err(broadcast::error::RecvError::Closed) => return,
-        }
     }
 }
 

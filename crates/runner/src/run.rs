@@ -36,7 +36,7 @@ pub struct Run {
     output_open: bool,
     template: Arc<Template>,
     tenant: Option<String>,
-    /// Why it ends, where its last lines were given first.
+    /// Why it is ended, once its last lines are given.
     broken: Option<Error>,
     writer: Option<Replier>,
     reader: Option<OwnedReadHalf>,
@@ -118,21 +118,22 @@ impl Run {
     pub async fn next(&mut self) -> Result<Vec<Frame>, Ended> {
         let mut frames = Vec::new();
         loop {
-            let read = match self.broken.take() {
-                Some(error) => Err(error),
-                None => self.read(&mut frames).await,
-            };
-            let alive = match read {
+            if let Some(error) = &self.broken {
+                let broke_protocol = matches!(error, Error::Frame(_));
+                return Err(Ended { broke_protocol, ..self.ended().await });
+            }
+            let alive = match self.read(&mut frames).await {
                 Ok(alive) => alive,
                 Err(error) => {
-                    // What it has logged before stands; all else that comes with rubbish counts for nothing.
+                    // What it has logged and written before stands; all else that comes with rubbish counts for nothing.
                     frames.retain(|frame| matches!(frame, Frame::Log(_)));
-                    if !frames.is_empty() {
-                        self.broken = Some(error);
-                        return Ok(frames);
+                    // Once: it lives on, and may write without end.
+                    frames.extend(self.drain_output());
+                    self.broken = Some(error);
+                    if frames.is_empty() {
+                        continue;
                     }
-                    let broke_protocol = matches!(error, Error::Frame(_));
-                    return Err(Ended { broke_protocol, ..self.ended().await });
+                    return Ok(frames);
                 }
             };
             if !frames.is_empty() {

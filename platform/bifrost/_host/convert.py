@@ -2,7 +2,7 @@
 
 Results are strict: what JSON cannot hold fails the run, rather than reaching a client half right. Variables
 are lenient: they are a debugging aid, so whatever does not fit is named instead. So are fields of log lines,
-which have the types of results too: somebody has chosen to log them.
+whose values have the types of results too: somebody has chosen to log them.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class _Budget:
 def describe(value: Any, limit: int = VARIABLE_BYTES, *, converts: bool = False) -> str:
     """JSON text for a variable or log field, never more than `limit` bytes and never an exception.
 
-    With `converts` the types that results may have are shown as results have them; that may run their code.
+    With `converts` values of the types that results may have are shown as results have them, which may run
+    their code.
     """
     if issubclass(type(value), str) and len(value := str.__str__(value)) * 6 > limit:
         value = _shorten(value, limit)
@@ -199,7 +200,7 @@ def _lenient(value: Any, budget: _Budget, above: set[int], depth: int) -> Any:
         budget.take(8)
         return value if value - value == 0.0 else "<float>"
     is_other = kind not in (dict, list, tuple)
-    if is_other and not budget.converts:
+    if is_other and (not budget.converts or kind is Reply):  # to ask a reply would wait
         return f"<{_type_name(value)}>"
     if id(value) in above:
         return "[Circular Reference]"
@@ -224,6 +225,10 @@ def _lenient(value: Any, budget: _Budget, above: set[int], depth: int) -> Any:
 
 def _converted(value: Any) -> Any:
     """One step towards JSON as for results, or the name of a type that has none."""
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
     try:
         return _convert(value)
     except MemoryError:

@@ -17,21 +17,22 @@ from typing import Any, NamedTuple
 _SHARED_NAMES = ("shared", "src")
 """Packages of the platform whose names workspaces use for folders of their own."""
 PROTECTED = sys.stdlib_module_names | {"bifrost", *_SHARED_NAMES}
+_State = tuple[int, int, int]
+"""Of a file: when it was changed last, how large it is, and which file it is."""
 
 
 class CodeCache:
-    """Code objects by path, valid as long as time and size of the file stay the same."""
+    """Code objects by path, valid as long as the file is in the same state."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, tuple[int, int, CodeType]] = {}
-        self._executed: dict[str, tuple[int, int, int]] = {}
-        """What was executed in this process: when it was changed last, how large it was, and which file."""
+        self._entries: dict[str, tuple[_State, CodeType]] = {}
+        self._executed: dict[str, _State] = {}
+        """What was executed in this process."""
 
     def execute(self, path: str, namespace: dict[str, Any]) -> None:
         """Execute a file, and remember which state of it that was."""
-        # Before it is read: what changes in between is seen to have changed.
-        self._executed[path] = _state_of(path)
-        exec(self.load(path), namespace)
+        self._executed[path], code = self._current(path)
+        exec(code, namespace)
 
     def is_stale(self) -> bool:
         """Whether a file that was executed here is another by now, or gone."""
@@ -44,18 +45,20 @@ class CodeCache:
         self._executed.clear()
 
     def load(self, path: str) -> CodeType:
-        status = os.stat(path)
+        return self._current(path)[1]
+
+    def _current(self, path: str) -> tuple[_State, CodeType]:
+        # Before it is read: what changes in between is seen to have changed.
+        state = _state_of(path)
         entry = self._entries.get(path)
-        if entry is not None and entry[0] == status.st_mtime_ns and entry[1] == status.st_size:
-            return entry[2]
-        with open(path, "rb") as file:
-            source = file.read()
-        code: CodeType = compile(source, path, "exec", dont_inherit=True)
-        self._entries[path] = (status.st_mtime_ns, status.st_size, code)
-        return code
+        if entry is None or entry[0] != state:
+            with open(path, "rb") as file:
+                source = file.read()
+            entry = self._entries[path] = (state, compile(source, path, "exec", dont_inherit=True))
+        return entry
 
 
-def _state_of(path: str) -> tuple[int, int, int]:
+def _state_of(path: str) -> _State:
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size, status.st_ino
 

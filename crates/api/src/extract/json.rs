@@ -5,7 +5,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use domain::json::pointer_below;
+use domain::json::{pointer_below, unfit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -17,9 +17,6 @@ use crate::problem::Problem;
 
 /// Deeper bodies are refused before they are parsed.
 const MAX_DEPTH: usize = 64;
-/// What the parser calls whole numbers.
-const INTEGERS: [&str; 12] =
-    ["i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize"];
 
 /// A JSON body, in or out.
 #[derive(Debug)]
@@ -97,32 +94,11 @@ pub(super) fn locate(path: &Path, message: &str) -> (String, String) {
             Segment::Unknown => {}
         }
     }
-    // The parser appends where it stood, which the pointer says better.
-    let detail = message.rsplit_once(" at line ").map_or(message, |(text, _)| text);
-    match detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-        Some(name) => {
-            push(&mut pointer, name);
-            (pointer, "is required".into())
-        }
-        None => (pointer, without_input(detail)),
+    let (missing, detail) = unfit(message);
+    if let Some(name) = missing {
+        push(&mut pointer, name);
     }
-}
-
-/// The parser quotes what it got, which may be a secret in the wrong place; what it expected says enough.
-fn without_input(detail: &str) -> String {
-    if detail.starts_with("UUID parsing failed") {
-        return "must be a UUID".into();
-    }
-    match detail.rsplit_once(", expected ") {
-        Some((_, expected)) if expected == "a map" || expected.starts_with("struct ") => {
-            "must be an object".into()
-        }
-        Some((_, "a sequence")) => "must be a list".into(),
-        Some((_, expected)) if INTEGERS.contains(&expected) => "must be a whole number".into(),
-        Some((_, "f32" | "f64")) => "must be a number".into(),
-        Some((_, expected)) => format!("must be {expected}"),
-        None => detail.to_owned(),
-    }
+    (pointer, detail)
 }
 
 fn push(pointer: &mut String, key: &str) {

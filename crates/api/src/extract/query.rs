@@ -7,7 +7,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use super::from_texts;
+use super::{check_text, from_texts};
 use crate::AppState;
 use crate::problem::Problem;
 
@@ -20,7 +20,11 @@ impl<T: DeserializeOwned> FromRequestParts<AppState> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
-        from_texts(texts(parts.uri.query().unwrap_or_default()), "?").map(Self)
+        let texts = texts(parts.uri.query().unwrap_or_default());
+        for (given, text) in texts.values() {
+            check_text(&format!("?{given}"), text)?;
+        }
+        from_texts(texts.into_iter().map(|(name, (_, text))| (name, text)).collect(), "?").map(Self)
     }
 }
 
@@ -45,10 +49,11 @@ pub(crate) fn whole_number(
     })
 }
 
-fn texts(query: &str) -> HashMap<String, String> {
+/// Each parameter by its name in snake case: the name as the client has spelt it, for a pointer, and the text.
+fn texts(query: &str) -> HashMap<String, (String, String)> {
     url::form_urlencoded::parse(query.as_bytes())
         .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| (snake_case(&name), value.into_owned()))
+        .map(|(name, value)| (snake_case(&name), (name.into_owned(), value.into_owned())))
         .collect()
 }
 
@@ -69,8 +74,13 @@ mod tests {
 
     #[test]
     fn both_spellings_are_one_parameter() {
-        assert_eq!(texts("workflowName=a%20b"), texts("workflow_name=a+b"));
-        assert_eq!(texts("status=&limit=5"), HashMap::from([("limit".to_owned(), "5".to_owned())]));
+        let one = |name: &str, given: &str, text: &str| {
+            HashMap::from([(name.to_owned(), (given.to_owned(), text.to_owned()))])
+        };
+        assert_eq!(texts("workflowName=a%20b"), one("workflow_name", "workflowName", "a b"));
+        assert_eq!(texts("workflow_name=a+b"), one("workflow_name", "workflow_name", "a b"));
+        assert_eq!(texts("workflow_name=a&workflowName=b"), one("workflow_name", "workflowName", "b"));
+        assert_eq!(texts("status=&limit=5"), one("limit", "limit", "5"));
     }
 
     #[test]

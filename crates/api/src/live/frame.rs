@@ -1,16 +1,13 @@
 //! What a follower is told, as it goes over the wire.
 
 use chrono::{DateTime, Utc};
-use domain::events::{LiveLine, Update};
+use domain::events::{LiveLine, MAX_INLINE_RESULT, Update};
 use domain::executions::{Execution, RawJson, Status};
 use domain::id::{ExecutionId, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::visibility::{self, Reader};
-
-/// Results beyond this are fetched by the client.
-const MAX_INLINE_RESULT: usize = 64 * 1024;
 
 /// Something to tell a follower.
 #[derive(Debug, Serialize)]

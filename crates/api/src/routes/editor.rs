@@ -1,32 +1,23 @@
 //! The files of the workspace, for platform administrators.
 
-use std::time::Duration;
-
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::editor::{self, Clash, Listed, Stored};
-use domain::events::Event;
-use domain::forms::files::{self, is_form_file};
-use domain::workflows::{Index, Reading};
 use domain::workspace_files::FilePath;
-use domain::{Error, OrgScope, in_time};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::extract::{Admin, Json, Query, check_text, time};
+use crate::indexing::{self, Changed, PATIENCE};
 use crate::problem::{Problem, Problems};
-use crate::{AppState, deadline, python};
+use crate::{AppState, deadline};
 
 /// Longest body that stores a file: ten MiB as Base64, or as text with what JSON escapes of it.
 const MAX_BODY: usize = 24 * 1024 * 1024;
-/// How long an answer waits for the index; what is saved stands without it.
-const INDEX_PATIENCE: Duration = Duration::from_secs(60);
-/// The same with what is to be indexed.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     let content =
@@ -292,7 +283,7 @@ async fn write_file(
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE).detail("a file may have at most 10 MiB"));
     }
     let expected = input.expected_etag.filter(|etag| !etag.is_empty());
-    match write_indexed(app, admin.scope, path, bytes, expected).await? {
+    match indexing::write(app, admin.scope, path, bytes, expected).await? {
         Ok(stored) => Ok(Json(stored.into())),
         Err(Clash::ContentChanged) => Err(clash("content_changed", "somebody else has changed the file")),
         Err(Clash::PathNotFound) => Err(clash("path_not_found", "the file is not there any more")),
@@ -347,7 +338,8 @@ async fn delete_file(
     Query(query): Query<PathQuery>,
 ) -> Result<StatusCode, Problem> {
     let path = needed("path", query.path)?;
-    delete_indexed(app, admin.scope, path).await?;
+    // It may be a folder with anything in it.
+    indexing::delete(app, admin.scope, path, Changed::ANY).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -377,7 +369,7 @@ async fn rename_file(
     let scope = admin.scope.clone();
     let renamed = deadline::to_the_end(PATIENCE, async move {
         let renamed = editor::rename(&app.platform, &scope, old, new).await?;
-        reindex(&app, true, true).await;
+        indexing::follow(&app, Changed::ANY).await;
         // With another name it may declare what it did not before, or nothing any more.
         editor::described(&app.platform, renamed).await
     });
@@ -438,70 +430,6 @@ async fn search_files(
             })
             .collect(),
     }))
-}
-
-/// Stores a file, and has what it declares indexed, whether or not the client stays.
-///
-/// # Errors
-/// As [`editor::write`].
-pub(crate) async fn write_indexed(
-    app: AppState,
-    scope: OrgScope,
-    path: FilePath,
-    bytes: Vec<u8>,
-    expected: Option<String>,
-) -> Result<Result<Stored, Clash>, Error> {
-    let written = deadline::to_the_end(PATIENCE, async move {
-        let (is_form, is_python) = (is_form_file(path.name()), path.name().ends_with(".py"));
-        let written = editor::write(&app.platform, &scope, path, bytes, expected).await?;
-        if written.is_ok() {
-            reindex(&app, is_form, is_python).await;
-        }
-        Ok(written)
-    });
-    written.await
-}
-
-/// Removes a file or folder, and has what it declared forgotten, the same way.
-///
-/// # Errors
-/// As [`editor::delete`].
-pub(crate) async fn delete_indexed(app: AppState, scope: OrgScope, path: FilePath) -> Result<(), Error> {
-    let removed = deadline::to_the_end(PATIENCE, async move {
-        editor::delete(&app.platform, &scope, path).await?;
-        // It may have been a folder with anything in it.
-        reindex(&app, true, true).await;
-        Ok(())
-    });
-    removed.await
-}
-
-/// Brings the rows up to date with what was changed. The change itself stands whatever comes of this; the indexer of the
-/// jobs process looks too.
-pub(crate) async fn reindex(app: &AppState, forms: bool, python: bool) {
-    if forms && let Err(error) = Box::pin(files::sync(&app.platform)).await {
-        tracing::warn!(%error, "forms and their files differ until the indexer looks");
-    }
-    if python && let Err(error) = in_time(INDEX_PATIENCE, index(app)).await {
-        tracing::warn!(%error, "the workspace is indexed later");
-    }
-}
-
-/// Reads the whole workspace anew. Whoever saves meanwhile shares the next reading.
-async fn index(app: &AppState) -> Result<(), Error> {
-    app.indexing
-        .run(async || {
-            let platform = &app.platform;
-            let reading = Reading::begin(&platform.db).await?;
-            let found = python::ask(&platform.settings, "bifrost._host.index", None, INDEX_PATIENCE).await?;
-            let index: Index = serde_json::from_slice(&found).map_err(Error::internal)?;
-            // Where a later reading is in the rows already, it has found what this one has.
-            Box::pin(reading.sync(&platform.db, &index)).await?;
-            platform.catalog.forget();
-            platform.events.publish(Event::WorkspaceChanged);
-            Ok(())
-        })
-        .await
 }
 
 fn needed(name: &str, path: Option<String>) -> Result<FilePath, Problem> {

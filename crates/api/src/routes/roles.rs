@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use domain::Permission;
 use domain::audit::{self, Action};
 use domain::id::{OrgId, RoleId, UserId};
+use domain::json::NUL_RULE;
 use domain::page::{Cursor, NameCursor};
 use domain::permissions;
 use domain::roles::{self, Changes, NewRole, Role, members};
@@ -322,7 +323,7 @@ async fn assign_role(
     let mut keys = Vec::with_capacity(input.user_ids.len());
     for (index, text) in input.user_ids.iter().enumerate() {
         let pointer = || format!("/user_ids/{index}");
-        keys.push(text.parse::<UserKey>().map_err(|()| Problem::invalid(pointer(), "must not contain NUL"))?);
+        keys.push(text.parse::<UserKey>().map_err(|()| Problem::invalid(pointer(), NUL_RULE))?);
     }
     let mut tx = app.platform.db.begin(&signed.scope.widened()).await?;
     let owner = members::assign(&mut tx, id, &keys).await?.organization_id;

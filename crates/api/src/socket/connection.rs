@@ -28,8 +28,9 @@ const SESSION_CHECK: Duration = Duration::from_secs(2);
 /// How often a silent connection is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// Executions whose state is remembered: what overtakes another does so within a moment.
-const REMEMBERED: usize = 256;
+/// Executions whose state is remembered: what overtakes another does so within a moment, in which all may happen that events
+/// have room for.
+const REMEMBERED: usize = 4_096;
 
 /// What a connection begins with: its first frame, and the channels granted.
 #[derive(Debug)]
@@ -177,20 +178,27 @@ struct Connection {
 /// The states that were told last of the latest executions. Events of several processes may overtake each other; what is told of an
 /// execution only rises.
 #[derive(Debug, Default)]
-struct States(VecDeque<(ExecutionId, i64)>);
+struct States {
+    versions: HashMap<ExecutionId, i64>,
+    /// In the order in which they were told first.
+    order: VecDeque<ExecutionId>,
+}
 
 impl States {
     /// Whether this version is later than all that were told.
     fn is_later(&mut self, id: ExecutionId, version: i64) -> bool {
-        if let Some((_, known)) = self.0.iter_mut().rev().find(|(known, _)| *known == id) {
+        if let Some(known) = self.versions.get_mut(&id) {
             let is_later = version > *known;
             *known = version.max(*known);
             return is_later;
         }
-        if self.0.len() == REMEMBERED {
-            self.0.pop_front();
+        if self.order.len() == REMEMBERED
+            && let Some(first) = self.order.pop_front()
+        {
+            self.versions.remove(&first);
         }
-        self.0.push_back((id, version));
+        self.order.push_back(id);
+        self.versions.insert(id, version);
         true
     }
 }
@@ -320,10 +328,12 @@ impl Connection {
     async fn tell(&mut self, event: &Event) {
         match event {
             Event::Update(update) => {
-                let is_told =
-                    self.channels.iter().any(|channel| channel.tells(update, &self.listener.principal));
+                // First, for most of what happens everywhere is told to most connections by none of their channels.
+                if !self.channels.iter().any(|channel| channel.tells(update, &self.listener.principal)) {
+                    return;
+                }
                 let frame = UpdateFrame::of_event(update, self.reader);
-                if is_told && self.states.is_later(update.execution_id, frame.version) {
+                if self.states.is_later(update.execution_id, frame.version) {
                     self.outbox.send(&Frame::Update(Box::new(frame))).await;
                 }
             }

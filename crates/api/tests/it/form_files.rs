@@ -187,6 +187,41 @@ async fn a_file_that_somebody_changes_changes_its_form() {
 }
 
 #[tokio::test]
+async fn a_file_that_only_gets_another_name_keeps_what_is_in_it() {
+    let mirror = Mirror::start().await;
+    let form = mirror.create("Laptop").await;
+    let (id, path) = (form["id"].as_str().expect("an id"), form["file_path"].as_str().expect("a path"));
+    let renamed = |slug: &str| format!("forms/{slug}-{}.form.json", &id[..8]);
+    let text = |path: &str| std::fs::read_to_string(mirror.root().join(path)).expect("is there");
+    let by_hand =
+        |name: &str| format!(r#"{{ "fields": [],   "note": "unknown", "name": "{name}", "id": "{id}" }}"#);
+    mirror.world.test.write(path, &by_hand("Desktop"));
+    assert_eq!(mirror.sync().await, ONE_RENAMED);
+    assert_eq!(text(&renamed("desktop")), by_hand("Desktop"), "its author's, to the last blank");
+    assert_eq!(
+        (mirror.form(id).await["file_path"].as_str(), mirror.names().len()),
+        (Some(&*renamed("desktop")), 1)
+    );
+    assert_eq!(mirror.sync().await, NOTHING);
+
+    // What is in the way stays too.
+    mirror.world.test.write(&renamed("tablet"), "{");
+    mirror.world.test.write(&renamed("desktop"), &by_hand("Tablet"));
+    assert_eq!(mirror.sync().await, Synced { problems: 1, ..ONE });
+    assert_eq!((text(&renamed("desktop")), text(&renamed("tablet"))), (by_hand("Tablet"), "{".into()));
+    let read = mirror.form(id).await;
+    assert_eq!((&read["name"], &read["file_path"]), (&json!("Tablet"), &json!(renamed("desktop"))));
+
+    // Without an id in it, only its path says whose it is: it gets one with its name.
+    std::fs::remove_file(mirror.root().join(renamed("tablet"))).expect("removes");
+    mirror.world.test.write(&renamed("desktop"), r#"{"name": "Phone", "fields": []}"#);
+    assert_eq!(mirror.sync().await, ONE_RENAMED);
+    assert_eq!(mirror.read(&renamed("phone"))["id"], id);
+    assert_eq!((mirror.names().len(), mirror.forms().await.len()), (1, 1));
+    mirror.world.close().await;
+}
+
+#[tokio::test]
 async fn a_new_file_becomes_a_form_whatever_its_dialect() {
     let mirror = Mirror::start().await.with_workflows().await;
     let given = uuid::Uuid::now_v7();

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use domain::workspace_trees::Tree;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use testkit::{Client, Origin, TestEnv};
+use testkit::{Client, Origin, TestDb, TestEnv};
 
 use crate::support::World;
 
@@ -54,6 +54,16 @@ async fn save(admin: &Client, path: &str, content: &str) {
 async fn read(admin: &Client, path: &str) -> Option<String> {
     let reply = admin.send(admin.request(Method::GET, CONTENT).query(&[("path", path)])).await;
     (reply.status == StatusCode::OK).then(|| reply.json()["content"].as_str().expect("text").to_owned())
+}
+
+/// Who has the turn, and until when.
+async fn lease(db: &TestDb) -> Option<(String, f64)> {
+    sqlx::query_as(
+        "SELECT lease::text, EXTRACT(EPOCH FROM lease_expires_at)::float8 FROM git_repository WHERE lease IS NOT NULL",
+    )
+    .fetch_optional(&mut db.connect().await)
+    .await
+    .expect("reads")
 }
 
 fn succeeded(answer: &Value) {
@@ -204,13 +214,29 @@ async fn a_name_that_is_not_utf8_is_refused_and_said_and_never_left_out_of_a_com
     let origin = Origin::with(&[("a.txt", "1\n")]);
     let world = connected(&origin).await;
     let admin = &world.admin.client;
-    let file = Tree::current(world.test.workspace()).files.join(name);
+    let tree = Tree::current(world.test.workspace());
+    let file = tree.files.join(name);
     std::fs::write(&file, "1\n").expect("the folder is the test's");
     for operation in ["commit", "push"] {
         failed(&post(admin, operation, json!({"message": "x"})).await, "caf\u{fffd}.txt");
     }
     assert_eq!(get(admin, "status").await["commits_ahead"], json!(0), "nothing was committed");
-    std::fs::remove_file(file).expect("is there");
+
+    // One that git has already may be renamed, as was said; a repository within is no part of a commit, whatever its name.
+    let (git, files) = (tree.git.display().to_string(), tree.files.display().to_string());
+    let in_workspace = ["--git-dir", &git, "--work-tree", &files];
+    let run = |arguments: &[&str]| origin.git(&[&in_workspace[..], arguments].concat());
+    run(&["add", "--all"]);
+    run(&["commit", "--quiet", "--message", "by hand"]);
+    std::fs::rename(file, tree.files.join("cafe.txt")).expect("is there");
+    let nested = tree.files.join("nested");
+    origin.git(&["init", "--quiet", &nested.display().to_string()]);
+    std::fs::rename(nested, tree.files.join(name).with_extension("d")).expect("is there");
+    let committed = post(admin, "commit", json!({"message": "renamed"})).await;
+    succeeded(&committed);
+    assert_eq!(committed["files_committed"], 2);
+    assert_eq!(run(&["ls-tree", "-r", "--name-only", "HEAD"]), "a.txt\ncafe.txt");
+    assert_eq!(changes(&get(admin, "status").await), pairs(&[]));
 
     std::fs::write(origin.colleague().join(name), "1\n").expect("the folder is the test's");
     origin.commit("of an old machine");

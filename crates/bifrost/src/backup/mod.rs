@@ -83,11 +83,16 @@ fn workspace(settings: &Settings, said: Option<PathBuf>) -> PathBuf {
     said.unwrap_or_else(|| if is_up { "workspace".into() } else { settings.workspace_path.clone() })
 }
 
-/// Where uploads are: as set, or where `bifrost up` has or would have them.
+/// Where uploads are: as set, or where `bifrost up` has them, which may have a PostgreSQL of somebody else's. One that was tried out
+/// once leaves a folder, too; so where there are two, and none runs, it is the usual one.
 pub(crate) fn uploads(settings: &Settings, state: &StateDir) -> PathBuf {
-    let of_up = state.uploads();
-    let is_up = !env::is_set("UPLOADS_PATH") && (configured(settings).is_none() || of_up.is_dir());
-    if is_up { of_up } else { settings.uploads_path.clone() }
+    let (of_up, usual) = (state.uploads(), settings.uploads_path.clone());
+    if env::is_set("UPLOADS_PATH") {
+        return usual;
+    }
+    let is_up =
+        configured(settings).is_none() || state.running().is_some() || (of_up.is_dir() && !usual.is_dir());
+    if is_up { of_up } else { usual }
 }
 
 /// Works until it is told to stop. What is begun then is for the caller to remove, for which a signal alone leaves no time.

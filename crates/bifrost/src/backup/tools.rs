@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::failure::{Failure, USAGE, chain};
 use crate::up::binaries;
-use crate::up::postgres::bound_to_our_life;
+use crate::up::postgres::{Bound, bound_to_our_life};
 use crate::up::state::StateDir;
 
 /// Lines of a program's complaint that are passed on.
@@ -97,8 +97,9 @@ impl Tools {
 
 fn program(folder: &Path, name: &str, url: Option<&SecretString>) -> Result<Command, Failure> {
     // It ends with us, however we end: what it has begun is then rolled back.
-    let mut command = bound_to_our_life(None);
-    command.arg(folder.join(name)).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let Bound { mut command, is_by_pipe } = bound_to_our_life(None);
+    // What a pipe ends would be left behind by the one that is killed in its place.
+    command.arg(folder.join(name)).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(!is_by_pipe);
     // Ctrl-C at a terminal is for us, who end it and remove what it left.
     command.process_group(0);
     if let Some(url) = url {
@@ -126,7 +127,10 @@ pub(super) fn database(url: &SecretString, name: &str) -> Result<SecretString, F
 }
 
 async fn run(mut command: Command) -> Result<(), String> {
-    let output = command.output().await.map_err(|error| error.to_string())?;
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    // Whoever waits for a child closes its input, which may be what its life is bound to.
+    let _life = child.stdin.take();
+    let output = child.wait_with_output().await.map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());
     }

@@ -259,7 +259,10 @@ impl Api {
 
     /// What a sign-in is answered with; who is refused is told to sign in there again.
     async fn read_tokens(&self, request: RequestBuilder) -> Result<Tokens, Failure> {
-        read(self.url(), request).await.map_err(|failure: Failure| failure.spell_out(LOG_IN, &self.log_in()))
+        let answer = request.send().await.map_err(|error| unreachable(self.url(), &error))?;
+        let is_refused = answer.status() == StatusCode::UNAUTHORIZED;
+        let tokens = parse(answer).await;
+        tokens.map_err(|failure| if is_refused { failure.next(self.log_in()) } else { failure })
     }
 
     fn log_in(&self) -> String {

@@ -272,7 +272,9 @@ async fn listen(mut settings: Settings, has_new_key: bool, lock: &mut Lock) -> R
     }
     let url = format!("http://{reached_at}");
     if !env::is_set("PUBLIC_URL") {
-        settings.public_url.clone_from(&url);
+        let is_ours = settings.listen.ip().is_loopback() || settings.listen.ip().is_unspecified();
+        settings.public_url =
+            if is_ours { format!("http://localhost:{}", settings.listen.port()) } else { url.clone() };
     }
     lock.announce(&url).map_err(|error| Failure::new(format!("cannot write the lock file: {error}")))?;
     Ok(Ready { listener, settings, url, has_new_key })

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::binaries::{self, Binaries};
 use super::state::{StateDir, last_lines, set_mode};
@@ -44,6 +44,8 @@ sys.exit(server.wait())
 #[derive(Debug)]
 pub(crate) struct Postgres {
     child: Child,
+    /// Held open where closing it ends the server.
+    _life: Option<ChildStdin>,
     port: u16,
     version: String,
     folder: PathBuf,
@@ -83,10 +85,18 @@ impl Postgres {
         remembered.binaries = Some(binaries.folder.clone());
         state.remember_postgres(&remembered)?;
 
-        let child =
+        let mut child =
             spawn(&binaries, &folder, port, account.as_ref()).map_err(|error| cannot("start", &error))?;
-        let mut started =
-            Self { child, port, version: binaries.version, folder, superuser_password, login_password };
+        let mut started = Self {
+            // Whoever waits for a child closes its input.
+            _life: child.stdin.take(),
+            child,
+            port,
+            version: binaries.version,
+            folder,
+            superuser_password,
+            login_password,
+        };
         if let Err(failure) = started.wait_until_ready().await {
             started.stop().await;
             return Err(failure);
@@ -141,7 +151,10 @@ impl Postgres {
             }
             match domain::schema::ensure_database(&maintenance, DATABASE).await {
                 Ok(()) => return Ok(()),
-                Err(error) if error.is_unavailable() && began.elapsed() < START_PATIENCE => {}
+                Err(error)
+                    if error.is_unavailable()
+                        && !error.is_refused_login()
+                        && began.elapsed() < START_PATIENCE => {}
                 Err(error) => {
                     return Err(Failure::new(format!(
                         "the private PostgreSQL is not usable: {}\n{}",
@@ -247,7 +260,7 @@ async fn init(
     written.map_err(|error| cannot("hand over the password", &error))?;
 
     let mut command = as_account(Command::new(binaries.folder.join("initdb")), account);
-    command.arg("-D").arg(&fresh).args([
+    command.current_dir("/").arg("-D").arg(&fresh).args([
         "-U",
         SUPERUSER,
         "-A",
@@ -273,8 +286,8 @@ async fn init(
 }
 
 fn spawn(binaries: &Binaries, folder: &Path, port: u16, account: Option<&Account>) -> std::io::Result<Child> {
-    let mut command = bound_to_our_life(account);
-    command.arg(binaries.folder.join("postgres")).arg("-D").arg(folder.join("data"));
+    let Bound { mut command, .. } = bound_to_our_life(account);
+    command.current_dir("/").arg(binaries.folder.join("postgres")).arg("-D").arg(folder.join("data"));
     let port = format!("port={port}");
     for setting in [
         port.as_str(),
@@ -293,8 +306,16 @@ fn spawn(binaries: &Binaries, folder: &Path, port: u16, account: Option<&Account
     command.process_group(0).stdout(log.try_clone()?).stderr(log).spawn()
 }
 
+/// A command whose life is bound to ours.
+pub(crate) struct Bound {
+    /// The program and its arguments are added to it.
+    pub(crate) command: Command,
+    /// Whether it ends when its standard input closes, so that this is held for as long as it is to live.
+    pub(crate) is_by_pipe: bool,
+}
+
 /// A command that gets SIGINT when our process ends, however it ends.
-pub(crate) fn bound_to_our_life(account: Option<&Account>) -> Command {
+pub(crate) fn bound_to_our_life(account: Option<&Account>) -> Bound {
     let can = |option: &str| {
         let help = std::process::Command::new("setpriv").arg("--help").output();
         help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(option))
@@ -302,16 +323,16 @@ pub(crate) fn bound_to_our_life(account: Option<&Account>) -> Command {
     if cfg!(target_os = "linux") && can("--pdeathsig") {
         let mut command = as_account(Command::new("setpriv"), account);
         command.args(["--pdeathsig", "INT", "--"]).stdin(Stdio::null());
-        command
+        Bound { command, is_by_pipe: false }
     } else {
         let mut command = as_account(Command::new("python3"), account);
         command.args(["-c", WATCHDOG]).stdin(Stdio::piped());
-        command
+        Bound { command, is_by_pipe: true }
     }
 }
 
 fn as_account(mut command: Command, account: Option<&Account>) -> Command {
-    command.current_dir("/").env("LC_ALL", "C.UTF-8");
+    command.env("LC_ALL", "C.UTF-8");
     if let Some(account) = account {
         command.uid(account.uid).gid(account.gid);
     }

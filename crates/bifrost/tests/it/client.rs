@@ -62,7 +62,7 @@ async fn wrong_usage_says_what_is_wrong_and_what_to_do() {
     site.log_in().await;
 
     for (arguments, code, expected) in [
-        (&["run", "no_such_workflow"][..], 2, &["no such workflow", "404", "next:"][..]),
+        (&["run", "no_such_workflow"][..], 2, &["no such workflow", "404", "request ", "next:"][..]),
         (&["run", "greet", "name=Ada", "times=often"], 2, &["/input_data/times", "422", "request "]),
         (&["run", "greet"], 2, &["/input_data/name", "422"]),
         (&["run", "greet", "name"], 2, &["name is not KEY=VALUE", "next:"]),
@@ -72,7 +72,7 @@ async fn wrong_usage_says_what_is_wrong_and_what_to_do() {
         (
             &["executions", "show", "0198c5a2-7c1e-7d31-9a54-0d5a3f0c2b11"],
             2,
-            &["404", "next:  bifrost executions list"],
+            &["404", "request ", "next:  bifrost executions list"],
         ),
         (&["executions", "list", "--status", "success"], 2, &["--status", "CompletedWithErrors"]),
         (&["healthcheck", "--url", "junk"], 2, &["junk is not an address", "next:"]),

@@ -117,7 +117,8 @@ pub async fn claim(db: &Db, worker: WorkerId, kinds: &[Kind]) -> Result<Option<C
                          AND NOT EXISTS (SELECT FROM background_jobs WHERE status = 'Running')
                        ORDER BY id
                        LIMIT 1
-                       FOR UPDATE SKIP LOCKED)
+                       -- Not passing by what another claims at this moment: then the next one could begin before the oldest.
+                       FOR UPDATE)
            RETURNING id AS "id: JobId", attempt, max_attempts, kind AS "kind: Kind",
                organization_id AS "organization_id: OrgId", requested_by AS "requested_by: UserId", requested_by_name,
                requested_by_email, payload, notification_id, timeout_seconds, traceparent, created_at"#,

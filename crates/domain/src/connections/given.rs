@@ -21,14 +21,14 @@ pub(super) struct Given {
     token_type: Kind,
     #[serde(default, deserialize_with = "lifetime")]
     expires_in: Option<Duration>,
+    #[serde(default, deserialize_with = "refresh_token")]
     refresh_token: Option<RefreshToken>,
     #[serde(default, deserialize_with = "scopes", rename = "scope")]
     scopes: Option<Vec<Scope>>,
 }
 
 /// Kind of the token; empty where the provider does not say.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Option<String>")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Kind(String);
 
 impl Given {
@@ -39,9 +39,9 @@ impl Given {
     }
 }
 
-impl From<Option<String>> for Kind {
-    fn from(given: Option<String>) -> Self {
-        Self(given.unwrap_or_default())
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(given: D) -> Result<Self, D::Error> {
+        text(given).map(|kind| Self(kind.unwrap_or_default()))
     }
 }
 
@@ -77,7 +77,23 @@ impl TokenResponse for Given {
     }
 }
 
-fn lifetime<'de, D: Deserializer<'de>>(given: D) -> Result<Option<Duration>, D::Error> {
+/// A text, if it is one.
+fn text<'de, D: Deserializer<'de>>(given: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(given)? {
+        Value::String(text) => Some(text),
+        _ => None,
+    })
+}
+
+fn refresh_token<'de, D: Deserializer<'de>>(given: D) -> Result<Option<RefreshToken>, D::Error> {
+    Ok(text(given)?.map(RefreshToken::new))
+}
+
+/// How long a token is good for.
+///
+/// # Errors
+/// Those of the format.
+pub fn lifetime<'de, D: Deserializer<'de>>(given: D) -> Result<Option<Duration>, D::Error> {
     let seconds: Option<f64> = match Value::deserialize(given)? {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => text.trim().parse().ok(),
@@ -87,13 +103,20 @@ fn lifetime<'de, D: Deserializer<'de>>(given: D) -> Result<Option<Duration>, D::
     Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.min(LONGEST_LIFETIME))))
 }
 
-fn scopes<'de, D: Deserializer<'de>>(given: D) -> Result<Option<Vec<Scope>>, D::Error> {
-    let scope = |text: &str| Scope::new(text.to_owned());
+/// What a token is good for, separated by blanks.
+///
+/// # Errors
+/// Those of the format.
+pub fn granted<'de, D: Deserializer<'de>>(given: D) -> Result<Option<String>, D::Error> {
     Ok(match Value::deserialize(given)? {
-        Value::String(text) => Some(vec![scope(&text)]),
-        Value::Array(all) => Some(all.iter().filter_map(Value::as_str).map(scope).collect()),
+        Value::String(text) => Some(text),
+        Value::Array(all) => Some(all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")),
         _ => None,
     })
+}
+
+fn scopes<'de, D: Deserializer<'de>>(given: D) -> Result<Option<Vec<Scope>>, D::Error> {
+    Ok(granted(given)?.map(|granted| vec![Scope::new(granted)]))
 }
 
 #[cfg(test)]
@@ -132,10 +155,16 @@ mod tests {
         ] {
             assert_eq!(read(json!({"scope": given})).granted().as_deref(), granted, "{given}");
         }
-        for (answer, kind) in
-            [(json!({}), ""), (json!({"token_type": null}), ""), (json!({"token_type": "mac"}), "mac")]
-        {
+        for (answer, kind) in [
+            (json!({}), ""),
+            (json!({"token_type": null}), ""),
+            (json!({"token_type": 1}), ""),
+            (json!({"token_type": "mac"}), "mac"),
+        ] {
             assert_eq!(read(answer).token_type.to_string(), kind);
+        }
+        for given in [json!(false), Value::Null, json!(["r"])] {
+            assert!(read(json!({"refresh_token": given})).refresh_token.is_none(), "{given}");
         }
         assert!(serde_json::from_value::<Given>(json!({"expires_in": 3_600})).is_err(), "there is no token");
     }

@@ -29,6 +29,7 @@ use exchange::Unfit;
 pub use authorize::{Authorization, Completed, begin, cancel, complete};
 pub use change::{Changes, update};
 pub use exchange::Tokens;
+pub use given::{granted, lifetime};
 pub use refresh::{Refreshed, Refresher};
 pub use upkeep::{Report, RunOfRefresh, last_run, refresh_due, refresh_scope};
 

@@ -3,12 +3,13 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::Actor;
 use crate::executions::{Kind, RawJson, Status, logs};
 use crate::id::{ExecutionId, JobId, NotificationId, OrgId, UserId};
 use crate::notifications::notification::Notification;
 
 /// Results beyond this are read from the row instead.
-const MAX_INLINE_RESULT: usize = 64 * 1024;
+pub const MAX_INLINE_RESULT: usize = 64 * 1024;
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -200,6 +201,17 @@ impl Update {
             has_variables: false,
             transient: false,
         }
+    }
+
+    /// That an execution was submitted and waits.
+    pub fn submitted(
+        execution_id: ExecutionId,
+        org_id: Option<OrgId>,
+        workflow_name: String,
+        actor: &Actor,
+    ) -> Self {
+        let executed_by = (actor.id, actor.name.clone());
+        Self::new(execution_id, org_id, workflow_name, executed_by, Status::Pending, 0)
     }
 
     /// The event that tells of it.

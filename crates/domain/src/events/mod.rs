@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::Result;
@@ -18,7 +19,7 @@ use crate::telemetry::metrics;
 mod kinds;
 mod redis;
 
-pub use kinds::{Event, Happened, Lines, LiveLine, News, Notice, Progress, Topic, Update};
+pub use kinds::{Event, Happened, Lines, LiveLine, MAX_INLINE_RESULT, News, Notice, Progress, Topic, Update};
 use redis::Redis;
 
 /// Events a watcher may be behind before it has to look at the rows.
@@ -129,6 +130,22 @@ impl Events {
     /// What becomes of the notifications of everybody.
     pub fn notices(&self) -> broadcast::Receiver<Arc<Event>> {
         self.hub.notices.subscribe()
+    }
+}
+
+/// Acts at each order of a kind, until nobody is left who could give one.
+pub async fn at_each(
+    mut orders: broadcast::Receiver<Arc<Event>>,
+    is: impl Fn(&Event) -> bool,
+    act: impl Fn(),
+) {
+    loop {
+        match orders.recv().await {
+            Ok(event) if !is(&event) => {}
+            // It may have been among those that were missed.
+            Ok(_) | Err(RecvError::Lagged(_)) => act(),
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 

@@ -87,8 +87,8 @@ pub async fn cancel(tx: &mut OrgTx, selection: &Selection, limit: i64) -> Result
         "WITH picked AS (
              SELECT id
              FROM executions
-             -- COALESCE, to go by the key (ADR 57).
-             WHERE id = ANY ($1) AND COALESCE(status, '') = ANY ($2) AND status IN ('Pending', 'Running')
+             -- COALESCE, to go by the key (ADR 57); for the list too, which a plan for one call knows.
+             WHERE id = ANY ($1) AND COALESCE(status, '') IN ('Pending', 'Running') AND COALESCE(status, '') = ANY ($2)
              ORDER BY id
              LIMIT $3
              FOR UPDATE SKIP LOCKED

@@ -18,27 +18,20 @@ mod export;
 mod import;
 mod parse;
 
-use import::Plan;
+use import::{Imported, Plan};
 use parse::Fault;
 
-/// Ends the name of a file that mirrors a form.
-const SUFFIX: &str = ".form.json";
 const SCOPE: SystemScope = SystemScope::because("the workspace belongs to the platform");
 
 /// What a look at the files did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Synced {
-    /// Files written.
+    /// Files written or renamed.
     pub written: usize,
     /// Files read into rows.
     pub imported: usize,
     /// Files that cannot be read into rows.
     pub problems: usize,
-}
-
-/// Whether a file of this name holds a form.
-pub fn is_form_file(name: &str) -> bool {
-    name == "form.json" || (name.ends_with(SUFFIX) && !name.starts_with('.'))
 }
 
 /// Writes the file of one form, if it has to follow; gives the path of the file.
@@ -79,7 +72,7 @@ pub async fn sync(platform: &Platform) -> Result<Synced> {
     // The rows first: whatever is due from here on is none of the files read after it.
     let rows = import::known(&mut tx).await?;
     let files = on_disk(&root, import::read_all).await?;
-    let (mut problems, mut imported) = (Vec::new(), Vec::new());
+    let (mut problems, mut imported) = (Vec::new(), Vec::<Imported>::new());
     let mut plan = Plan::new(rows, &files);
     for file in &files {
         match plan.import(&mut tx, file).await? {
@@ -93,9 +86,13 @@ pub async fn sync(platform: &Platform) -> Result<Synced> {
             .execute(tx.conn())
             .await?;
     }
-    // Also those whose form was given another name by its file.
+    let misnamed: Vec<_> = imported.iter_mut().filter_map(|one| one.misnamed.take()).collect();
+    // Also those that say less or something else than their rows.
     if !lost.is_empty() || !imported.is_empty() {
-        synced.written += export::write_due(&mut tx, root, None).await?;
+        synced.written += export::write_due(&mut tx, root.clone(), None).await?;
+    }
+    if !misnamed.is_empty() {
+        synced.written += export::rename(&mut tx, root, misnamed).await?;
     }
     (synced.imported, synced.problems) = (imported.len(), problems.len());
     replace_problems(&mut tx, problems).await?;

@@ -22,8 +22,8 @@ pub(super) struct Step {
     pub(super) from: Option<String>,
     /// The commit whose files they become; `None`: those they are of.
     pub(super) to: Option<String>,
-    /// Files whose present state is part of `to`.
-    pub(super) taken: Vec<String>,
+    /// Files whose present state is part of `to`, as git has their paths.
+    pub(super) taken: Vec<Vec<u8>>,
     /// Files that become what the last commit has, or go.
     pub(super) restored: Vec<String>,
     /// Whether a merge in progress ends.

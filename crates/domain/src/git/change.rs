@@ -120,15 +120,15 @@ async fn commit_merge(session: &Session, head: &str, theirs: &str, message: &str
     let dirty = look::to_commit(git).await?;
     let clash: Vec<String> = dirty
         .iter()
-        .filter(|path| incoming.contains(path) && !merge.conflicts.contains_key(*path))
-        .cloned()
+        .map(|path| String::from_utf8_lossy(path).into_owned())
+        .filter(|path| incoming.contains(path) && !merge.conflicts.contains_key(path))
         .collect();
     if !clash.is_empty() {
         return Err(apply::overwrites(&clash));
     }
     // The result of the merge, with what is in the workspace where that is the answer.
     let mut taken = dirty;
-    taken.extend(merge.conflicts.keys().cloned());
+    taken.extend(merge.conflicts.keys().map(|path| path.clone().into_bytes()));
     taken.sort();
     taken.dedup();
     let index = git.folder().join("merge.index");

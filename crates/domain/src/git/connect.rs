@@ -142,10 +142,10 @@ pub async fn connect(
     Box::pin(connect_by(platform, scope, wanted, None, job, tell)).await
 }
 
-/// The same at once, with a token that is kept in place of the saved one if it opens the repository.
+/// The same at once, with a token that is kept in place of the saved one when the repository is connected.
 ///
 /// # Errors
-/// As [`connect`]: a token that is refused leaves the saved one as it is.
+/// As [`connect`]; whatever fails, the saved token stays as it is.
 pub async fn connect_with(
     platform: &Platform,
     scope: &OrgScope,

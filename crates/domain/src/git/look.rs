@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use chrono::{DateTime, Utc};
 
 use super::names::Branch;
-use super::program::{Git, fields, garbled};
+use super::program::{Git, fields};
 use super::store::{self, Connection};
 use super::{Commit, Conflict, Failed, Outcome};
 use crate::workspace_trees::Tree;
@@ -208,22 +208,26 @@ async fn changes(git: &Git, has_commits: bool) -> Outcome<Vec<Changed>> {
 
 /// Paths of all that differs from the last commit, without bound.
 pub(super) async fn dirty(git: &Git) -> Outcome<Vec<String>> {
-    Ok(paths(&differing(git).await?))
+    let output = differing(git).await?;
+    Ok(lines(&output).map(|(_, path)| String::from_utf8_lossy(path).into_owned()).collect())
 }
 
-/// The same, to be committed.
-pub(super) async fn to_commit(git: &Git) -> Outcome<Vec<String>> {
+/// The same as git has them, to be committed. A name that is not UTF-8 may go, as it does when its file is renamed, but not come.
+pub(super) async fn to_commit(git: &Git) -> Outcome<Vec<Vec<u8>>> {
     let output = differing(git).await?;
-    if let Some(line) = garbled(&output) {
-        let name = line.get(3..).unwrap_or_default();
+    let is_refused =
+        |(state, path): &(&[u8], &[u8])| !state.contains(&b'D') && std::str::from_utf8(path).is_err();
+    if let Some((_, path)) = lines(&output).find(is_refused) {
+        let name = String::from_utf8_lossy(path);
         return Err(Failed::said(format!("the workspace has {name}, a name that is not UTF-8; rename it")));
     }
-    Ok(paths(&output))
+    Ok(lines(&output).map(|(_, path)| path.to_vec()).collect())
 }
 
-fn paths(output: &[u8]) -> Vec<String> {
-    let paths = fields(output).into_iter().filter_map(|line| line.get(3..).map(ToOwned::to_owned));
-    paths.filter(|path| !path.ends_with('/')).collect()
+/// State and path of all that differs. Folders that are repositories themselves are passed by.
+fn lines(output: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = output.split(|byte| *byte == 0).filter_map(|line| line.split_at_checked(3));
+    lines.filter(|(_, path)| !path.ends_with(b"/"))
 }
 
 /// What differs from the last commit, each ended by NUL: two letters for its state, a blank, its path.

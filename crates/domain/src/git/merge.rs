@@ -67,6 +67,8 @@ pub async fn pull(platform: &Platform, scope: &OrgScope) -> Outcome<Pulled> {
         let merged = change::write_commit(git, &merge.result, &[&head, &theirs], &message).await?;
         return update(&session, Some(head), &merged).await;
     }
+    // The commit that ends the merge brings all of it, so what may not be a workspace begins none.
+    check_files(git, &merge.result).await?;
     let mut incoming =
         git.list(["diff", "--name-only", "-z", "--no-renames", &head, &merge.result, "--"]).await?;
     incoming.extend(merge.conflicts.keys().cloned());
@@ -120,7 +122,7 @@ async fn update(session: &Session, from: Option<String>, to: &str) -> Outcome<Pu
     Ok(Pulled { updated, conflicts: Vec::new() })
 }
 
-/// Whether the files of a commit may be a workspace.
+/// Whether the files of a commit, or of the result of a merge, may be a workspace.
 pub(super) async fn check_files(git: &Git, commit: &str) -> Outcome<()> {
     use crate::workspace_trees::RESERVED;
 

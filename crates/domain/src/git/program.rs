@@ -247,10 +247,10 @@ impl<'a> Call<'a> {
     }
 
     /// Paths as the input, each ended by NUL.
-    pub(super) fn paths<'p>(self, paths: impl IntoIterator<Item = &'p String>) -> Self {
+    pub(super) fn paths<P: AsRef<[u8]>>(self, paths: &[P]) -> Self {
         let mut input = Vec::new();
         for path in paths {
-            input.extend_from_slice(path.as_bytes());
+            input.extend_from_slice(path.as_ref());
             input.push(0);
         }
         self.input(input)
@@ -364,8 +364,7 @@ pub(super) fn fields(output: &[u8]) -> Vec<String> {
     parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
-/// The first of these parts that is no UTF-8, as well as it can be shown. A file of such a name can be told to nobody, and not be
-/// told back to git either.
+/// The first of these parts that is no UTF-8, as well as it can be shown. A file of such a name can be told to nobody.
 pub(super) fn garbled(output: &[u8]) -> Option<String> {
     let part = output.split(|byte| *byte == 0).find(|part| std::str::from_utf8(part).is_err())?;
     Some(String::from_utf8_lossy(part).into_owned())

@@ -14,7 +14,6 @@ use uuid::Uuid;
 
 use super::{Misfire, Outcome, Overlap, Timetable};
 use crate::events::Update;
-use crate::executions::Status;
 use crate::executions::submit::{self, NewExecution, Work};
 use crate::id::{ExecutionId, OrgId, WorkflowId};
 use crate::telemetry::metrics;
@@ -245,9 +244,8 @@ async fn fire(tx: &mut SystemTx, now: DateTime<Utc>, due: Vec<Due>, fired: &mut 
             let new = NewExecution { id, ..NewExecution::new(Work::Workflow(workflow.clone()), nothing) };
             fired.wakeups.push(Wakeup::new(id, workflow.organization_id, new.priority, None));
             let scope = OrgScope::for_system(workflow.organization_id, CALLER, None);
-            let by = (scope.actor().id, scope.actor().name.clone());
             let (org, name) = (workflow.organization_id, workflow.name.clone());
-            fired.updates.push(Update::new(id, org, name, by, Status::Pending, 0));
+            fired.updates.push(Update::submitted(id, org, name, scope.actor()));
             submissions.push((scope, new));
         }
         let excess = open.len().saturating_sub(MOST_OPEN);

@@ -19,7 +19,7 @@ settings! {
         /// Address and port of the api. Write `BIFROST_LISTEN` where a plain `LISTEN` would be ambiguous.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8000));
         /// The address that browsers use: links in mails and addresses of uploads begin with it, and login providers
-        /// send people back to it.
+        /// send people back to it. `bifrost up` without it takes the port it listens on; set it where others reach it.
         public_url: String = "http://localhost:8000".into();
         /// Addresses and networks, separated by commas, whose `X-Forwarded-For` is believed. Without them limits
         /// count the peer's address.

@@ -102,7 +102,10 @@ pub async fn invite(tx: &mut OrgTx, db: &Db, new: Invitation) -> Result<User> {
 /// organization; [`Error::Impossible`] when nobody would be left to administer the platform; [`Error::Forbidden`] for
 /// what is beyond the actor.
 pub async fn update(tx: &mut OrgTx, db: &Db, key: &UserKey, changes: Changes) -> Result<Changed> {
-    let email = changes.email.as_deref().map(valid_email).transpose()?;
+    let (email, fault) = match changes.email.as_deref().map(valid_email).transpose() {
+        Ok(email) => (email, None),
+        Err(fault) => (None, Some(fault)),
+    };
     let name = changes.name.as_deref().map(valid_name).transpose()?;
     check_right(tx.scope(), changes.is_superuser == Some(true), changes.organization)?;
     // Before anything is held: nobody who holds a connection of the platform's waits for it.
@@ -112,6 +115,12 @@ pub async fn update(tx: &mut OrgTx, db: &Db, key: &UserKey, changes: Changes) ->
     };
     let user = lock(tx, key).await?;
     check_reach(tx, &user).await?;
+    // An address that was taken under other rules may stay.
+    if let Some(fault) = fault
+        && changes.email.as_deref().is_none_or(|new| new.trim().to_lowercase() != user.email)
+    {
+        return Err(fault);
+    }
 
     let is_superuser = changes.is_superuser.unwrap_or(user.is_superuser);
     let organization = organization_after(&user, is_superuser, &changes)?;

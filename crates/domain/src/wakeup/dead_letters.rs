@@ -7,7 +7,7 @@
 //! at a time does so, over all processes; and whoever lists looks at all of them, since their order says nothing.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeZone, Utc};
 use lapin::message::BasicGetMessage;
@@ -17,6 +17,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use sha2::{Digest, Sha256};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::queue::Queue;
 use super::rabbit::{Rabbit, depth};
@@ -28,16 +29,19 @@ use crate::Result;
 pub const MOST: usize = 10_000;
 /// Bytes of a message that are shown.
 pub const SHOWN: usize = 16 * 1024;
-/// Letters that are moved together.
-const BATCH: usize = 256;
-/// How long an operation may take.
+/// Letters that are moved together. A broker carries out some thirty words about a quorum queue at a time, and keeps more than these
+/// back; what it keeps back is forgotten when the connection ends, and letters that were taken off would be there again.
+const BATCH: usize = 16;
+/// How long an operation may take, its wait for the turn included.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// When no further batch is begun, so that what was done is told before the patience ends.
+/// After so much of it nothing further is begun, so that what was done is told before the patience ends.
 const ENOUGH: Duration = Duration::from_secs(12);
 /// A letter that was looked at so often is written anew: brokers drop what is handed back too often.
 const WEARY: i64 = 10;
-/// Between two looks whether another connection is done, or letters are back.
+/// Between two looks whether letters are back.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Between two looks whether another connection is done: each costs a channel, and a line in the broker's log.
+const TURN_AGAIN: Duration = Duration::from_millis(250);
 /// How long letters may take to come back.
 const WAY_BACK: Duration = Duration::from_secs(1);
 /// Reply code of the broker for a queue that another connection has for itself.
@@ -67,7 +71,7 @@ pub struct DeadLetter {
 pub struct Moved {
     /// Put back into their queue, or dropped.
     pub moved: usize,
-    /// Refused by the broker, so that they are dead still; and ids that no letter has.
+    /// Refused by the broker, so that they are dead still; and ids that no letter has, or whose letter was not come to in time.
     pub failed: usize,
 }
 
@@ -79,7 +83,7 @@ impl Moved {
     }
 }
 
-/// How many of these ids no letter has.
+/// How many of these ids no letter has that was found.
 fn unknown(ids: Option<&[String]>, found: &HashSet<String>) -> usize {
     ids.unwrap_or_default()
         .iter()
@@ -140,10 +144,10 @@ impl Wakeups {
                 Ok(letters.map(DeadLetter::shown).collect())
             }
             Self::Rabbit(rabbit) => {
-                with_channel(rabbit, async |channel| {
+                with_channel(rabbit, async |channel, enough| {
                     let mut letters = Vec::new();
                     for queue in queues {
-                        letters.extend(list(rabbit, channel, *queue, limit).await?);
+                        letters.extend(list(rabbit, channel, *queue, limit, enough).await?);
                     }
                     Ok(letters)
                 })
@@ -157,8 +161,22 @@ impl Wakeups {
     /// # Errors
     /// [`crate::Error::Unavailable`] when the broker is away.
     pub async fn count_dead_letters(&self) -> Result<Vec<(Queue, u64)>> {
-        let counts = self.counts().await?;
-        Ok(Queue::ALL.into_iter().zip(counts).map(|(queue, (_, dead))| (queue, dead)).collect())
+        match self {
+            Self::InProcess(own) => {
+                Ok(Queue::ALL.into_iter().zip(own.counts()).map(|(queue, (_, dead))| (queue, dead)).collect())
+            }
+            // In turn: what somebody holds who looks at it would not be counted.
+            Self::Rabbit(rabbit) => {
+                with_channel(rabbit, async |channel, _| {
+                    let mut counts = Vec::new();
+                    for queue in Queue::ALL {
+                        counts.push((queue, depth(channel, rabbit.topology().dead_of(queue)).await?));
+                    }
+                    Ok(counts)
+                })
+                .await
+            }
+        }
     }
 
     /// Puts dead letters back into their queue: those with these ids, or all.
@@ -172,8 +190,10 @@ impl Wakeups {
                 Ok(Moved::all(ids, &own.replay_dead(queue, |letter| letter.is_among(ids))))
             }
             Self::Rabbit(rabbit) => {
-                with_channel(rabbit, async |channel| decide(rabbit, channel, queue, ids, Fate::Replay).await)
-                    .await
+                with_channel(rabbit, async |channel, enough| {
+                    decide(rabbit, channel, queue, ids, Fate::Replay, enough).await
+                })
+                .await
             }
         }
     }
@@ -186,27 +206,35 @@ impl Wakeups {
         match self {
             Self::InProcess(own) => Ok(Moved::all(ids, &own.drop_dead(queue, |letter| letter.is_among(ids)))),
             Self::Rabbit(rabbit) => {
-                with_channel(rabbit, async |channel| decide(rabbit, channel, queue, ids, Fate::Drop).await)
-                    .await
+                with_channel(rabbit, async |channel, enough| {
+                    decide(rabbit, channel, queue, ids, Fate::Drop, enough).await
+                })
+                .await
             }
         }
     }
 }
 
 /// Does it over a connection of its own, when no other does: what it holds goes back when that ends, and publishing goes on
-/// beside it.
-async fn with_channel<T>(rabbit: &Rabbit, work: impl AsyncFnOnce(&Channel) -> lapin::Result<T>) -> Result<T> {
+/// beside it. `work` is told when it must begin nothing further; where the wait for the turn took until then, nothing is done.
+async fn with_channel<T>(
+    rabbit: &Rabbit,
+    work: impl AsyncFnOnce(&Channel, Instant) -> lapin::Result<T>,
+) -> Result<T> {
+    let enough = Instant::now() + ENOUGH;
     let all = async {
         let (connection, channel) = rabbit.open().await.map_err(|error| away(error.to_string()))?;
-        let outcome = match take_turn(&connection, rabbit.topology().turn()).await {
-            Ok(()) => work(&channel).await,
-            Err(error) => Err(error),
+        let turn = take_turn(&connection, rabbit.topology().turn());
+        let outcome = match timeout_at(enough, turn).await {
+            Ok(Ok(())) => work(&channel, enough).await.map_err(|error| away(error.to_string())),
+            Ok(Err(error)) => Err(away(error.to_string())),
+            Err(_) => Err(away("the turn to look at dead letters did not come in time")),
         };
         // Whether the goodbye arrives makes no difference.
         let _ = connection.close(200, "done".into()).await;
-        outcome.map_err(|error| away(error.to_string()))
+        outcome
     };
-    tokio::time::timeout(PATIENCE, all).await.map_err(away)?
+    timeout(PATIENCE, all).await.map_err(away)?
 }
 
 /// Waits until no other connection looks at dead letters, and keeps the others waiting as long as this one lasts.
@@ -217,7 +245,7 @@ async fn take_turn(connection: &Connection, name: String) -> lapin::Result<()> {
         let channel = connection.create_channel().await?;
         match channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default()).await {
             Ok(_) => return Ok(()),
-            Err(error) if is_locked(&error) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(error) if is_locked(&error) => tokio::time::sleep(TURN_AGAIN).await,
             Err(error) => return Err(error),
         }
     }
@@ -232,12 +260,12 @@ async fn list(
     channel: &Channel,
     queue: Queue,
     limit: usize,
+    enough: Instant,
 ) -> lapin::Result<Vec<DeadLetter>> {
     let dead = rabbit.topology().dead_of(queue);
     let (mut letters, mut held) = (Vec::new(), Vec::new());
-    let began = Instant::now();
     while held.len() < MOST
-        && began.elapsed() < ENOUGH
+        && Instant::now() < enough
         && let Some(message) = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
     {
         letters.push(read(queue, &message).shown());
@@ -276,18 +304,17 @@ async fn decide(
     queue: Queue,
     ids: Option<&[String]>,
     fate: Fate,
+    enough: Instant,
 ) -> lapin::Result<Moved> {
-    let dead = rabbit.topology().dead_of(queue);
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(dead.as_str().into(), passive, FieldTable::default()).await?;
+    let topology = rabbit.topology();
+    let dead = topology.dead_of(queue);
     // What dies meanwhile is for the next call.
-    let mut left = (declared.message_count() as usize).min(MOST);
+    let mut left = depth(channel, dead.clone()).await?.min(MOST as u64);
     let (mut moved, mut kept, mut found) = (Moved::default(), Vec::new(), HashSet::new());
-    let began = Instant::now();
     let work = async {
-        while left > 0 && began.elapsed() < ENOUGH {
+        while left > 0 && Instant::now() < enough {
             let mut batch = Vec::new();
-            while left > 0 && batch.len() < BATCH {
+            while left > 0 && batch.len() < BATCH && Instant::now() < enough {
                 let Some(message) =
                     channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await?
                 else {
@@ -297,7 +324,9 @@ async fn decide(
                 left -= 1;
                 let letter = read(queue, &message);
                 if letter.is_among(ids) {
-                    found.insert(letter.id);
+                    if ids.is_some() {
+                        found.insert(letter.id);
+                    }
                     batch.push(message)
                 } else {
                     kept.push(to_go_back(message))
@@ -305,17 +334,14 @@ async fn decide(
             }
             let accepted = match fate {
                 Fate::Drop => vec![true; batch.len()],
-                Fate::Replay => publish(rabbit, channel, queue, &batch).await?,
-            };
-            for (message, accepted) in batch.into_iter().zip(accepted) {
-                if accepted {
-                    message.delivery.acker.ack(BasicAckOptions::default()).await?;
-                    moved.moved += 1;
-                } else {
-                    moved.failed += 1;
-                    kept.push(to_go_back(message));
+                Fate::Replay => {
+                    publish(channel, &topology.direct(), topology.key_of(queue), &batch, fresh).await?
                 }
-            }
+            };
+            let (done, refused) = split(batch, accepted);
+            moved.failed += refused.len();
+            kept.extend(refused.into_iter().map(to_go_back));
+            moved.moved += ack(&done).await?;
         }
         give_all_back(rabbit, channel, queue, std::mem::take(&mut kept)).await
     };
@@ -329,22 +355,20 @@ async fn decide(
     Ok(moved)
 }
 
-/// Publishes the messages to their working queue; says of each whether the broker took it.
+/// Publishes the messages with these properties; says of each whether the broker took it.
 async fn publish(
-    rabbit: &Rabbit,
     channel: &Channel,
-    queue: Queue,
+    exchange: &str,
+    key: &str,
     messages: &[BasicGetMessage],
+    properties: fn(&BasicGetMessage) -> BasicProperties,
 ) -> lapin::Result<Vec<bool>> {
-    let topology = rabbit.topology();
     let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let fresh = BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
     let mut confirms = Vec::with_capacity(messages.len());
     for message in messages {
-        let (exchange, key) = (topology.direct(), topology.key_of(queue));
-        let sent = channel
-            .basic_publish(exchange.into(), key.into(), mandatory, &message.delivery.data, fresh.clone())
-            .await?;
+        let data = &message.delivery.data;
+        let sent =
+            channel.basic_publish(exchange.into(), key.into(), mandatory, data, properties(message)).await?;
         confirms.push(sent);
     }
     let mut accepted = Vec::with_capacity(confirms.len());
@@ -354,6 +378,22 @@ async fn publish(
     Ok(accepted)
 }
 
+/// The properties of a message that begins anew.
+fn fresh(_: &BasicGetMessage) -> BasicProperties {
+    BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into())
+}
+
+/// The properties of a letter that stays what it is, but was never looked at.
+fn rested(message: &BasicGetMessage) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in message.delivery.properties.headers().iter().flat_map(FieldTable::inner) {
+        if name.as_str() != "x-delivery-count" {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    message.delivery.properties.clone().with_headers(headers)
+}
+
 /// Puts letters back among the dead, and waits until the next one who looks can see them.
 async fn give_all_back(
     rabbit: &Rabbit,
@@ -361,61 +401,52 @@ async fn give_all_back(
     queue: Queue,
     held: Vec<BasicGetMessage>,
 ) -> lapin::Result<()> {
-    let (count, began) = (held.len() as u64, Instant::now());
-    for message in held {
-        give_back(rabbit, channel, queue, message).await?;
+    let (exchange, dead) = (rabbit.topology().dead_exchange(), rabbit.topology().dead_of(queue));
+    let all = held.len();
+    // Letters age together, as each look takes them all.
+    let (mut weary, others): (Vec<_>, Vec<_>) = held.into_iter().partition(is_weary);
+    hand_back(&others).await?;
+    are_back(channel, &dead, others.len()).await?;
+    while !weary.is_empty() {
+        let batch: Vec<_> = weary.drain(..weary.len().min(BATCH)).collect();
+        let accepted = publish(channel, &exchange, &dead, &batch, rested).await?;
+        let (done, refused) = split(batch, accepted);
+        hand_back(&refused).await?;
+        ack(&done).await?;
     }
-    let dead = rabbit.topology().dead_of(queue);
-    while depth(channel, dead.clone()).await? < count && began.elapsed() < WAY_BACK {
+    are_back(channel, &dead, all).await
+}
+
+/// Waits until so many can be seen, for as long as that may take.
+async fn are_back(channel: &Channel, dead: &str, count: usize) -> lapin::Result<()> {
+    let began = Instant::now();
+    while depth(channel, dead.to_owned()).await? < count as u64 && began.elapsed() < WAY_BACK {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(())
 }
 
-/// Puts a letter back among the dead.
-async fn give_back(
-    rabbit: &Rabbit,
-    channel: &Channel,
-    queue: Queue,
-    message: BasicGetMessage,
-) -> lapin::Result<()> {
-    if !is_weary(&message) {
-        return message
-            .delivery
-            .acker
-            .nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() })
-            .await
-            .map(drop);
+/// Those that the broker took, and the others.
+fn split(batch: Vec<BasicGetMessage>, accepted: Vec<bool>) -> (Vec<BasicGetMessage>, Vec<BasicGetMessage>) {
+    let mut accepted = accepted.into_iter();
+    batch.into_iter().partition(|_| accepted.next().unwrap_or_default())
+}
+
+/// Takes letters off the dead; says how many.
+async fn ack(letters: &[BasicGetMessage]) -> lapin::Result<usize> {
+    for letter in letters {
+        letter.delivery.acker.ack(BasicAckOptions::default()).await?;
     }
-    let topology = rabbit.topology();
-    let mut headers = FieldTable::default();
-    for (name, value) in message.delivery.properties.headers().iter().flat_map(FieldTable::inner) {
-        if name.as_str() != "x-delivery-count" {
-            headers.insert(name.clone(), value.clone());
-        }
+    Ok(letters.len())
+}
+
+/// Has the broker put letters back where they were.
+async fn hand_back(letters: &[BasicGetMessage]) -> lapin::Result<()> {
+    let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+    for letter in letters {
+        letter.delivery.acker.nack(requeue).await?;
     }
-    let properties = message.delivery.properties.clone().with_headers(headers);
-    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let confirm = channel
-        .basic_publish(
-            topology.dead_exchange().into(),
-            topology.dead_of(queue).into(),
-            mandatory,
-            &message.delivery.data,
-            properties,
-        )
-        .await?
-        .await?;
-    if matches!(confirm, Confirmation::Ack(None)) {
-        message.delivery.acker.ack(BasicAckOptions::default()).await.map(drop)
-    } else {
-        message
-            .delivery
-            .acker
-            .nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() })
-            .await
-            .map(drop)
-    }
+    Ok(())
 }
 
 /// How often the letter was looked at.

@@ -122,13 +122,17 @@ impl Rabbit {
 
     /// Waits until the broker is found to have queues that are none of ours, and says which; for ever, once it was of use.
     pub(super) async fn conflict_at_start(&self) -> String {
-        let mut standing = self.standing.clone();
-        let found = standing.wait_for(|standing| *standing != Standing::Away).await;
-        let found = found.map(|found| Standing::clone(&found));
-        match found {
-            Ok(Standing::Conflict(words)) => words,
+        match self.standing_once(|standing| *standing != Standing::Away).await {
+            Some(Standing::Conflict(words)) => words,
             _ => std::future::pending().await,
         }
+    }
+
+    /// Waits until the standing is as wanted, and says which it is then; nothing when nobody is left who tells.
+    async fn standing_once(&self, is_wanted: fn(&Standing) -> bool) -> Option<Standing> {
+        let mut standing = self.standing.clone();
+        let found = standing.wait_for(is_wanted).await;
+        found.ok().map(|found| Standing::clone(&found))
     }
 
     /// What is in conflict now.
@@ -169,16 +173,16 @@ impl Rabbit {
             return Err(away(conflict));
         }
         let (answer, answered) = oneshot::channel();
-        self.orders.send(order(answer)).await.map_err(away)?;
-        let in_conflict = async {
-            let is_conflict = |standing: &Standing| matches!(standing, Standing::Conflict(_));
-            // It fails only when there is nobody left to answer.
-            let _ = self.standing.clone().wait_for(is_conflict).await;
+        // While the broker is away there may be no place for one more order: that counts as a wait for its answer.
+        let asked = async {
+            self.orders.send(order(answer)).await.map_err(away)?;
+            answered.await.map_err(away)?
         };
+        let in_conflict = self.standing_once(|standing| matches!(standing, Standing::Conflict(_)));
         tokio::select! {
             biased;
-            answer = tokio::time::timeout(patience, answered) => answer.map_err(away)?.map_err(away)?,
-            () = in_conflict => Err(away(self.conflict().unwrap_or_default())),
+            answer = tokio::time::timeout(patience, asked) => answer.map_err(away)?,
+            Some(Standing::Conflict(words)) = in_conflict => Err(away(words)),
         }
     }
 }
@@ -258,7 +262,11 @@ async fn publish_forever(
     let window = Arc::new(Semaphore::new(WINDOW));
     let tell = |standing| drop(stands.send_replace(standing));
     loop {
-        let (connection, channel) = connect(&uri, &topology, &tell).await;
+        let (connection, channel) = tokio::select! {
+            connected = connect(&uri, &topology, &tell) => connected,
+            // Nobody is left to publish for, and a broker that stays away would never let it be noticed.
+            () = stands.closed() => return,
+        };
         tracing::info!("publishing to RabbitMQ");
         loop {
             let Some(order) = orders.recv().await else {
@@ -431,4 +439,36 @@ async fn consume<M: Message>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody listens there.
+    const NOWHERE: &str = "amqp://127.0.0.1:1";
+
+    #[tokio::test]
+    async fn a_question_keeps_its_patience_though_there_is_no_place_for_it() {
+        let rabbit = Rabbit::start(&NOWHERE.into(), "test").expect("the URL is read");
+        for _ in 0..2_000 {
+            rabbit.publish(Queue::Executions, vec![Vec::new()]);
+        }
+        assert_eq!(rabbit.orders.capacity(), 0);
+
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT * 2, rabbit.depth(Queue::Executions)).await;
+
+        assert!(matches!(asked, Ok(Err(Error::Unavailable { .. }))), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_publisher_ends_with_its_last_handle_though_the_broker_is_away() {
+        let uri: AMQPUri = NOWHERE.parse().expect("the URL is read");
+        let (orders, inbox) = mpsc::channel(1);
+        let (stands, standing) = watch::channel(Standing::Away);
+        let publisher = tokio::spawn(publish_forever(Arc::new(uri), Topology::new("test"), inbox, stands));
+        drop((orders, standing));
+        let ended = tokio::time::timeout(ANSWER_TIMEOUT, publisher).await;
+        ended.expect("ends").expect("without a panic");
+    }
 }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use domain::executions::claim::Claimed;
-use domain::executions::{Status, claim, finish, logs, reap};
+use domain::executions::{Status, claim, finish, reap};
 use domain::id::{ExecutionId, WorkerId};
 use domain::{OrgScope, in_time};
 use sqlx::Connection;
 
-use crate::support::{Fixture, scope_of};
+use crate::support::{Fixture, batch, scope_of};
 
 /// Far more than a statement takes, and less than anybody who waits for a lock would.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -19,25 +18,6 @@ async fn lease(fixture: &Fixture, id: ExecutionId) -> i64 {
         "SELECT extract(EPOCH FROM lease_expires_at - now())::bigint FROM executions WHERE id = '{id}'"
     );
     fixture.count(&left).await
-}
-
-/// Lines of an attempt of this run, with these numbers.
-fn batch(claimed: &Claimed, attempt: i32, sequences: &[i64]) -> logs::Batch {
-    let line = |sequence: &i64| logs::Line {
-        sequence: *sequence,
-        user_sequence: Some(*sequence),
-        attempt,
-        level: "INFO".into(),
-        message: "line".into(),
-        data: None,
-        logged_at: chrono::Utc::now(),
-    };
-    logs::Batch {
-        execution_id: claimed.id,
-        organization_id: claimed.organization_id,
-        attempt,
-        lines: sequences.iter().map(line).collect(),
-    }
 }
 
 #[tokio::test]
@@ -90,7 +70,7 @@ async fn a_run_keeps_its_lease_while_its_lines_are_stored() {
         .execute(&mut *other)
         .await
         .expect("inserts");
-    let batches = [batch(&claimed, claimed.attempt, &[1])];
+    let batches = [batch(&claimed, claimed.attempt, [1])];
     let storing = finish::record(&fixture.platform.db, &batches, &[]);
     let beating = async {
         fixture.test.db.lock_is_awaited_by("INSERT INTO execution_logs").await;
@@ -119,12 +99,12 @@ async fn lines_of_an_attempt_are_stored_once_however_many_batches_bring_them() {
     let claimed = fixture.claim(WorkerId::generate(), 2).await;
     let (one, other) = (&claimed[0], &claimed[1]);
     let batches = [
-        batch(one, one.attempt, &[1, 2]),
-        batch(other, other.attempt, &[1]),
-        batch(one, one.attempt, &[3]),
+        batch(one, one.attempt, [1, 2]),
+        batch(other, other.attempt, [1]),
+        batch(one, one.attempt, [3]),
         // An attempt that has lost its fence.
-        batch(other, other.attempt - 1, &[2, 3]),
-        batch(other, other.attempt - 1, &[4]),
+        batch(other, other.attempt - 1, [2, 3]),
+        batch(other, other.attempt - 1, [4]),
     ];
 
     let written = finish::record(&fixture.platform.db, &batches, &[]).await.expect("stores");

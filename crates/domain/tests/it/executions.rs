@@ -13,7 +13,7 @@ use domain::page::Cursor;
 use domain::{Error, OrgScope};
 use sqlx::Connection;
 
-use crate::support::{Fixture, actor, json, scope_of, success};
+use crate::support::{Fixture, actor, batch, json, scope_of, success};
 
 fn key(name: &str, body: &str) -> Option<Idempotency> {
     Some(Idempotency {
@@ -21,27 +21,6 @@ fn key(name: &str, body: &str) -> Option<Idempotency> {
         key: name.into(),
         fingerprint: body.as_bytes().to_vec(),
     })
-}
-
-fn line(claimed: &Claimed, sequence: i64) -> logs::Line {
-    logs::Line {
-        sequence,
-        user_sequence: Some(sequence),
-        attempt: claimed.attempt,
-        level: "INFO".into(),
-        message: format!("line\t{sequence}\\ \n with \0 oddities"),
-        data: Some(sqlx::types::Json(json(r#"{"a": "b\nc"}"#))),
-        logged_at: chrono::Utc::now(),
-    }
-}
-
-fn batch(claimed: &Claimed, sequences: std::ops::RangeInclusive<i64>) -> logs::Batch {
-    logs::Batch {
-        execution_id: claimed.id,
-        organization_id: claimed.organization_id,
-        attempt: claimed.attempt,
-        lines: sequences.map(|sequence| line(claimed, sequence)).collect(),
-    }
 }
 
 /// Lets the lease of everything that runs expire, as ten silent seconds would.
@@ -133,7 +112,7 @@ async fn a_stale_worker_is_fenced() {
     let append = async |batches: &[logs::Batch]| {
         finish::record(&fixture.platform.db, batches, &[]).await.expect("appends").dropped_lines
     };
-    assert_eq!(append(&[batch(&stale, 1..=3)]).await, 0);
+    assert_eq!(append(&[batch(&stale, stale.attempt, 1..=3)]).await, 0);
 
     expire_leases(&fixture).await;
     let reaped = reap::reap(&fixture.platform.db).await.expect("reaps");
@@ -141,16 +120,24 @@ async fn a_stale_worker_is_fenced() {
     let current = fixture.claim(WorkerId::generate(), 1).await.remove(0);
     assert_eq!((current.attempt, current.last_sequence), (2, 3), "sequences go on across attempts");
 
-    let dropped = append(&[batch(&stale, 4..=5), batch(&current, 4..=4)]).await;
+    let both = [batch(&stale, stale.attempt, [4, 5]), batch(&current, current.attempt, [4])];
+    let dropped = append(&both).await;
     let late = fixture.finish(&[success(&stale)]).await;
     println!("stale worker: results accepted {}, lines accepted {}", late.len(), 2 - dropped);
     assert_eq!((late.len(), dropped), (0, 2));
     assert_eq!(fixture.status(stale.id).await, Status::Running);
 
-    // Both in one batch: what is recorded says of which attempt it is.
-    let recorded = fixture.finish(&[success(&stale), success(&current)]).await;
+    // Both in one batch, with a line of the same number each: what is recorded says of which attempt it is.
+    let with_line =
+        |claimed: &Claimed| Outcome { lines: Some(batch(claimed, claimed.attempt, [5])), ..success(claimed) };
+    let recorded = fixture.finish(&[with_line(&stale), with_line(&current)]).await;
     let recorded: Vec<_> = recorded.iter().map(|one| (one.attempt, one.status)).collect();
     assert_eq!(recorded, [(2, Status::Success)]);
+    let mut tx = fixture.platform.db.begin(&scope).await.expect("begins");
+    let lines = logs::list(&mut tx, current.id, 0, 100, true).await.expect("lists");
+    drop(tx);
+    let lines: Vec<_> = lines.iter().map(|line| (line.sequence, line.attempt)).collect();
+    assert_eq!(lines, [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]);
     assert!(fixture.finish(&[success(&current)]).await.is_empty(), "a terminal state never changes");
     fixture.close().await;
 }
@@ -161,9 +148,12 @@ async fn lines_come_back_as_they_were_logged() {
     let org = fixture.org("acme").await;
     fixture.submit(&scope_of(org), |_| {}).await.expect("accepted");
     let claimed = fixture.claim(WorkerId::generate(), 1).await.remove(0);
-    let mut outcome = success(&claimed);
-    outcome.lines = Some(batch(&claimed, 1..=10));
-    fixture.finish(&[outcome]).await;
+    let mut lines = batch(&claimed, claimed.attempt, 1..=10);
+    for line in &mut lines.lines {
+        line.message = format!("line\t{}\\ \n with \0 oddities", line.sequence);
+        line.data = Some(sqlx::types::Json(json(r#"{"a": "b\nc"}"#)));
+    }
+    fixture.finish(&[Outcome { lines: Some(lines), ..success(&claimed) }]).await;
 
     let mut tx = fixture.platform.db.begin(&scope_of(org)).await.expect("begins");
     let lines = logs::list(&mut tx, claimed.id, 2, 100, true).await.expect("lists");

@@ -5,7 +5,7 @@ use std::time::Instant;
 use domain::audit::{self, Action};
 use domain::executions::finish;
 use domain::executions::history::{self, Removed};
-use domain::executions::logs::{self, Batch, Line};
+use domain::executions::logs;
 use domain::id::{ExecutionId, OrgId, WorkerId};
 use domain::{OrgScope, organizations};
 use futures::future::join_all;
@@ -13,7 +13,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::support::{Fixture, actor, scope_of, success};
+use crate::support::{Fixture, actor, batch, scope_of, success};
 
 /// The version of the schema that put log lines into partitions.
 const PARTITIONED: i64 = 20_261_126_000_095;
@@ -33,22 +33,6 @@ impl Fixture {
     async fn ended(&self, what: &Ended) -> Vec<Uuid> {
         let mut conn = self.test.db.connect().await;
         insert_ended(&mut conn, what).await
-    }
-
-    async fn arrange(&self, statement: &str) {
-        let mut conn = self.test.db.connect().await;
-        sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
-            .execute(&mut conn)
-            .await
-            .expect("the statement runs");
-    }
-
-    async fn tally(&self, query: &str) -> i64 {
-        let mut conn = self.test.db.connect().await;
-        sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
-            .fetch_one(&mut conn)
-            .await
-            .expect("the query runs")
     }
 
     async fn text(&self, query: &str) -> String {
@@ -93,7 +77,7 @@ impl Fixture {
 
     /// Takes all partitions away, but for the one that takes what fits nowhere.
     async fn drop_partitions(&self) {
-        self.arrange(
+        self.sql(
             "DO $$ DECLARE p RECORD; BEGIN
                  FOR p IN SELECT name FROM log_partitions() LOOP EXECUTE format('DROP TABLE %I', p.name); END LOOP;
              END $$",
@@ -141,18 +125,6 @@ async fn insert_lines(conn: &mut PgConnection, ids: &[Uuid], lines: i32) {
     .expect("inserts");
 }
 
-fn line(sequence: i64, attempt: i32) -> Line {
-    Line {
-        sequence,
-        user_sequence: Some(sequence),
-        attempt,
-        level: "INFO".into(),
-        message: format!("line {sequence}"),
-        data: None,
-        logged_at: chrono::Utc::now(),
-    }
-}
-
 #[tokio::test]
 async fn an_installation_in_use_is_partitioned_and_put_back_with_all_its_lines() {
     let fixture = Fixture::embedded().await;
@@ -182,10 +154,10 @@ async fn an_installation_in_use_is_partitioned_and_put_back_with_all_its_lines()
     domain::MIGRATOR.run(&mut conn).await.expect("up");
     let took = began.elapsed();
 
-    let lines = fixture.tally("SELECT count(*) FROM execution_logs").await;
+    let lines = fixture.count("SELECT count(*) FROM execution_logs").await;
     println!("history: {lines} lines of an existing installation partitioned in {} ms", took.as_millis());
     assert_eq!((lines, fixture.text(ALL_LINES).await == there), (100_000, true));
-    assert_eq!(fixture.tally("SELECT count(*) FROM execution_logs_default").await, 10);
+    assert_eq!(fixture.count("SELECT count(*) FROM execution_logs_default").await, 10);
     assert_eq!(
         fixture.lines_of(org, ids[1].into()).await.len(),
         10,
@@ -197,7 +169,7 @@ async fn an_installation_in_use_is_partitioned_and_put_back_with_all_its_lines()
     assert_eq!(fixture.text(ALL_LINES).await, there, "one table again");
     assert_eq!(
         fixture
-            .tally("SELECT count(*) FROM pg_inherits i WHERE i.inhparent = 'execution_logs'::regclass")
+            .count("SELECT count(*) FROM pg_inherits i WHERE i.inhparent = 'execution_logs'::regclass")
             .await,
         0
     );
@@ -214,28 +186,23 @@ async fn no_line_is_refused_for_want_of_a_partition() {
     fixture.drop_partitions().await;
     let id = fixture.submit(&scope_of(org), |_| {}).await.expect("submits").id;
     let claimed = fixture.claim(WorkerId::generate(), 1).await.remove(0);
-    let batch = Batch {
-        execution_id: id,
-        organization_id: Some(org),
-        attempt: 1,
-        lines: vec![line(1, 1), line(2, 1)],
-    };
-    let written = finish::record(&fixture.platform.db, &[batch], &[]).await.expect("records");
+    let first = batch(&claimed, claimed.attempt, [1, 2]);
+    let written = finish::record(&fixture.platform.db, &[first], &[]).await.expect("records");
     assert_eq!(written.dropped_lines, 0);
-    assert_eq!(fixture.tally("SELECT count(*) FROM execution_logs_default").await, 2);
+    assert_eq!(fixture.count("SELECT count(*) FROM execution_logs_default").await, 2);
 
     // Whoever is first makes them, and what came meanwhile is where it belongs.
     let made = join_all((0..5).map(|_| history::prepare(&fixture.platform.db))).await;
     let made: i32 = made.into_iter().map(|made| made.expect("prepares")).sum();
 
     assert_eq!(made, 5, "this week and four more, each once");
-    assert_eq!(fixture.tally("SELECT count(*) FROM execution_logs_default").await, 0);
+    assert_eq!(fixture.count("SELECT count(*) FROM execution_logs_default").await, 0);
     assert_eq!(fixture.lines_of(org, id).await, ["line 1", "line 2"]);
-    let last = Batch { execution_id: id, organization_id: Some(org), attempt: 1, lines: vec![line(3, 1)] };
+    let last = batch(&claimed, claimed.attempt, [3]);
     let outcome = finish::Outcome { lines: Some(last), ..success(&claimed) };
     assert_eq!(fixture.finish(&[outcome]).await.len(), 1);
     assert_eq!(fixture.lines_of(org, id).await.len(), 3);
-    assert_eq!(fixture.tally("SELECT count(*) FROM execution_logs_default").await, 0);
+    assert_eq!(fixture.count("SELECT count(*) FROM execution_logs_default").await, 0);
     fixture.close().await;
 }
 
@@ -260,13 +227,13 @@ async fn history_is_kept_for_as_long_as_its_organization_and_the_platform_say() 
     let waiting = fixture.ended(&Ended { org: Some(brief), days: 400.0, count: 1, lines: 2 }).await;
     let late = fixture.ended(&Ended { org: Some(brief), days: 400.0, count: 1, lines: 2 }).await;
     fixture
-        .arrange(&format!(
+        .sql(format!(
             "UPDATE executions SET status = 'Pending', completed_at = NULL WHERE id = '{}'",
             waiting[0]
         ))
         .await;
     fixture
-        .arrange(&format!(
+        .sql(format!(
             "UPDATE executions SET completed_at = now() - interval '1 day' WHERE id = '{}'",
             late[0]
         ))
@@ -279,7 +246,7 @@ async fn history_is_kept_for_as_long_as_its_organization_and_the_platform_say() 
             .expect("records");
         tx.commit().await.expect("commits");
     }
-    let audited = fixture.tally("SELECT count(*) FROM audit_log").await;
+    let audited = fixture.count("SELECT count(*) FROM audit_log").await;
 
     let removed = fixture.retain(30).await;
 
@@ -296,7 +263,7 @@ async fn history_is_kept_for_as_long_as_its_organization_and_the_platform_say() 
     assert_eq!(removed.executions, 3 * made.iter().filter(|(is_kept, ..)| !is_kept).count() as u64);
     assert_eq!(fixture.still_there(&waiting).await, (1, 2));
     assert_eq!(fixture.still_there(&late).await, (1, 2));
-    assert_eq!(fixture.tally("SELECT count(*) FROM audit_log").await, audited, "audit records stay");
+    assert_eq!(fixture.count("SELECT count(*) FROM audit_log").await, audited, "audit records stay");
     assert_eq!(audited, made.iter().map(|(.., ids)| ids.len() as i64).sum::<i64>());
     assert_eq!(fixture.retain(30).await, Removed::default(), "a second one finds nothing");
     fixture.close().await;
@@ -323,12 +290,12 @@ async fn racing_replicas_remove_each_old_row_once_and_none_of_another_organizati
         .iter()
         .fold((0, 0), |(executions, lines), one| (executions + one.executions, lines + one.lines));
     let left =
-        fixture.tally(&format!("SELECT count(*) FROM executions WHERE organization_id = '{brief}'")).await
+        fixture.count(&format!("SELECT count(*) FROM executions WHERE organization_id = '{brief}'")).await
             + fixture
-                .tally(&format!("SELECT count(*) FROM execution_logs WHERE organization_id = '{brief}'"))
+                .count(&format!("SELECT count(*) FROM execution_logs WHERE organization_id = '{brief}'"))
                 .await;
     let lost = i64::from(OLD)
-        - fixture.tally(&format!("SELECT count(*) FROM executions WHERE organization_id = '{other}'")).await;
+        - fixture.count(&format!("SELECT count(*) FROM executions WHERE organization_id = '{other}'")).await;
     println!(
         "history: 5 racing replicas removed {executions} of {OLD} old executions and {lines} lines, left {left}, of another organization {lost}"
     );
@@ -343,7 +310,7 @@ async fn a_partition_whose_time_is_over_is_dropped_whole_and_what_waits_keeps_it
     let org = fixture.org("acme").await;
     fixture.drop_partitions().await;
     fixture
-        .arrange(
+        .sql(
             "DO $$ BEGIN EXECUTE format('CREATE TABLE old_week PARTITION OF execution_logs FOR VALUES FROM (%L) TO (%L)',
                  first_id_at(now() - interval '60 days'), first_id_at(now() - interval '40 days')); END $$",
         )
@@ -351,13 +318,13 @@ async fn a_partition_whose_time_is_over_is_dropped_whole_and_what_waits_keeps_it
     let ended = fixture.ended(&Ended { org: Some(org), days: 50.0, count: 2_500, lines: 10 }).await;
     let waiting = fixture.ended(&Ended { org: Some(org), days: 50.0, count: 1, lines: 3 }).await;
     fixture
-        .arrange(&format!(
+        .sql(format!(
             "UPDATE executions SET status = 'Pending', completed_at = NULL, max_attempts = 3, queue_rank = now() - interval '1 hour',
                  code = 'x = 1', script_name = 's' WHERE id = '{}'",
             waiting[0]
         ))
         .await;
-    assert_eq!(fixture.tally("SELECT count(*) FROM old_week").await, 25_003);
+    assert_eq!(fixture.count("SELECT count(*) FROM old_week").await, 25_003);
 
     // Somebody reads lines all the while: nothing is dropped under them, and nobody waits for long.
     let mut reader = fixture.test.db.connect().await;
@@ -371,7 +338,7 @@ async fn a_partition_whose_time_is_over_is_dropped_whole_and_what_waits_keeps_it
 
     let removed = fixture.retain(30).await;
     assert_eq!(removed, Removed { executions: 0, lines: 0, partitions: 1 });
-    assert_eq!(fixture.tally("SELECT count(*) FROM pg_class WHERE relname = 'old_week'").await, 0);
+    assert_eq!(fixture.count("SELECT count(*) FROM pg_class WHERE relname = 'old_week'").await, 0);
     assert_eq!(fixture.still_there(&ended).await, (0, 0));
     assert_eq!(fixture.still_there(&waiting).await, (1, 3));
     let claimed = fixture.claim(WorkerId::generate(), 1).await.remove(0);
@@ -379,7 +346,7 @@ async fn a_partition_whose_time_is_over_is_dropped_whole_and_what_waits_keeps_it
 
     // Once it has ended and its time is over too, its lines go with it.
     assert_eq!(fixture.finish(&[success(&claimed)]).await.len(), 1);
-    fixture.arrange("UPDATE executions SET completed_at = now() - interval '31 days'").await;
+    fixture.sql("UPDATE executions SET completed_at = now() - interval '31 days'").await;
     assert_eq!(fixture.retain(30).await, Removed { executions: 1, lines: 3, partitions: 0 });
     fixture.close().await;
 }
@@ -436,9 +403,9 @@ async fn large_results_are_kept_out_of_the_row() {
         .collect();
     assert_eq!(fixture.finish(&outcomes).await.len(), 20);
 
-    let row = fixture.tally("SELECT pg_relation_size('executions')").await / 60;
+    let row = fixture.count("SELECT pg_relation_size('executions')").await / 60;
     let beside = fixture
-        .tally("SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'executions'::regclass")
+        .count("SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'executions'::regclass")
         .await
         / 20;
     println!(

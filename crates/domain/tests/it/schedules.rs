@@ -53,11 +53,6 @@ impl Fixture {
             .collect()
     }
 
-    async fn number(&self, query: &'static str) -> i64 {
-        let mut conn = self.test.db.connect().await;
-        sqlx::query_scalar(query).fetch_one(&mut conn).await.expect("the query runs")
-    }
-
     /// The next tick of every schedule is this one.
     async fn due_at(&self, time: DateTime<Utc>) {
         let mut conn = self.test.db.connect().await;
@@ -144,7 +139,7 @@ async fn a_scheduled_run_is_the_systems_with_nothing_for_input() {
     let listed = fixture.schedules().await.remove(0);
     assert_eq!((listed.run_count, listed.last_execution_id), (1, Some(claimed.id)));
     assert!(listed.last_run_at.is_some() && listed.next_fire_at == Some(half_past(2)));
-    let audited = fixture.number("SELECT count(*) FROM audit_log WHERE action = 'execution.submitted'").await;
+    let audited = fixture.count("SELECT count(*) FROM audit_log WHERE action = 'execution.submitted'").await;
     assert_eq!(audited, 1);
     fixture.close().await;
 }
@@ -170,14 +165,12 @@ async fn racing_replicas_fire_every_tick_once() {
     // One of them takes what the others had locked.
     fire::tick_at(&fixture.platform.db, Some(start + TimeDelta::minutes(rounds - 1))).await.expect("ticks");
     let expected = 40 * rounds;
-    let runs = fixture.number("SELECT count(*) FROM executions").await;
+    let runs = fixture.count("SELECT count(*) FROM executions").await;
     let ticks = fixture
-        .number("SELECT count(DISTINCT (workflow_id, fire_at)) FROM schedule_fires WHERE outcome = 'started'")
+        .count("SELECT count(DISTINCT (workflow_id, fire_at)) FROM schedule_fires WHERE outcome = 'started'")
         .await;
     let joined = fixture
-        .number(
-            "SELECT count(DISTINCT e.id) FROM schedule_fires f JOIN executions e ON e.id = f.execution_id",
-        )
+        .count("SELECT count(DISTINCT e.id) FROM schedule_fires f JOIN executions e ON e.id = f.execution_id")
         .await;
     println!("3 racing tickers, {expected} ticks: missed {}, doubled {}", expected - ticks, runs - ticks);
     assert_eq!((runs, ticks, joined), (expected, expected, expected));
@@ -195,7 +188,7 @@ async fn a_tick_that_was_fired_before_is_not_fired_again() {
         fixture.due_at(half_past(1)).await;
         fixture.tick(half_past(1)).await;
     }
-    assert_eq!(fixture.number("SELECT count(*) FROM executions").await, 1);
+    assert_eq!(fixture.count("SELECT count(*) FROM executions").await, 1);
     let listed = fixture.schedules().await.remove(0);
     let claimed = fixture.claim(WorkerId::generate(), 10).await;
     assert_eq!((listed.run_count, listed.last_execution_id), (1, Some(claimed[0].id)), "nor counted again");
@@ -374,7 +367,7 @@ async fn a_paused_schedule_fires_nothing_and_catches_nothing_up() {
     change(false).await;
     assert_eq!(fixture.tick(Utc::now()).await, (0, 0));
     assert!(fixture.schedules().await[0].next_fire_at.expect("is computed") > Utc::now());
-    let audited = fixture.number("SELECT count(*) FROM audit_log WHERE action LIKE 'schedule.%'").await;
+    let audited = fixture.count("SELECT count(*) FROM audit_log WHERE action LIKE 'schedule.%'").await;
     assert_eq!(audited, 2);
     fixture.close().await;
 }

@@ -3,7 +3,7 @@
 use domain::executions::claim::{self, Claimed};
 use domain::executions::finish::{self, Outcome, Recorded};
 use domain::executions::submit::{NewExecution, Submitted, Work};
-use domain::executions::{RawJson, Status};
+use domain::executions::{RawJson, Status, logs};
 use domain::id::{ExecutionId, OrgId, UserId, WorkerId};
 use domain::organizations::{self, NewOrganization};
 use domain::sessions::{self, Principal};
@@ -124,6 +124,29 @@ pub(crate) fn inline(code: &str) -> Work {
 
 pub(crate) fn json(text: &str) -> RawJson {
     RawValue::from_string(text.into()).expect("JSON")
+}
+
+/// Lines of an attempt of this run, with these numbers.
+pub(crate) fn batch(
+    claimed: &Claimed,
+    attempt: i32,
+    sequences: impl IntoIterator<Item = i64>,
+) -> logs::Batch {
+    let line = |sequence| logs::Line {
+        sequence,
+        user_sequence: Some(sequence),
+        attempt,
+        level: "INFO".into(),
+        message: format!("line {sequence}"),
+        data: None,
+        logged_at: chrono::Utc::now(),
+    };
+    logs::Batch {
+        execution_id: claimed.id,
+        organization_id: claimed.organization_id,
+        attempt,
+        lines: sequences.into_iter().map(line).collect(),
+    }
 }
 
 pub(crate) fn success(claimed: &Claimed) -> Outcome {

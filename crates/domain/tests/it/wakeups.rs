@@ -14,6 +14,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::{ExposeSecret, SecretString};
 use testkit::TestEnv;
+use tokio_util::sync::CancellationToken;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,16 +90,7 @@ async fn poison_goes_to_the_dead_letters_and_others_flow() {
         let delivered = within("delivery", consumer.next(1)).await;
         assert_eq!(delivered[0].wakeup(), &healthy);
         consumer.ack(delivered).await;
-        let letters = within("dead letters", async {
-            loop {
-                let letters = wakeups.dead_letters(&[Queue::Executions], 10).await.expect("reads");
-                if letters.len() == poison.len() {
-                    return letters;
-                }
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let letters = dead(&wakeups, poison.len()).await;
         for message in poison {
             let shown = &message[..message.len().min(SHOWN)];
             let letter = letters.iter().find(|letter| letter.payload == shown).expect("is among them");
@@ -107,14 +99,9 @@ async fn poison_goes_to_the_dead_letters_and_others_flow() {
         }
         // Looking at them adds nothing to them.
         for _ in 0..2 {
+            // What was looked at is back.
             let all = (Queue::Executions, poison.len() as u64);
-            // What was looked at is on its way back.
-            within("the count of what came back", async {
-                while !wakeups.count_dead_letters().await.expect("counts").contains(&all) {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
+            assert!(wakeups.count_dead_letters().await.expect("counts").contains(&all));
             assert_eq!(
                 wakeups.dead_letters(&[Queue::Executions], 10).await.expect("reads").len(),
                 poison.len()
@@ -138,17 +125,24 @@ async fn dead(wakeups: &Wakeups, count: usize) -> Vec<DeadLetter> {
     .await
 }
 
+/// Publishes so many messages that nobody can read, and waits until they are dead.
+async fn killed(wakeups: &Wakeups, count: usize) -> Vec<DeadLetter> {
+    let mut consumer = wakeups.consume(8);
+    for number in 0..count {
+        let poison = format!("poison {number}").into_bytes();
+        within("publish", wakeups.publish_raw(poison)).await.expect("confirmed");
+    }
+    // In one process a message dies when somebody takes it.
+    let nothing = tokio::spawn(async move { consumer.next(1).await });
+    let letters = dead(wakeups, count).await;
+    nothing.abort();
+    letters
+}
+
 #[tokio::test]
 async fn looking_at_dead_letters_hides_none_from_others_and_keeps_their_order() {
     against_both(async |wakeups| {
-        let mut consumer = wakeups.consume(8);
-        for number in 0..5 {
-            let poison = format!("poison {number}").into_bytes();
-            within("publish", wakeups.publish_raw(poison)).await.expect("confirmed");
-        }
-        // In one process a message dies when somebody takes it.
-        let nothing = tokio::spawn(async move { consumer.next(1).await });
-        let letters = dead(&wakeups, 5).await;
+        let letters = killed(&wakeups, 5).await;
 
         let looks = (0..4).map(|_| wakeups.dead_letters(&[Queue::Executions], 100));
         for seen in within("looks", futures::future::join_all(looks)).await {
@@ -168,7 +162,25 @@ async fn looking_at_dead_letters_hides_none_from_others_and_keeps_their_order() 
         let unknown = wakeups.replay_dead_letters(Queue::Executions, Some(&chosen[2..])).await;
         assert_eq!(unknown.expect("looks"), Moved { moved: 0, failed: 1 });
         assert_eq!(dead(&wakeups, 3).await.len(), 3);
-        nothing.abort();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dead_letters_stay_what_they_are_however_often_they_are_looked_at_and_are_counted_meanwhile() {
+    against_both(async |wakeups| {
+        let letters = killed(&wakeups, 60).await;
+        // A broker drops what was handed back twenty times.
+        for _ in 0..22 {
+            let seen = wakeups.dead_letters(&[Queue::Executions], 100).await;
+            assert_eq!(seen.expect("reads"), letters);
+        }
+        for _ in 0..3 {
+            let look = wakeups.dead_letters(&[Queue::Executions], 100);
+            let (seen, counts) = tokio::join!(look, wakeups.count_dead_letters());
+            assert_eq!(seen.expect("reads"), letters);
+            assert!(counts.expect("counts").contains(&(Queue::Executions, 60)));
+        }
     })
     .await;
 }
@@ -258,8 +270,19 @@ async fn a_queue_that_stands_with_other_arguments_ends_the_start_and_is_named() 
         .expect("declares");
 
     let platform = domain::Platform::open(settings).expect("opens");
-    let starting = process::with_own_queues(&platform, std::future::pending::<domain::Result<()>>());
+    let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+    let end = ended.clone();
+    let work = |told: CancellationToken| async move {
+        told.cancelled().await;
+        // What is under way may end.
+        tokio::task::yield_now().await;
+        end.cancel();
+        Ok::<_, domain::Error>(())
+    };
+    let starting = process::with_own_queues(&platform, &stop, work);
     let refused = within("the end of the start", starting).await.expect_err("does not start");
+    assert!(ended.is_cancelled(), "the work was cut off");
+    assert!(!stop.is_cancelled(), "a signal after it would be taken for the second");
     for named in [&*others, "QUEUE_PREFIX"] {
         assert!(refused.to_string().contains(named), "{refused}");
     }
@@ -326,13 +349,13 @@ async fn counters_count_within_their_window_and_apart() {
         let (count, rest) = cache.count_and_rest("login:a", minute).await;
         assert!(count == 11 && rest <= minute && rest > Duration::from_secs(30), "{count} {rest:?}");
 
-        cache.count("short", Duration::from_millis(50)).await;
-        let starts_again = async {
-            while cache.count("short", Duration::from_millis(50)).await != 1 {
-                tokio::time::sleep(Duration::from_millis(60)).await;
-            }
-        };
-        within("the end of a window", starts_again).await;
+        // Counted many times within its window: one that each count prolonged would never end.
+        let short = Duration::from_millis(200);
+        cache.count("short", short).await;
+        testkit::eventually("the end of a window", async || {
+            (cache.count("short", short).await == 1).then_some(())
+        })
+        .await;
     }
     test.close().await;
 }

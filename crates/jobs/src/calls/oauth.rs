@@ -1,6 +1,8 @@
 //! `oauth.*`: the connections of the run's organization, then the global ones. Whatever is secret is remembered, so that
 //! it is masked wherever the run writes it.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::connections::{self, Credentials, Tokens};
 use secrecy::{ExposeSecret, SecretString};
@@ -29,10 +31,12 @@ struct GivenToken {
     refresh_token: Option<SecretString>,
     token_type: Option<String>,
     expires_at: Option<DateTime<Utc>>,
-    /// Seconds.
-    expires_in: Option<i64>,
+    #[serde(default, deserialize_with = "connections::lifetime")]
+    expires_in: Option<Duration>,
+    #[serde(default, deserialize_with = "connections::granted")]
     scope: Option<String>,
     /// The same, as `oauth.get` calls it.
+    #[serde(default, deserialize_with = "connections::granted")]
     scopes: Option<String>,
 }
 
@@ -53,11 +57,11 @@ pub(super) async fn set_token(caller: &Caller, args: SetToken) -> Answer {
     for secret in [Some(&given.access_token), given.refresh_token.as_ref()].into_iter().flatten() {
         caller.remember_secret(secret.expose_secret());
     }
-    let lifetime = given.expires_in.and_then(TimeDelta::try_seconds);
+    let lifetime = given.expires_in.and_then(|given| TimeDelta::from_std(given).ok());
     let tokens = Tokens {
         access_token: given.access_token,
         refresh_token: given.refresh_token,
-        token_type: given.token_type.unwrap_or_else(|| "Bearer".into()),
+        token_type: given.token_type.unwrap_or_default(),
         scopes: given.scope.or(given.scopes),
         expires_at: given.expires_at.or_else(|| Utc::now().checked_add_signed(lifetime?)),
     };

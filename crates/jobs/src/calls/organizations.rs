@@ -35,9 +35,8 @@ pub(super) struct OneOrganization {
 }
 
 pub(super) async fn get(caller: &Caller, args: Org) -> Answer {
-    let scope = caller.scope(args.org_id.as_deref()).await?;
-    let Some(id) = scope.owner()? else { return Ok(Value::Null) };
-    let mut tx = caller.platform.db.begin(&scope).await?;
+    let mut tx = caller.begin(args.org_id.as_deref()).await?;
+    let Some(id) = tx.scope().owner()? else { return Ok(Value::Null) };
     let found = organizations::get(&mut tx, id).await;
     tx.commit().await?;
     match found {

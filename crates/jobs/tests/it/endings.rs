@@ -90,6 +90,20 @@ async fn what_is_no_utf8_or_no_log_is_captured_as_debug() {
 }
 
 #[tokio::test]
+async fn what_was_written_before_rubbish_is_kept() {
+    let source = "import os, time\nfrom bifrost import workflow\n\n@workflow()\ndef babbles():\n    os.write(1, b'a line\\nhalf a line')\n    os.write(200, b'\\xff' * 64)\n    time.sleep(30)\n";
+    let engine = Engine::on_files(&[("babbles.py", source)]).await;
+
+    let run = engine.run(&Engine::admin(), "babbles", json!({})).await;
+
+    assert_eq!((run.status, run.error_type.as_deref()), (Status::Failed, Some("WorkerCrash")));
+    let lines = engine.lines(run.id).await;
+    let said: Vec<_> = lines.iter().map(|line| (line.level.as_str(), line.message.as_str())).collect();
+    assert_eq!(said, [("DEBUG", "a line"), ("DEBUG", "half a line")]);
+    engine.close().await;
+}
+
+#[tokio::test]
 async fn failed_attempts_are_retried_as_the_policy_says() {
     let source = "from bifrost import workflow, context\n\n@workflow(retry_policy={'max_attempts': 3, 'backoff': 0})\ndef unlucky():\n    import logging\n    logging.getLogger(__name__).info('trying')\n    raise ConnectionError('down')\n\n@workflow(retry_policy={'max_attempts': 3, 'backoff': 0, 'retry_on': ['ConnectionError']})\ndef wrong():\n    raise ValueError('no use')\n";
     let engine = Engine::on_files(&[("retries.py", source)]).await;

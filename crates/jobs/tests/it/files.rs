@@ -5,7 +5,7 @@ use domain::forms::AccessLevel;
 use domain::id::{FormId, OrgId};
 use domain::{Actor, OrgScope};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
 use crate::support::{Engine, actor, result, user_of};
 
@@ -129,9 +129,7 @@ async fn run(engine: &Engine, scope: &OrgScope, workflow: &str, parameters: Valu
 /// A user of the organization, and a connection that sees every row.
 async fn member(engine: &Engine, org: OrgId) -> (Actor, PgConnection) {
     let member = actor("member", false);
-    let variables = engine.test.variables();
-    let (_, owner) = variables.iter().find(|(name, _)| *name == "ADMIN_DATABASE_URL").expect("is told");
-    let mut owner = PgConnection::connect(owner).await.expect("connects");
+    let mut owner = engine.test.db.connect().await;
     sqlx::query(
         "INSERT INTO users (id, email, name, organization_id, user_type) VALUES ($1, $2, $3, $4, 'ORG')",
     )

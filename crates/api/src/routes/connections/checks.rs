@@ -1,6 +1,7 @@
 //! What a connection must be like before it is stored: member by member, with a pointer to each fault.
 
 use domain::connections::{Changes, Connection, NewConnection};
+use domain::json::NUL_RULE;
 use domain::outbound::Outbound;
 use domain::{Error, FieldError};
 use secrecy::ExposeSecret;
@@ -8,7 +9,6 @@ use url::Url;
 
 use super::LONGEST_ADDRESS;
 use super::model::{CreateOAuthConnectionRequest, OAuthFlowType, Scopes, UpdateOAuthConnectionRequest};
-use crate::extract::check_text;
 
 const LONGEST_CLIENT: usize = 1_024;
 const LONGEST_SCOPES: usize = 4_096;
@@ -26,8 +26,8 @@ impl Faults {
     fn text(&mut self, pointer: &str, text: &str, range: std::ops::RangeInclusive<usize>) {
         if !range.contains(&text.chars().count()) {
             self.add(pointer, &format!("must have {} to {} characters", range.start(), range.end()));
-        } else if check_text(pointer, text).is_err() {
-            self.add(pointer, "must not contain NUL");
+        } else if text.contains('\0') {
+            self.add(pointer, NUL_RULE);
         }
     }
 

@@ -110,7 +110,7 @@ fn operation(workflow: &Workflow, endpoint: &Endpoint, method: &str, address: &s
         "parameters": parameters,
         "security": security,
         "responses": {
-            "200": answer(if workflow.execution_mode == "sync" { "How it ended." } else { "Accepted." }),
+            "200": answer(if workflow.is_sync() { "How it ended." } else { "Accepted." }),
             "202": answer("Not ended yet; the run goes on."),
             "401": problem("The key or the signature is not good."),
             "422": problem("The input breaks a rule; `errors` names every member."),

@@ -28,8 +28,8 @@ use utoipa_axum::routes;
 use crate::extract::{Client, IdempotencyKey, Path, RawBody, bearer_of, check_text};
 use crate::limits::Rate;
 use crate::problem::{Problem, Problems};
-use crate::routes::workflows::answer::earlier;
-use crate::routes::workflows::run::{Ran, Run, idempotency, mark_replayed};
+use crate::routes::workflows::answer::{Ran, earlier, mark_replayed};
+use crate::routes::workflows::run::{Run, idempotency};
 use crate::visibility::Reader;
 use crate::{AppState, deadline, limits};
 
@@ -163,18 +163,13 @@ async fn other_method(
 ) -> Response {
     let body = RawBody(Bytes::new());
     let call = Call { app, client, method, workflow, idempotency_key: None, headers, query: None, body };
-    let admitted = match check_text("path:workflow_name", &call.workflow) {
-        Ok(()) => admit(&call).await.ok(),
-        Err(_) => None,
-    };
-    match admitted {
-        Some(admitted) => not_allowed(&admitted.endpoint.allowed_methods),
-        None => not_allowed(&METHODS.map(str::to_owned)),
+    match admit(&call).await {
+        Ok(admitted) => not_allowed(&admitted.endpoint.allowed_methods),
+        Err(_) => not_allowed(&METHODS.map(str::to_owned)),
     }
 }
 
 async fn answer(call: Call) -> Result<Response, Problem> {
-    check_text("path:workflow_name", &call.workflow)?;
     let Admitted { scope, workflow, endpoint, key } = admit(&call).await?;
     if !endpoint.allowed_methods.iter().any(|allowed| allowed == call.method.as_str()) {
         return Ok(not_allowed(&endpoint.allowed_methods));
@@ -214,7 +209,9 @@ async fn answer(call: Call) -> Result<Response, Problem> {
     let parameters = match input::read(&workflow.parameters, call.query.as_deref(), members) {
         Ok(parameters) => parameters,
         Err(problem) => match earlier(&call.app, &scope, idempotency.as_ref()).await? {
-            Some(execution) => return Ok(respond(Ran::replayed(execution), Reader::of(&scope))),
+            Some(execution) => {
+                return Ok(respond(Ran::replayed(execution, workflow.is_sync()), Reader::of(&scope)));
+            }
             None => return Err(problem),
         },
     };
@@ -246,6 +243,7 @@ fn respond(ran: Ran, reader: Reader) -> Response {
 
 /// Lets a call in: by its key, or without one where the workflow is public.
 async fn admit(call: &Call) -> Result<Admitted, Problem> {
+    check_text("path:workflow_name", &call.workflow)?;
     let request_id = call.client.request_id.clone();
     let Some(key) = presented_key(&call.headers) else {
         limits::by_address_at(&call.app, "endpoints", call.client.address, PUBLIC).await?;

@@ -150,9 +150,8 @@ async fn retry_executions(
     metrics::submitted(retried.len());
     let actor = signed.scope.actor();
     for one in &retried {
-        let (org, name, by) =
-            (one.organization_id, one.workflow_name.clone(), (actor.id, actor.name.clone()));
-        app.platform.events.publish(Update::new(one.id, org, name, by, Status::Pending, 0).into());
+        let (org, name) = (one.organization_id, one.workflow_name.clone());
+        app.platform.events.publish(Update::submitted(one.id, org, name, actor).into());
     }
     let wakeups = retried.iter().map(|one| Wakeup::new(one.id, one.organization_id, one.priority, None));
     app.platform.wakeups.publish(wakeups.collect());

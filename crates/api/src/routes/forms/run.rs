@@ -3,7 +3,7 @@
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use domain::executions::{RawJson, Status};
+use domain::executions::{NEUTRAL_ERROR, RawJson, Status};
 use domain::forms::{Form, fields};
 use domain::id::FormId;
 use domain::json::pointer_below;
@@ -89,15 +89,18 @@ async fn execute_form(
         key.map(|key| idempotency(ROUTE, key, &json!({"form": id, "body": body}), &scope)).transpose()?;
     let at = if is_split(&body) { "/form_data" } else { "" };
     let (data, startup) = split(body)?;
-    let workflow = form
-        .workflow_id
-        .as_deref()
-        .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST).detail("this form has no workflow"))?;
-    let mut parameters = members(form.default_launch_params.as_ref().map(|params| &params.0));
-    parameters.extend(data);
-    let checked = checked(&app, &scope, workflow, parameters, |name| pointer_below(at, name)).await;
-    let run = checked.and_then(|(work, parameters)| Ok(Run::of_form(id, work, &parameters, startup)?));
-    Run::start_or_replay(run, &app, &scope, idempotency, &headers).await
+    let run = async {
+        let workflow = form
+            .workflow_id
+            .as_deref()
+            .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST).detail("this form has no workflow"))?;
+        let mut parameters = members(form.default_launch_params.as_ref().map(|params| &params.0));
+        parameters.extend(data);
+        let at = |name: &str| pointer_below(at, name);
+        let (work, parameters) = checked(&app, &scope, workflow, parameters, at).await?;
+        Ok(Run::of_form(id, work, &parameters, startup)?)
+    };
+    Run::start_or_replay(run.await, &app, &scope, idempotency, &headers).await
 }
 
 /// Runs the form's launch workflow and waits for its end.
@@ -155,7 +158,7 @@ async fn start_form(
         _ => {
             // An error shows nobody more than this; administrators read the rest in the execution.
             let text = Reader::User.error(outcome.error_message.as_deref(), outcome.is_user_error);
-            let text = text.unwrap_or_else(|| "An error occurred during execution".into());
+            let text = text.unwrap_or_else(|| NEUTRAL_ERROR.to_owned());
             Err(Problem::new(StatusCode::BAD_REQUEST).detail(text))
         }
     }

@@ -12,8 +12,8 @@ use utoipa_axum::routes;
 use super::shapes::{CommitInfo, ConflictInfo, all};
 use super::{OPERATION, said};
 use crate::extract::{Admin, Json, OptionalJson, check_text};
+use crate::indexing::{self, Changed};
 use crate::problem::{Problem, Problems};
-use crate::routes::editor::reindex;
 use crate::{AppState, deadline};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -279,7 +279,7 @@ where
     let done = deadline::to_the_end(OPERATION, async move {
         let done = work(app.clone()).await;
         if done.is_ok() {
-            reindex(&app, true, true).await;
+            indexing::follow(&app, Changed::ANY).await;
         }
         Ok(done)
     });

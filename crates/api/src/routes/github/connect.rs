@@ -328,8 +328,8 @@ async fn analyze_workspace(
 /// Connects a repository, whose files take the place of the workspace.
 ///
 /// It waits for the end; `POST /api/github/configure` does not. The files that were in use stay on the server as a backup. An empty
-/// repository leaves the files as they are, to be committed and pushed. The token is kept once it has opened the repository; when
-/// connecting fails, `error` says why beside the state as it was and stays.
+/// repository leaves the files as they are, to be committed and pushed. The token is kept when the repository is
+/// connected; when connecting fails, the one before stays, and `error` says why beside the state as it was.
 #[utoipa::path(
     post, path = "/api/github/init", tag = "GitHub", security(("bearer" = [])),
     request_body = GitHubConfigRequest,

@@ -23,8 +23,8 @@ use utoipa_axum::routes;
 use super::own_scope;
 use crate::AppState;
 use crate::extract::{Json, Sdk};
+use crate::indexing::{self, Changed};
 use crate::problem::{Problem, Problems};
-use crate::routes::editor::{delete_indexed, write_indexed};
 
 /// Temporary files are removed at this age, and this many may be there at once.
 const TEMPORARY: Duration = Duration::from_secs(24 * 3600);
@@ -149,7 +149,7 @@ async fn write_sdk_file(
     }
     if roots.are_shared() {
         // Nothing is expected to be there, so nothing clashes.
-        let _ = write_indexed(app, roots.scope, path, input.content.into_bytes(), None).await?;
+        let _ = indexing::write(app, roots.scope, path, input.content.into_bytes(), None).await?;
         return Ok(StatusCode::NO_CONTENT);
     }
     roots.record(&app, Action::FileWritten, &path).await?;
@@ -203,7 +203,8 @@ async fn delete_sdk_file(
     let (there, named) = (roots.clone(), path.clone());
     blocking(move || there.check_removable(&named)).await?;
     if roots.are_shared() {
-        delete_indexed(app, roots.scope, path).await?;
+        let changed = Changed::by(&path);
+        indexing::delete(app, roots.scope, path, changed).await?;
         return Ok(StatusCode::NO_CONTENT);
     }
     roots.record(&app, Action::FileDeleted, &path).await?;

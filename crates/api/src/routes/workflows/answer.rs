@@ -1,5 +1,6 @@
 //! The answer to a request that runs something: what the run has become by now.
 
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::executions::submit::{Idempotency, Work};
@@ -11,7 +12,6 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::run::mark_replayed;
 use super::wait::Outcome;
 use crate::extract::Json;
 use crate::problem::Problem;
@@ -57,15 +57,44 @@ pub(super) struct Told {
     is_transient: bool,
 }
 
+/// What became of a run while the request waited.
+pub(crate) struct Ran {
+    pub(crate) id: ExecutionId,
+    pub(crate) outcome: Outcome,
+    /// 202 tells that a caller who expected the end must ask again.
+    pub(crate) status: StatusCode,
+    /// Whether a key named an earlier submission.
+    pub(crate) replayed: bool,
+}
+
+impl Ran {
+    /// What became of a run, for a caller who `waits` for its end.
+    pub(super) fn new(id: ExecutionId, outcome: Outcome, waits: bool, replayed: bool) -> Self {
+        let is_late = waits && !outcome.status.is_terminal();
+        let status = if is_late { StatusCode::ACCEPTED } else { StatusCode::OK };
+        Self { id, outcome, status, replayed }
+    }
+
+    /// What an earlier request has run.
+    pub(crate) fn replayed(execution: Execution, waits: bool) -> Self {
+        Self::new(execution.id, execution.into(), waits, true)
+    }
+}
+
+/// Marks the answer to a repeated submission.
+pub(crate) fn mark_replayed(headers: &mut HeaderMap) {
+    headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+}
+
 /// What platform administrators see of a run that has ended, and nobody else.
 #[derive(Default)]
-pub(super) struct Details {
+struct Details {
     lines: Vec<ExecutionLogPublic>,
     variables: Option<RawJson>,
 }
 
 impl WorkflowExecutionResponse {
-    pub(super) fn new(id: ExecutionId, what: Told, outcome: Outcome, reader: Reader) -> Self {
+    fn new(id: ExecutionId, what: Told, outcome: Outcome, reader: Reader) -> Self {
         Self {
             execution_id: id.to_string(),
             workflow_id: what.id.map(|id| id.to_string()),
@@ -84,7 +113,7 @@ impl WorkflowExecutionResponse {
         }
     }
 
-    pub(super) fn with(self, details: Option<Details>) -> Self {
+    fn with(self, details: Option<Details>) -> Self {
         let Some(Details { lines, variables }) = details else { return self };
         let none = || RawValue::from_string("{}".into()).expect("is JSON");
         Self { logs: Some(lines), variables: Some(variables.unwrap_or_else(none)), ..self }
@@ -103,12 +132,7 @@ impl Told {
 
 /// What there is to show to this reader beside the outcome; `None` while it runs, and for users. A run that left nothing is not
 /// read again.
-pub(super) async fn details(
-    app: &AppState,
-    scope: &OrgScope,
-    id: ExecutionId,
-    outcome: &Outcome,
-) -> Option<Details> {
+async fn details(app: &AppState, scope: &OrgScope, id: ExecutionId, outcome: &Outcome) -> Option<Details> {
     if !outcome.status.is_terminal() || !Reader::of(scope).sees_everything() {
         return None;
     }
@@ -134,7 +158,8 @@ pub(super) async fn details(
     .await
 }
 
-/// Answers a repeated request that could not be made today; one that is made for the first time gets the problem.
+/// Answers a repeated request that could not be made today, with 200 also while it goes on; one that is made for the first time
+/// gets the problem.
 ///
 /// # Errors
 /// The problem.
@@ -145,18 +170,25 @@ pub(super) async fn replayed_or(
     problem: Problem,
 ) -> Result<Response, Problem> {
     let Some(execution) = earlier(app, scope, idempotency.as_ref()).await? else { return Err(problem) };
-    let id = execution.id;
     let what = Told {
         id: execution.workflow_id,
         name: execution.workflow_name.clone(),
         is_transient: execution.transient,
     };
-    let outcome = Outcome::from(execution);
+    // Whether the request waited then is not known any more.
+    Ok(respond(app, scope, what, Ran::replayed(execution, false)).await)
+}
+
+/// The answer of what was run.
+pub(super) async fn respond(app: &AppState, scope: &OrgScope, what: Told, ran: Ran) -> Response {
+    let Ran { id, outcome, status, replayed } = ran;
     let details = details(app, scope, id, &outcome).await;
     let body = WorkflowExecutionResponse::new(id, what, outcome, Reader::of(scope));
-    let mut response = Json(body.with(details)).into_response();
-    mark_replayed(response.headers_mut());
-    Ok(response)
+    let mut response = (status, Json(body.with(details))).into_response();
+    if replayed {
+        mark_replayed(response.headers_mut());
+    }
+    response
 }
 
 /// What an earlier request with this key has started, if there was one.

@@ -111,7 +111,8 @@ struct RetryPolicy {
     /// Pause after the first attempt; doubles with each.
     backoff_seconds: i64,
     max_backoff_seconds: i64,
-    /// Classes of exceptions that are retried, their subclasses too; null: all but `UserError` and `TimeoutError`.
+    /// Classes of exceptions that are retried, their subclasses too; null: all but `TimeoutError`. A `UserError` never is, and a lost
+    /// worker always.
     retry_on: Option<Vec<String>>,
 }
 

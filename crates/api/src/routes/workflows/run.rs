@@ -6,12 +6,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use chrono::{DateTime, Utc};
+use domain::executions::RawJson;
 use domain::executions::bulk::Repeatable;
 use domain::executions::submit::{Idempotency, NewExecution, Work};
-use domain::executions::{Execution, RawJson};
 use domain::id::{ExecutionId, FormId};
 use domain::json::{canonical, pointer_below};
 use domain::workflows::{Workflow, check_at};
@@ -21,12 +21,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::answer::{self, Told, WorkflowExecutionResponse};
+use super::answer::{self, Ran, Told};
 use super::wait::{self, Outcome};
-use crate::extract::Json;
 use crate::problem::Problem;
 use crate::routes::executions;
-use crate::visibility::Reader;
 use crate::{AppState, deadline, observe};
 
 pub(super) const DEFAULT_PRIORITY: i16 = 5;
@@ -47,32 +45,10 @@ pub(crate) struct Run {
     pub(super) rerun_of: Option<ExecutionId>,
 }
 
-/// What became of a run while the request waited.
-pub(crate) struct Ran {
-    pub(crate) id: ExecutionId,
-    pub(crate) outcome: Outcome,
-    /// 202 tells that a caller who expected the end must ask again.
-    pub(crate) status: StatusCode,
-    /// Whether a key named an earlier submission.
-    pub(crate) replayed: bool,
-}
-
-impl Ran {
-    /// What an earlier request has run.
-    pub(crate) fn replayed(execution: Execution) -> Self {
-        Self { id: execution.id, outcome: execution.into(), status: StatusCode::OK, replayed: true }
-    }
-}
-
-/// Marks the answer to a repeated submission.
-pub(crate) fn mark_replayed(headers: &mut HeaderMap) {
-    headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
-}
-
 impl Run {
     pub(super) fn new(work: Work, parameters: RawJson) -> Self {
         Self {
-            waits: matches!(&work, Work::Workflow(workflow) if workflow.execution_mode == "sync"),
+            waits: matches!(&work, Work::Workflow(workflow) if workflow.is_sync()),
             work,
             parameters,
             form_id: None,
@@ -149,15 +125,8 @@ impl Run {
         idempotency: Option<Idempotency>,
         headers: &HeaderMap,
     ) -> Result<Response, Problem> {
-        let Ran { id, outcome, status, replayed } = self.run(app, scope, idempotency, headers).await?;
-        let details = answer::details(app, scope, id, &outcome).await;
-        let what = Told::of(&self.work, self.transient);
-        let body = WorkflowExecutionResponse::new(id, what, outcome, Reader::of(scope));
-        let mut response = (status, Json(body.with(details))).into_response();
-        if replayed {
-            mark_replayed(response.headers_mut());
-        }
-        Ok(response)
+        let ran = self.run(app, scope, idempotency, headers).await?;
+        Ok(answer::respond(app, scope, Told::of(&self.work, self.transient), ran).await)
     }
 
     /// Starts what was prepared for a request. One that could not be made today, since the workflow has changed, but was made before
@@ -197,9 +166,7 @@ impl Run {
             Some((watch, patience)) => wait::until_ended(app, scope, id, watch, patience).await,
             None => Outcome::unknown(submitted.status),
         };
-        let is_late = self.waits && !outcome.status.is_terminal();
-        let status = if is_late { StatusCode::ACCEPTED } else { StatusCode::OK };
-        Ok(Ran { id: submitted.id, outcome, status, replayed: submitted.replayed })
+        Ok(Ran::new(submitted.id, outcome, self.waits, submitted.replayed))
     }
 
     /// Submits it and waits for its end whatever its mode, as long as a request may wait.

@@ -140,7 +140,7 @@ fn read_cases(admin: &Client) -> Vec<Case> {
         invalid("an id with a stray byte", get("/api/executions/%ff"), "path:execution_id"),
         invalid("an organization id that is none", get("/api/organizations/acme"), "path:org_id"),
         invalid("an unknown status", get("/api/executions?status=success"), "?status"),
-        invalid("a filter with NUL", get("/api/executions?workflowName=%00"), "?workflow_name"),
+        invalid("a filter with NUL", get("/api/executions?workflowName=%00"), "?workflowName"),
         invalid("limit 0", get("/api/executions?limit=0"), "?limit"),
         invalid("limit 1001", get("/api/executions?limit=1001"), "?limit"),
         invalid("a text for a limit", get("/api/executions?limit=all"), "?limit"),

@@ -142,6 +142,7 @@ fn page_cases(world: &World) -> Vec<Case> {
     let mut cases = vec![
         invalid("an unknown kind of user", get("/api/users?type=root"), "?type"),
         invalid("an organization filter that is none", get("/api/users?orgId=acme"), "?orgId"),
+        invalid("an organization filter with NUL", get("/api/users?orgId=%00"), "?orgId"),
     ];
     for (name, path) in [
         ("users, limit 0", "/api/users?limit=0"),

@@ -1,5 +1,7 @@
 //! Names, addresses and repositories that want to run something or reach something else.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -294,4 +296,33 @@ async fn names_of_ours_in_a_repository_are_refused() {
         );
         world.close().await;
     }
+}
+
+#[tokio::test]
+async fn names_of_ours_do_not_come_with_a_conflict_either() {
+    let origin = Origin::with(&[("a.txt", "base\n")]);
+    let world = connected(&origin).await;
+    let admin = &world.admin.client;
+    save(admin, "a.txt", "mine\n").await;
+    succeeded(&post(admin, "commit", json!({"message": "mine"})).await);
+    let garbled = OsStr::from_bytes(b"caf\xe9.txt");
+    for (name, words) in
+        [(OsStr::new(".uploads"), "a name that is kept"), (garbled, "the repository has caf\u{fffd}.txt")]
+    {
+        origin.write(&[("a.txt", "theirs\n")]);
+        let file = origin.colleague().join(name);
+        std::fs::write(&file, "x").expect("the folder is the test's");
+        origin.commit("theirs");
+        failed(&post(admin, "pull", json!({})).await, words);
+        let status = get(admin, "status").await;
+        assert_eq!(
+            (&status["merging"], get(admin, "conflicts").await),
+            (&json!(false), json!({"conflicts": [], "count": 0}))
+        );
+        assert_eq!(read(admin, "a.txt").await.as_deref(), Some("mine\n"), "nothing has changed");
+        std::fs::remove_file(file).expect("is there");
+    }
+    origin.commit("without");
+    failed(&post(admin, "pull", json!({})).await, "resolve the conflicts");
+    world.close().await;
 }

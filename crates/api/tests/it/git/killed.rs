@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::{Origin, Process, TestEnv};
+use testkit::{Origin, Process, TestEnv, eventually};
 
-use super::{changes, get, init, pairs, post, succeeded};
+use super::{changes, get, init, lease, pairs, post, succeeded};
 use crate::support::PASSWORD;
 
 const KILLS: u64 = 10;
@@ -30,10 +30,16 @@ async fn an_api_killed_in_the_middle_of_a_pull_leaves_the_old_or_the_new_files()
         origin.write(&[("one.txt", &now), ("two.txt", &now)]);
         origin.commit("next");
         let before = numbers(env.workspace());
+        // The turn of the operation before is given back after its answer.
+        eventually("a free turn", async || lease(&env.db).await.is_none().then_some(())).await;
         let pull =
             tokio::spawn(admin.request(reqwest::Method::POST, "/api/github/pull").json(&json!({})).send());
+        eventually("the turn of the pull, or its answer", async || {
+            (pull.is_finished() || lease(&env.db).await.is_some()).then_some(())
+        })
+        .await;
         // Not to wait for anything: the moment at which it is killed.
-        tokio::time::sleep(Duration::from_millis(30 * n)).await;
+        tokio::time::sleep(Duration::from_millis(15 * n)).await;
         api.kill();
         pull.abort();
         end_turn(&env).await;

@@ -9,7 +9,7 @@ use testkit::{Client, Origin, TestEnv, eventually};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::{connected, failed, get, init, post, read, save, succeeded, world};
+use super::{connected, failed, get, init, lease, post, read, save, succeeded, world};
 use crate::support::{PASSWORD, World};
 
 const STOPPED: &str = "was stopped, since another one may have begun";
@@ -20,16 +20,6 @@ const BY_NOBODY: &str = "UPDATE git_repository SET lease = NULL, lease_expires_a
 /// Gives the turn to somebody else, or to nobody.
 async fn held(world: &World, statement: &'static str) {
     sqlx::query(statement).execute(&mut world.test.db.connect().await).await.expect("writes");
-}
-
-/// Who has the turn, and until when.
-async fn lease(world: &World) -> Option<(String, f64)> {
-    sqlx::query_as(
-        "SELECT lease::text, EXTRACT(EPOCH FROM lease_expires_at)::float8 FROM git_repository WHERE lease IS NOT NULL",
-    )
-    .fetch_optional(&mut world.test.db.connect().await)
-    .await
-    .expect("reads")
 }
 
 fn begin(admin: &Client, operation: &'static str, body: Value) -> JoinHandle<Value> {
@@ -66,15 +56,15 @@ async fn an_operation_keeps_its_turn_as_long_as_it_lasts_and_stops_when_it_loses
     let admin = &world.admin.client;
     let body = json!({"repo_url": format!("http://{address}/x.git"), "auth_token": "", "branch": "main"});
     let connecting = begin(admin, "init", body);
-    let (first, ends) = eventually("a turn", || lease(&world)).await;
-    let extended = || async { lease(&world).await.filter(|(_, later)| *later > ends) };
+    let (first, ends) = eventually("a turn", || lease(&world.test.db)).await;
+    let extended = || async { lease(&world.test.db).await.filter(|(_, later)| *later > ends) };
     let (second, _) = eventually("a longer turn", extended).await;
     assert_eq!(first, second);
     assert!(!connecting.is_finished());
 
     held(&world, BY_ANOTHER).await;
     failed(&connecting.await.expect("ends"), STOPPED);
-    assert_ne!(lease(&world).await.expect("is the other's").0, first);
+    assert_ne!(lease(&world.test.db).await.expect("is the other's").0, first);
     drop(silent);
     world.close().await;
 }

@@ -1,6 +1,7 @@
 //! Invitations, own records, moves, and what a body may not decide.
 
 use domain::Permission;
+use domain::id::OrgId;
 use domain::settings::Environment;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -9,6 +10,18 @@ use uuid::Uuid;
 
 use super::{assign, create_role, invite};
 use crate::support::{PASSWORD, World};
+
+/// Where the user is changed.
+fn path(user: &Value) -> String {
+    format!("/api/users/{}", user["id"].as_str().expect("an id"))
+}
+
+/// Somebody who manages the users of acme, and no more.
+async fn lead(world: &World, acme: OrgId) -> Client {
+    let lead = world.person("lead@acme.example").await;
+    world.grant(acme, &lead, &[Permission::UsersManage]).await;
+    world.nobody().sign_in(&lead.email, PASSWORD).await
+}
 
 #[tokio::test]
 async fn an_invited_user_completes_the_account() {
@@ -229,7 +242,7 @@ async fn every_change_is_in_the_audit_log_and_no_password_is() {
     let admin = &world.admin.client;
     world.sql("DELETE FROM audit_log").await;
     let kay = invite(admin, &json!({"email": "kay@acme.example", "organization_id": acme})).await;
-    let path = format!("/api/users/{}", kay["id"].as_str().expect("an id"));
+    let path = path(&kay);
     let change = json!({"password": "correct horse battery", "name": "Kay"});
     admin.patch(&path, &change).await.expect_status(StatusCode::OK);
     let role = create_role(admin, &json!({"name": "R", "organization_id": acme})).await;
@@ -271,9 +284,7 @@ async fn every_change_is_in_the_audit_log_and_no_password_is() {
 async fn an_address_is_proven_by_its_link_or_a_platform_administrator_alone() {
     let world = World::start().await;
     let acme = world.org("acme").await;
-    let lead = world.person("lead@acme.example").await;
-    world.grant(acme, &lead, &[Permission::UsersManage]).await;
-    let lead = world.nobody().sign_in(&lead.email, PASSWORD).await;
+    let lead = lead(&world, acme).await;
     let admin = &world.admin.client;
     let puppet = world.person("puppet@acme.example").await;
     let path = format!("/api/users/{}", puppet.id);
@@ -299,10 +310,8 @@ async fn an_address_is_proven_by_its_link_or_a_platform_administrator_alone() {
 async fn an_address_of_another_organizations_domain_is_given_by_a_platform_administrator_alone() {
     let world = World::start().await;
     let (acme, rival) = (world.org("acme").await, world.org("rival").await);
-    let (lead, kay) = (world.person("lead@acme.example").await, world.person("kay@acme.example").await);
+    let (lead, kay) = (lead(&world, acme).await, world.person("kay@acme.example").await);
     world.person("eve@rival.example").await;
-    world.grant(acme, &lead, &[Permission::UsersManage]).await;
-    let lead = world.nobody().sign_in(&lead.email, PASSWORD).await;
     let admin = &world.admin.client;
     let path = format!("/api/users/{}", kay.id);
     let email = |email: &str| json!({"email": email});
@@ -334,16 +343,14 @@ async fn an_address_of_another_organizations_domain_is_given_by_a_platform_admin
 async fn a_password_that_is_set_completes_an_invitation() {
     let world = World::start().await;
     let acme = world.org("acme").await;
-    let lead = world.person("lead@acme.example").await;
-    world.grant(acme, &lead, &[Permission::UsersManage]).await;
-    let lead = world.nobody().sign_in(&lead.email, PASSWORD).await;
+    let lead = lead(&world, acme).await;
     let (admin, nobody) = (&world.admin.client, world.nobody());
     // What a platform administrator says is so; to anybody else the address is yet to be proven.
     for (client, email, is_proven) in
         [(admin, "kay@elsewhere.example", true), (&lead, "jo@elsewhere.example", false)]
     {
         let stub = invite(client, &json!({"email": email, "organization_id": acme})).await;
-        let path = format!("/api/users/{}", stub["id"].as_str().expect("an id"));
+        let path = path(&stub);
         if !is_proven {
             let claimed = json!({"password": PASSWORD, "is_verified": true});
             client.patch(&path, &claimed).await.expect_status(StatusCode::FORBIDDEN);
@@ -363,7 +370,7 @@ async fn a_password_that_is_set_completes_an_invitation() {
     }
     // A change of something else completes nothing.
     let stub = invite(admin, &json!({"email": "bo@acme.example", "organization_id": acme})).await;
-    let path = format!("/api/users/{}", stub["id"].as_str().expect("an id"));
+    let path = path(&stub);
     let named = lead.patch(&path, &json!({"name": "Bo"})).await.expect_status(StatusCode::OK).json();
     assert_eq!((&named["is_registered"], &named["is_verified"]), (&json!(false), &json!(true)));
     world.close().await;
@@ -377,7 +384,6 @@ async fn an_invitation_that_was_withdrawn_lets_nobody_in() {
     let kay = invite(admin, &json!({"email": "kay@acme.example", "organization_id": acme})).await;
     let boss = invite(admin, &json!({"email": "boss@platform.example", "is_superuser": true})).await;
     invite(admin, &json!({"email": "jo@rival.example", "organization_id": rival})).await;
-    let path = |stub: &Value| format!("/api/users/{}", stub["id"].as_str().expect("an id"));
     for stub in [&kay, &boss] {
         admin.delete(&path(stub)).await.expect_status(StatusCode::NO_CONTENT);
     }

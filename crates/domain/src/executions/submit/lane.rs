@@ -123,9 +123,8 @@ fn refuse(batch: Vec<Entry>, error: Error) {
 impl Entry {
     /// That it waits.
     fn update(&self) -> Event {
-        let (id, actor) = (self.new.id, self.scope.actor());
         let name = self.new.work.name().to_owned();
-        Update::new(id, self.owner, name, (actor.id, actor.name.clone()), Status::Pending, 0).into()
+        Update::submitted(self.new.id, self.owner, name, self.scope.actor()).into()
     }
 
     fn wakeup(&self) -> Wakeup {
@@ -170,29 +169,24 @@ pub(super) async fn replay(
     user: UserId,
     idempotency: &Idempotency,
 ) -> Result<Option<Submitted>> {
-    let mut conn = db.system(&SCOPE).await?;
-    sqlx::query!(
-        "DELETE FROM idempotency_keys
-         WHERE organization_id IS NOT DISTINCT FROM $1 AND user_id = $2 AND route = $3 AND key = $4
-           AND created_at < now() - interval '1 day'",
-        owner as _,
-        user as _,
-        &*idempotency.route,
-        idempotency.key,
-    )
-    .execute(&mut *conn)
-    .await?;
+    // Both parts see the rows as they were before, so the second leaves out what the first forgets.
     let known = sqlx::query!(
-        r#"SELECT k.fingerprint, e.id AS "id: ExecutionId", e.status AS "status: Status"
+        r#"WITH forgotten AS (
+               DELETE FROM idempotency_keys
+               WHERE organization_id IS NOT DISTINCT FROM $1 AND user_id = $2 AND route = $3 AND key = $4
+                 AND created_at < now() - interval '1 day'
+           )
+           SELECT k.fingerprint, e.id AS "id: ExecutionId", e.status AS "status: Status"
            FROM idempotency_keys k
            JOIN executions e ON e.id = k.execution_id
-           WHERE k.organization_id IS NOT DISTINCT FROM $1 AND k.user_id = $2 AND k.route = $3 AND k.key = $4"#,
+           WHERE k.organization_id IS NOT DISTINCT FROM $1 AND k.user_id = $2 AND k.route = $3 AND k.key = $4
+             AND k.created_at >= now() - interval '1 day'"#,
         owner as _,
         user as _,
         &*idempotency.route,
         idempotency.key,
     )
-    .fetch_optional(&mut *conn)
+    .fetch_optional(&mut *db.system(&SCOPE).await?)
     .await?;
     let Some(known) = known else { return Ok(None) };
     if known.fingerprint != idempotency.fingerprint {

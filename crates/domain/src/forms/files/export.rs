@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use sqlx::types::Json;
+use uuid::Uuid;
 
-use super::{SUFFIX, hash};
+use super::hash;
 use crate::executions::RawJson;
 use crate::forms::AccessLevel;
 use crate::id::{FormId, OrgId};
 use crate::json::Tree;
-use crate::workspace_files::{FilePath, Files, on_disk};
+use crate::workspace_files::{FORM_SUFFIX, FilePath, Files, on_disk};
 use crate::{Error, Result, SystemTx};
 
 const FOLDER: &str = "forms/";
@@ -34,6 +35,13 @@ struct Due {
     is_active: bool,
     file_path: Option<String>,
     updated_at: chrono::DateTime<chrono::Utc>,
+}
+
+/// A form whose file says all that its row says, and is called after another name.
+pub(super) struct Misnamed {
+    pub(super) form: FormId,
+    pub(super) name: String,
+    pub(super) path: FilePath,
 }
 
 /// A form as its file says it, in the order of its members.
@@ -72,32 +80,16 @@ pub(super) async fn write_due(tx: &mut SystemTx, root: PathBuf, only: Option<For
     if due.is_empty() {
         return Ok(0);
     }
-    let mut candidates = Vec::new();
-    for form in &due {
-        candidates.extend(paths_of(form.id, &form.name, form.file_path.as_deref()));
-    }
-    let taken = sqlx::query!(
-        r#"SELECT id AS "id: FormId", file_path AS "path!" FROM forms WHERE file_path = ANY ($1)"#,
-        &candidates,
-    )
-    .fetch_all(tx.conn())
-    .await?;
-    let mut taken: HashMap<String, FormId> = taken.into_iter().map(|row| (row.path, row.id)).collect();
-    let (mut ids, mut paths, mut hashes, mut times, mut work) = (vec![], vec![], vec![], vec![], vec![]);
-    for form in &due {
-        // Ids of one minute begin alike, so the short name may be somebody else's.
-        let path = paths_of(form.id, &form.name, form.file_path.as_deref())
-            .into_iter()
-            .find(|path| taken.get(path).is_none_or(|owner| *owner == form.id))
-            .ok_or_else(|| Error::internal("no file name is free for a form"))?;
-        taken.insert(path.clone(), form.id);
+    let forms = due.iter().map(|form| (form.id, form.name.as_str(), form.file_path.as_deref()));
+    let paths = free_paths(tx, forms.collect()).await?;
+    let (mut ids, mut hashes, mut times, mut work) = (vec![], vec![], vec![], vec![]);
+    for (form, path) in due.iter().zip(&paths) {
         let text = document(form)?;
         ids.push(form.id.0);
         hashes.push(hash(text.as_bytes()));
         times.push(form.updated_at);
-        let old = form.file_path.clone().filter(|old| *old != path);
-        paths.push(path.clone());
-        work.push((path, text, old));
+        let old = form.file_path.clone().filter(|old| old != path);
+        work.push((path.clone(), text, old));
     }
     let written = on_disk(&root, move |files| {
         Ok(work
@@ -133,6 +125,59 @@ pub(super) async fn write_due(tx: &mut SystemTx, root: PathBuf, only: Option<For
     Ok(is_written.into_iter().filter(|is_written| *is_written).count())
 }
 
+/// Gives files the names of their forms, with whatever is in them by now: somebody may have saved one since it was read.
+pub(super) async fn rename(tx: &mut SystemTx, root: PathBuf, misnamed: Vec<Misnamed>) -> Result<usize> {
+    let forms = misnamed.iter().map(|one| (one.form, one.name.as_str(), Some(one.path.as_str())));
+    let paths = free_paths(tx, forms.collect()).await?;
+    let work: Vec<_> = misnamed.into_iter().zip(paths).collect();
+    let (ids, paths): (Vec<Uuid>, Vec<String>) = on_disk(&root, move |files| {
+        let is_renamed = |(one, path): &(Misnamed, String)| {
+            let renamed = FilePath::parse(path).and_then(|new| files.rename(&one.path, &new));
+            if let Err(error) = &renamed {
+                // It stays the form's file under the name that it has.
+                tracing::warn!(%error, form.id = %one.form, "the file of a form cannot be renamed");
+            }
+            renamed.is_ok()
+        };
+        Ok(work.into_iter().filter(is_renamed).map(|(one, path)| (one.form.0, path)).unzip())
+    })
+    .await?;
+    sqlx::query!(
+        "UPDATE forms f SET file_path = w.path
+         FROM UNNEST($1::uuid[], $2::text[]) AS w (id, path)
+         WHERE f.id = w.id",
+        &ids,
+        &paths,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(ids.len())
+}
+
+/// Where the file of each of these forms belongs, given its name and where it is.
+async fn free_paths(tx: &mut SystemTx, forms: Vec<(FormId, &str, Option<&str>)>) -> Result<Vec<String>> {
+    let candidates: Vec<String> =
+        forms.iter().flat_map(|(id, name, current)| paths_of(*id, name, *current)).collect();
+    let taken = sqlx::query!(
+        r#"SELECT id AS "id: FormId", file_path AS "path!" FROM forms WHERE file_path = ANY ($1)"#,
+        &candidates,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let mut taken: HashMap<String, FormId> = taken.into_iter().map(|row| (row.path, row.id)).collect();
+    let mut paths = Vec::new();
+    for (id, name, current) in forms {
+        // Ids of one minute begin alike, so the short name may be somebody else's.
+        let path = paths_of(id, name, current)
+            .into_iter()
+            .find(|path| taken.get(path).is_none_or(|owner| *owner == id))
+            .ok_or_else(|| Error::internal("no file name is free for a form"))?;
+        taken.insert(path.clone(), id);
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
 /// Writes a form's file, and removes the one it had before.
 fn replace(files: &Files, path: &str, text: &str, old: Option<&str>) -> Result<()> {
     files.write(&FilePath::parse(path)?, text.as_bytes())?;
@@ -146,7 +191,7 @@ fn replace(files: &Files, path: &str, text: &str, old: Option<&str>) -> Result<(
 fn paths_of(id: FormId, name: &str, current: Option<&str>) -> Vec<String> {
     let id = id.to_string();
     let slug = slug(name);
-    let endings = [format!("-{}{SUFFIX}", &id[..8]), format!("-{id}{SUFFIX}")];
+    let endings = [format!("-{}{FORM_SUFFIX}", &id[..8]), format!("-{id}{FORM_SUFFIX}")];
     let is_given = |path: &&str| {
         !path
             .strip_prefix(FOLDER)

@@ -6,14 +6,14 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::export::may_stay;
+use super::export::{Misnamed, may_stay};
+use super::hash;
 use super::parse::{Fault, Parsed, parse};
-use super::{hash, is_form_file};
 use crate::audit::{self, Action};
 use crate::executions::RawJson;
 use crate::forms::access_name;
 use crate::id::{FormId, OrgId};
-use crate::workspace_files::{FilePath, Files};
+use crate::workspace_files::{FilePath, Files, is_form_file};
 use crate::{Error, Result, SystemTx};
 
 /// Longest file that is read: what the API takes, as readable as it is written here.
@@ -34,6 +34,8 @@ pub(super) struct Imported {
     action: Action,
     form: FormId,
     owner: Option<OrgId>,
+    /// The file, if that has to be renamed.
+    pub(super) misnamed: Option<Misnamed>,
 }
 
 /// Records what files have changed.
@@ -167,6 +169,7 @@ async fn store(
             return Ok(Err(Fault::of("organization_id names no organization")));
         }
     }
+    let is_misnamed = !may_stay(file.path.as_str(), id, &parsed.name);
     let text = |raw: &Option<RawJson>| raw.as_ref().map(|raw| raw.get().to_owned());
     // A savepoint: what PostgreSQL refuses for a reason not thought of here must not hold the other files up.
     sqlx::raw_sql("SAVEPOINT form").execute(tx.conn()).await?;
@@ -205,7 +208,8 @@ async fn store(
         ACTOR,
         file.path.as_str(),
         file.hash,
-        !may_stay(file.path.as_str(), id, &parsed.name),
+        // Only its path says whose it is, so it is written anew rather than renamed.
+        is_misnamed && parsed.id.is_none(),
     )
     .fetch_optional(tx.conn())
     .await;
@@ -213,7 +217,15 @@ async fn store(
         Ok(stored) => {
             sqlx::raw_sql("RELEASE SAVEPOINT form").execute(tx.conn()).await?;
             let action = if exists { Action::FormUpdated } else { Action::FormCreated };
-            Ok(Ok(stored.map(|owner| Imported { action, form: id, owner: owner.map(OrgId) })))
+            Ok(Ok(stored.map(|owner| {
+                let is_due = parsed.organization_id.is_some() && parsed.organization_id != owner;
+                let misnamed = (is_misnamed && parsed.id.is_some() && !is_due).then(|| Misnamed {
+                    form: id,
+                    name: parsed.name.clone(),
+                    path: file.path.clone(),
+                });
+                Imported { action, form: id, owner: owner.map(OrgId), misnamed }
+            })))
         }
         Err(error) => {
             let error = Error::from(error);
