@@ -78,6 +78,11 @@ class Flag(_Ready):
 
     __json__ = __bool__ = _plain
 
+    def __int__(self) -> int:
+        return int(self._value)
+
+    __index__ = __int__
+
     def __eq__(self, other: object) -> bool:
         return self._value == (other._value if isinstance(other, Flag) else other)
 
@@ -150,6 +155,15 @@ class Reply(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._dict())
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return self._dict() | dict(other)
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(other) | self._dict()
+
+    def copy(self) -> dict[str, Any]:
+        return self._dict().copy()
 
     def __repr__(self) -> str:
         return repr(self._dict())

@@ -1,8 +1,8 @@
 """`@workflow`, `@data_provider` and `@param`: marks that the index reads from the source.
 
 They return the function itself, so a workflow is still an ordinary function for tests and other files.
-What they are given is read statically by the index, which also reports arguments it does not know. Only the
-defaults of `@param` are kept on the function, for runs that are not given the parameter.
+What they are given is read statically by the index, which also reports arguments it does not know. Only what
+`@param` says of parameters that are left out is kept on the function.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PARAMETER_TYPES = ("string", "int", "bool", "float", "json", "list", "email")
 DEFAULTS = "__bifrost_defaults__"
-"""The attribute of a function that holds its defaults of `@param`, by parameter."""
+"""The attribute of a function that holds what `@param` says of parameters that are left out, by parameter:
+the default, or None where it only says that they are not required."""
 
 
 @overload
@@ -105,7 +106,8 @@ def param(
     if callable(name):
         return name
     value = default if default_value is None else default_value
-    return _defaulting(name, value) if isinstance(name, str) and value is not None else _unchanged
+    is_kept = isinstance(name, str) and (value is not None or required is False)
+    return _defaulting(name, value) if is_kept else _unchanged
 
 
 def _unchanged(function: F) -> F:

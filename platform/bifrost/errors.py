@@ -28,12 +28,24 @@ class BifrostError(Exception):
         self, message: str = "", *, error_type: str | None = None, details: dict[str, Any] | None = None
     ) -> None:
         super().__init__(message)
-        self.message = message
+        # `raise UserError(problem)` means its text.
+        self.message = message if isinstance(message, str) else str(message)
         self.error_type = error_type or type(self).__name__
         self.details: dict[str, Any] = dict(details or {})
 
+    def __getattr__(self, name: str) -> Any:
+        # A class derived from this one may have an `__init__` that does not call ours.
+        match name:
+            case "message":
+                return super().__str__()
+            case "error_type":
+                return type(self).__name__
+            case "details":
+                return {}
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
     def __str__(self) -> str:
-        return self.message
+        return str(self.message)
 
     def to_dict(self) -> dict[str, Any]:
         return {"error_type": self.error_type, "message": self.message, "details": self.details}

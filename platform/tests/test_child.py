@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from conftest import Flow, Pooled, Template
 
+from bifrost._host.index import index_source
+
 ORGANIZATION = {"id": "0190bbbb-0000-7000-8000-000000000002", "name": "Acme", "is_active": True}
 
 
@@ -96,6 +98,21 @@ def test_a_user_error_is_logged_with_its_text_alone(template: Template, flow: Fl
     )
     assert outcome.logs == [("ERROR", "Pick a site")]
     assert outcome.result["error"]["user_error"] is True
+
+
+@pytest.mark.parametrize(
+    ("problem", "text"),
+    [("UserError(KeyError('site'))", "'site'"), ("UserError(404)", "404"), ("Own('Bern', 3)", "('Bern', 3)")],
+)
+def test_a_user_error_has_a_text_whatever_it_is_made_of(
+    template: Template, flow: Flow, problem: str, text: str
+) -> None:
+    path = flow(
+        "from bifrost import UserError\n"
+        "class Own(UserError):\n    def __init__(self, site, number): self.site = site\n"
+        f"def run(): raise {problem}\n"
+    )
+    assert template.run(path=path).result["error"]["message"] == text
 
 
 @pytest.mark.parametrize(
@@ -228,6 +245,47 @@ def test_a_default_of_param_is_used_where_the_parameter_is_missing(template: Tem
     assert given("later", x=2) == [2, {}]
 
 
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+@pytest.mark.parametrize(
+    ("signature", "given", "found"),
+    [
+        ("a: Optional[int]", {}, [None]),
+        ("a: int | None, b: 'Optional[int]', c: typing.Union[None, list]", {"b": 1}, [None, 1, None]),
+        ("a: Annotated[Optional[Site], object()]", {}, [None]),
+        ("a: Optional['Later'], /, *, b: str | None, c: int | None = 3", {}, [None, None, 3]),
+        ("context, a: int | None", {}, ["context", None]),
+        ("who: ExecutionContext, a: int | None, b=2", {}, ["context", None, 2]),
+        ("who: 'ExecutionContext', free: str", {}, ["context", None]),
+        ("free: str, a: None", {}, [None, None]),
+        ("free: str = 'x'", {}, ["x"]),
+        ("free: str", {"free": "y"}, ["y"]),
+        ("*rest, a: int | None, **more", {"b": 1}, [None, [], {"b": 1}]),
+    ],
+)
+def test_what_may_be_left_out_is_none(
+    template: Template, flow: Flow, future: str, signature: str, given: dict[str, Any], found: list[Any]
+) -> None:
+    source = (
+        f"{future}import enum, typing\nfrom typing import Annotated, Optional\n"
+        "from bifrost import ExecutionContext, param, workflow\n"
+        "class Site(enum.Enum): BERN = 1\n"
+        f"@workflow\n@param('free', required=False)\ndef run({signature}):\n"
+        "    values = locals().values()\n"
+        "    return ['context' if isinstance(v, ExecutionContext) else v for v in values]\n"
+    )
+    (described,) = index_source(source.encode(), "f.py")["workflows"]
+    assert not any(parameter["required"] for parameter in described["parameters"])
+    result = template.run(path=flow(source), parameters=given).result
+    assert result["result"] == found, result["error"]
+
+
+@pytest.mark.parametrize("signature", ["a: int", "a", "*, a: 'list[int | None]'", "a: dict[str, None], /"])
+def test_what_must_be_given_is_missed(template: Template, flow: Flow, signature: str) -> None:
+    error = template.run(path=flow(f"def run({signature}): ...\n")).result["error"]
+    assert error["type"] == "TypeError"
+    assert "missing 1 required" in error["message"]
+
+
 def test_a_run_does_not_change_the_defaults_of_the_next(flow: Flow, pooled: Pooled) -> None:
     path = flow(
         "from bifrost import param\n"
@@ -350,6 +408,16 @@ def test_a_positional_argument_without_default_is_missed(template: Template, flo
     path = flow("def run(a, b=2, /): return [a, b]\n")
     error = template.run(path=path, parameters={"b": 5}).result["error"]
     assert "missing 1 required positional argument: 'a'" in error["message"]
+
+
+def test_the_stack_of_a_line_is_shown_from_the_workflow_on(template: Template, flow: Flow) -> None:
+    path = flow("import logging\ndef run(): logging.getLogger('x').warning('here', stack_info=True)\n")
+    (warning, trace) = template.run(path=path).logs
+    assert warning == ("WARNING", "here")
+    assert trace[0] == "TRACEBACK"
+    assert trace[1].startswith("Stack (most recent call last):\n")
+    assert "line 2, in run" in trace[1]
+    assert "_host" not in trace[1]
 
 
 def test_streams_take_the_options_that_scripts_give_them(template: Template, flow: Flow) -> None:

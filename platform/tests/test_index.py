@@ -204,7 +204,7 @@ def test_a_false_default_survives() -> None:
         ("@workflow(id='nope')\ndef f(): ...", "error", "not a UUID", "UUID"),
         ("@workflow\ndef camelCase(): ...", "error", "not a valid name", "lower-case"),
         ("@workflow\n@param(type='int')\ndef f(): ...", "error", "no name", "literal name"),
-        ("@workflow\n@param('a', type='integer')\ndef f(a): ...", "warning", "type", "string, int"),
+        ("@workflow\n@param('a', type='integer')\ndef f(a): ...", "error", "type 'integer'", "string, int"),
         ("def f(:\n", "error", "syntax error", "def f"),
         ("x = '\0'", "error", "", ""),
     ],

@@ -102,6 +102,19 @@ def test_a_run_cannot_lift_its_limits(template: Template, flow: Flow) -> None:
     assert template.run(path=path, limits=LIMITS).result["result"] == [True, 1 << 20, 4096, 100]
 
 
+def test_threads_need_no_memory_of_their_own_to_allocate(template: Template, flow: Flow) -> None:
+    # Each that allocates would reserve 64 MiB.
+    path = flow(
+        "import threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def run():\n"
+        "    barrier = threading.Barrier(40)\n"
+        "    with ThreadPoolExecutor(40) as pool:\n"
+        "        return len({*pool.map(lambda _: barrier.wait(5), range(40))})\n"
+    )
+    assert template.run(path=path, limits=LIMITS | {"memory_bytes": 1 << 30}).result["result"] == 40
+
+
 def test_limits_of_a_pooled_process_hold_for_all_its_runs(flow: Flow, pooled: Pooled) -> None:
     path = flow(
         "from resource import RLIMIT_CPU, RLIMIT_NOFILE, getrlimit, setrlimit\n"

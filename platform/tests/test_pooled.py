@@ -9,7 +9,7 @@ import pytest
 from conftest import Flow, Pooled, Template
 
 SETTINGS = """
-import asyncio, contextvars, decimal, logging, logging.config, os, random, signal, socket, sys, tempfile
+import asyncio, contextvars, decimal, logging, logging.config, os, random, signal, socket, sys, tempfile, time
 
 NAMED = logging.getLogger("named")
 VARIABLE = contextvars.ContextVar("variable", default="unset")
@@ -30,12 +30,17 @@ def read():
         "timeout": socket.getdefaulttimeout(),
         "streams": [type(sys.stdout).__name__, type(sys.stderr).__name__],
         "logging": [[type(handler).__name__ for handler in root.handlers], root.level, root.filters,
-                    root.handlers[0].level, root.manager.disable, NAMED.disabled],
+                    root.handlers[0].level, root.manager.disable],
+        "loggers": [[one.level, one.propagate, one.disabled, len(one.handlers), len(one.filters)]
+                    for one in (NAMED, logging.getLogger("made"))],
+        "factory": repr(logging.getLogRecordFactory()),
+        "zone": time.localtime(0).tm_hour,
+        "watching": [repr(sys.gettrace()), repr(sys.getprofile())],
         "context": VARIABLE.get(),
         "path": sys.path,
         "arithmetic": repr(decimal.getcontext()),
         "temporary": tempfile.gettempdir(),
-        "loop": [loop.is_closed(), loop.run_until_complete(asyncio.sleep(0, "slept"))],
+        "loop": [loop.is_closed(), loop.get_debug(), loop.run_until_complete(asyncio.sleep(0, "slept"))],
     }
 
 def variables():
@@ -69,6 +74,27 @@ def filters():
 def configuration():
     logging.config.dictConfig({"version": 1, "root": {"level": "ERROR", "handlers": []}})
 
+def loggers():
+    for one in (NAMED, logging.getLogger("made"), logging.getLogger("made.later")):
+        one.setLevel(logging.ERROR)
+        one.propagate = False
+        one.addHandler(logging.StreamHandler())
+        one.addFilter(lambda record: False)
+
+def emptied(): NAMED.handlers, NAMED.disabled = [logging.NullHandler()], True
+
+def factory():
+    made = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(lambda *args, **more: made(*args, **more))
+
+def zone():
+    os.environ["TZ"] = "JST-9"
+    time.tzset()
+
+def watching():
+    sys.setprofile(lambda *_: None)
+    sys.settrace(lambda *_: None)
+
 def context(): VARIABLE.set("leak")
 def path(): sys.path.insert(0, "/elsewhere")
 def other_path(): sys.path = ("/elsewhere",)
@@ -76,6 +102,7 @@ def arithmetic(): decimal.getcontext().prec = 3
 def temporary(): tempfile.tempdir = "/"
 def closed(): asyncio.run(asyncio.sleep(0))
 def other(): asyncio.set_event_loop(asyncio.new_event_loop())
+async def debugging(): asyncio.get_running_loop().set_debug(True)
 async def executor(): await asyncio.to_thread(str)
 async def handler(): asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, str)
 
@@ -86,8 +113,8 @@ def policy(): asyncio.set_event_loop_policy(Policy())
 """
 CHANGES = (
     *("variables", "folder", "mask", "signals", "alarm", "timeout", "streams", "handlers", "filters"),
-    *("configuration", "context", "path", "other_path", "arithmetic", "temporary", "closed", "other"),
-    *("executor", "handler", "policy"),
+    *("configuration", "loggers", "emptied", "factory", "zone", "watching", "context", "path", "other_path"),
+    *("arithmetic", "temporary", "closed", "other", "debugging", "executor", "handler", "policy"),
 )
 
 
@@ -96,9 +123,14 @@ def test_a_run_finds_the_settings_that_the_first_one_found(
     flow: Flow, pooled: Pooled, tmp_path: Path, change: str
 ) -> None:
     path, place = flow(SETTINGS), str(tmp_path / "t")
-    before = pooled.result(path, "read", temp_dir=place)
-    pooled.result(path, change, temp_dir=place)
-    assert pooled.result(path, "read", temp_dir=place) == before
+
+    def run(function: str) -> object:
+        # To find the variables of a run would end profiling.
+        return pooled.result(path, function, temp_dir=place, capture_variables=False)
+
+    before = run("read")
+    run(change)
+    assert run("read") == before
 
 
 def test_lines_are_logged_whatever_a_file_has_configured(flow: Flow, pooled: Pooled) -> None:
@@ -133,6 +165,67 @@ def test_what_a_file_sets_while_it_is_loaded_stays(flow: Flow, pooled: Pooled) -
     assert pooled.result(path) == set_by_file
     pooled.result(path, "change")
     assert pooled.result(path) == set_by_file
+
+
+LOGGING = """
+import logging, random
+
+class Short(logging.Filter):
+    def filter(self, record): return "long" not in record.getMessage()
+
+logging.getLogger().setLevel(logging.INFO)
+logging.getLogger().addFilter(Short())
+logging.getLogger("quiet").setLevel(logging.ERROR)
+logging.getLogger("apart").propagate = False
+logging.getLogger("apart").addHandler(logging.StreamHandler())
+random.seed(7)
+
+def run():
+    logging.debug("detail")
+    logging.info("short")
+    logging.info("long")
+    logging.getLogger("quiet").info("quiet")
+    logging.getLogger("apart").error("apart")
+    return random.random()
+
+def change():
+    for name in (None, "quiet", "apart"):
+        one = logging.getLogger(name)
+        one.setLevel(logging.CRITICAL)
+        one.propagate = True
+        one.handlers.clear()
+        one.filters.clear()
+    random.seed(8)
+"""
+
+
+def test_runs_find_the_logging_and_the_seed_of_their_file_as_in_a_process_of_their_own(
+    template: Template, flow: Flow, pooled: Pooled
+) -> None:
+    path = flow(LOGGING)
+    alone = template.run(path=path)
+    assert (alone.logs, alone.result["result"]) == (
+        [("INFO", "short"), ("DEBUG", "apart")],  # the latter is printed by the handler
+        random.Random(7).random(),
+    )
+    for _ in range(2):
+        again = pooled.run(path)
+        assert (again.logs, again.result["result"]) == (alone.logs, alone.result["result"])
+        pooled.run(path, "change")
+
+
+def test_a_logger_that_a_file_has_switched_off_stays_off(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import logging\n"
+        "logging.getLogger('off').disabled = True\n"
+        "def run(): logging.getLogger('off').error('off')\n"
+    )
+    configuring = flow(
+        "import logging.config\nlogging.config.dictConfig({'version': 1})\ndef run(): ...\n", "c.py"
+    )
+    for _ in range(2):
+        assert pooled.run(path).logs == []
+        pooled.run(configuring)
 
 
 def test_each_file_adds_to_what_files_before_have_set(flow: Flow, pooled: Pooled) -> None:
@@ -302,3 +395,50 @@ def test_what_has_ended_is_collected(flow: Flow, pooled: Pooled) -> None:
     )
     pooled.result(path, "leave")
     assert pooled.result(path) == "none"
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("end", ["return 1", "1 / 0"])
+def test_what_a_run_held_is_gone_in_the_next(flow: Flow, pooled: Pooled, kind: str, end: str) -> None:
+    path = flow(
+        "import weakref\n"
+        "class Rows: ...\n"
+        "seen = []\n"
+        f"{kind} run():\n    rows = Rows()\n    seen.append(weakref.ref(rows))\n    {end}\n"
+        "def left(): return [one() is not None for one in seen]\n"
+    )
+    for _ in range(2):
+        assert pooled.run(path).result["variables"] == {"rows": "<Rows>"}
+    assert pooled.result(path, "left") == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "runs"),
+    [
+        ("bytearray(size)", 200 << 20, 8),
+        # Python counts the objects of a circle, and two are few.
+        ("circle(bytearray(size))", 200 << 20, 8),
+        ("circle(bytearray(size))", 50 << 20, 30),
+    ],
+)
+def test_memory_of_runs_before_is_there_for_the_next(
+    flow: Flow, pooled: Pooled, rows: str, size: int, runs: int
+) -> None:
+    path = flow(
+        # Nothing is collected because of all else that is made.
+        "import gc\ngc.set_threshold(1_000_000)\n"
+        "def circle(held):\n    made = [held]\n    made.append(made)\n    return made\n"
+        f"def run(size):\n    rows = {rows}\n    return len(rows)\n"
+    )
+    for _ in range(runs):
+        pooled.result(path, parameters={"size": size}, limits={"memory_bytes": 1 << 30})
+
+
+def test_printing_is_heard_in_a_run_after_one_that_closed_the_stream(flow: Flow, pooled: Pooled) -> None:
+    path = flow(
+        "import sys\n"
+        "def close():\n    print('last', end='')\n    sys.stdout.close()\n    sys.stderr.buffer.close()\n"
+        "def run():\n    print('heard')\n    sys.stderr.buffer.write(b'')\n"
+    )
+    assert pooled.run(path, "close").logs == [("DEBUG", "last")]
+    assert pooled.run(path).logs == [("DEBUG", "heard")]

@@ -1,7 +1,7 @@
 """Inline scripts, through the real template."""
 
 import pytest
-from conftest import Template
+from conftest import Flow, Pooled, Template
 
 
 def test_a_script_may_await_and_return_and_shows_its_variables(template: Template) -> None:
@@ -91,3 +91,39 @@ def test_a_star_import_that_fails_shows_its_line(template: Template) -> None:
     outcome = template.run(code="found = 1\nfrom no_such_module import *\nreturn\n", script_name="probe")
     assert outcome.result["error"]["type"] == "ModuleNotFoundError"
     assert 'File "<probe>", line 2' in outcome.messages("TRACEBACK")[0]
+
+
+@pytest.mark.parametrize("end", ["", "return\n"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "with ProcessPoolExecutor(2) as pool: found = [*pool.map(double, [1, 2])] == [2, 4]\n",
+        "import pickle\nfound = pickle.loads(pickle.dumps(Point(3))) == Point(3)\n",
+        "import typing\nfound = typing.get_type_hints(Point) == {'x': int, 'next': Point | None}\n",
+        "import __main__\nfound = __main__.Point is Point and __main__.site == 'Bern'\n",
+    ],
+    ids=["processes", "pickle", "hints", "main"],
+)
+def test_other_modules_find_a_script_as_the_main_module(template: Template, code: str, end: str) -> None:
+    source = (
+        "from __future__ import annotations\n"
+        "import dataclasses\n"
+        "@dataclasses.dataclass\nclass Point:\n    x: int\n    next: Point | None = None\n"
+        "def double(x): return x * 2\n"
+        f"{code}{end}"
+    )
+    result = template.run(code=source, parameters={"site": "Bern"}).result
+    assert result["outcome"] == "success", result["error"]
+    assert result["variables"]["found"] is True
+
+
+def test_what_a_script_leaves_in_its_names_is_not_for_the_next_run(flow: Flow, pooled: Pooled) -> None:
+    path = flow("import __main__, sys\ndef run(): return hasattr(sys.modules['__main__'], 'rows')\n")
+    pooled.result(path, code="rows = [1]\n")
+    assert pooled.result(path) is False
+
+
+def test_a_script_may_begin_with_a_byte_order_mark(template: Template) -> None:
+    result = template.run(code="\ufefffound = 1\n").result
+    assert result["variables"] == {"found": 1}, result["error"]

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from conftest import Files, Flow, Frame, Template
 
 import bifrost
 from bifrost import UserError, WorkflowError, param
+from bifrost._awaitable import Flag, Reply
+from bifrost._host.connection import Call
 from bifrost._host.frames import MAX_FRAME
 
 ORGANIZATION = {"id": "0190bbbb-0000-7000-8000-000000000002", "name": "Acme", "is_active": True}
@@ -292,6 +294,34 @@ def test_errors_carry_a_message_type_and_details_in_every_form() -> None:
         assert problem.to_dict() == {"error_type": kind.__name__, "message": "text", "details": {}}
     assert bifrost.ValidationError("bad", "name").details == {"field": "name"}
     assert bifrost.ConfigurationError("missing", "days").details == {"config_key": "days"}
+
+
+def test_errors_are_made_of_anything_and_by_any_class() -> None:
+    class Own(UserError):
+        def __init__(self, site: str) -> None:
+            self.site = site
+
+    class Silent(UserError):
+        def __init__(self) -> None: ...
+
+    for problem, text in (
+        *((UserError(LookupError("no such site")), "no such site"), (UserError(404), "404")),  # type: ignore[arg-type]
+        *((UserError(None), "None"), (Own("Bern"), "Bern"), (Silent(), "")),  # type: ignore[arg-type]
+    ):
+        assert (str(problem), problem.message) == (text, text)
+        assert problem.to_dict() == {"error_type": type(problem).__name__, "message": text, "details": {}}
+
+
+def test_answers_act_as_the_types_they_stand_for() -> None:
+    class Answered:
+        def result(self) -> dict[str, int]:
+            return {"a": 1, "b": 2}
+
+    reply = Reply(cast(Call, Answered()))
+    assert (int(Flag(True)), ["no", "yes"][Flag(False)]) == (1, "no")
+    assert (reply | {"b": 3}, {"b": 3} | reply, reply | reply) == ({"a": 1, "b": 3}, {"b": 2, "a": 1}, reply)
+    reply.copy()["a"] = 5
+    assert reply["a"] == 1
 
 
 def test_older_modules_export_the_same_objects() -> None:

@@ -27,6 +27,7 @@ mod serve;
 mod socket;
 mod state;
 mod tokens;
+mod unread;
 mod visibility;
 
 pub use openapi::{openapi, openapi_json};

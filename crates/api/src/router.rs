@@ -17,7 +17,7 @@ use crate::page::X_CONTINUATION_TOKEN;
 use crate::request_id::X_REQUEST_ID;
 use crate::routes::endpoints::document::Documents;
 use crate::routes::{auth, docs, documented};
-use crate::{AppState, deadline, envelope, openapi, socket};
+use crate::{AppState, deadline, envelope, openapi, socket, unread};
 
 /// Longest JSON body.
 const MAX_BODY: usize = 2 * 1024 * 1024;
@@ -41,6 +41,7 @@ pub fn router(state: AppState) -> axum::Router {
         .layer(CatchPanicLayer::custom(envelope::panicked))
         // Inside of CORS: without its headers no page in a browser sees what it is refused with.
         .layer(from_fn(deadline::of_request))
+        .layer(from_fn(unread::read_or_close))
         .layer(cors(&state.platform.settings))
         .layer(from_fn_with_state(state.clone(), envelope::envelope))
         .with_state(state)

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::processes::{Memory, Part};
+use crate::load::Outcome;
+use crate::processes::{Memory, Part, keep_peak};
 use crate::setup::Kind;
 use crate::table::number;
 
@@ -45,6 +46,36 @@ pub(crate) struct Ratio {
 }
 
 impl Line {
+    /// One line of rounds of the same load, all of one size, and of what came of them together.
+    ///
+    /// # Panics
+    /// Without a round.
+    pub(crate) fn of_rounds(rounds: &[Self], together: &Outcome) -> Self {
+        let [first, .., last] = rounds else { return rounds[0].clone() };
+        let mut line = Self {
+            count: rounds.iter().map(|round| round.count).sum(),
+            rate: together.rate(),
+            p50_ms: together.percentile(50),
+            p95_ms: together.percentile(95),
+            p99_ms: together.percentile(99),
+            cpu_ms: BTreeMap::new(),
+            memory_after: last.memory_after.clone(),
+            verified: rounds.iter().all(|round| round.verified),
+            note: String::new(),
+            ..first.clone()
+        };
+        for round in rounds {
+            for (part, cpu) in &round.cpu_ms {
+                *line.cpu_ms.entry(*part).or_default() += cpu / rounds.len() as f64;
+            }
+            keep_peak(&mut line.memory_peak, round.memory_peak.clone());
+            if !round.note.is_empty() {
+                line.add_note(round.note.clone());
+            }
+        }
+        line
+    }
+
     /// CPU milliseconds of each thing done, the load generator's apart.
     pub(crate) fn cpu_total(&self) -> Option<f64> {
         (!self.cpu_ms.is_empty()).then(|| Part::SYSTEM.iter().filter_map(|part| self.cpu_ms.get(part)).sum())

@@ -161,6 +161,13 @@ impl Outcome {
         }
     }
 
+    /// Adds what came of the same load at another time.
+    pub(crate) fn add_round(&mut self, other: Self) {
+        self.wall += other.wall;
+        self.merge(other);
+        self.latencies.sort_unstable();
+    }
+
     fn merge(&mut self, other: Self) {
         self.latencies.extend(other.latencies);
         self.executions.extend(other.executions);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use domain::python::Interpreter;
 use domain::schema::{self, Inspection};
 use domain::settings::Settings;
 use rustix::fs::Access;
@@ -296,7 +297,8 @@ impl Report {
     }
 
     async fn python(&mut self, settings: &Settings) {
-        let interpreter = settings.python.display();
+        let chosen = Interpreter::choose(settings).path;
+        let interpreter = chosen.display();
         let mut probe = python(settings);
         probe.args(["-c", PROBE]);
         let said: Python = match said(probe).await {
@@ -503,7 +505,7 @@ fn nearest_existing(folder: &Path) -> &Path {
 
 /// The interpreter as runs use it: our SDK, nothing of the current directory.
 fn python(settings: &Settings) -> Command {
-    let mut command = Command::new(&settings.python);
+    let mut command = Command::new(Interpreter::choose(settings).path);
     command.args(["-s", "-P"]).env("PYTHONPATH", &settings.platform_path).env("PYTHONDONTWRITEBYTECODE", "1");
     command.stdin(std::process::Stdio::null()).kill_on_drop(true);
     command

@@ -77,8 +77,8 @@ fn note(frame: &Value, told: &mut Followed) -> bool {
 
 async fn events(caller: &Caller, replica: usize, id: Uuid, most: usize, told: &mut Followed) -> Option<()> {
     let mut request = caller.request(replica, Method::GET, &format!("/api/executions/{id}/stream"));
-    if let Some((_, last)) = told.lines.last() {
-        request = request.header("Last-Event-ID", last.to_string());
+    if !told.lines.is_empty() {
+        request = request.header("Last-Event-ID", told.last_line());
     }
     let mut answer = tokio::time::timeout(SILENCE, request.send()).await.ok()?.ok()?;
     if !answer.status().is_success() {
@@ -109,8 +109,8 @@ async fn socket(caller: &Caller, replica: usize, id: Uuid, most: usize, told: &m
     let connecting = tokio_tungstenite::connect_async(request);
     let (mut stream, _) = tokio::time::timeout(SILENCE, connecting).await.ok()?.ok()?;
     let channel = format!("execution:{id}");
-    let after = told.lines.last().map_or(0, |(_, sequence)| *sequence);
-    let subscribe = json!({"type": "subscribe", "channels": [channel], "after": {&channel: after}});
+    let subscribe =
+        json!({"type": "subscribe", "channels": [channel], "after": {&channel: told.last_line()}});
     stream.send(Message::text(subscribe.to_string())).await.ok()?;
     let mut count = 0;
     loop {

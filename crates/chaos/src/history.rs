@@ -137,6 +137,14 @@ pub(crate) struct Followed {
     pub(crate) lines_after_end: usize,
 }
 
+impl Followed {
+    /// What a follower that comes back says it has.
+    pub(crate) fn last_line(&self) -> String {
+        let (attempt, sequence) = self.lines.last().copied().unwrap_or_default();
+        format!("{sequence}.{attempt}")
+    }
+}
+
 /// A tick of a schedule.
 #[derive(Debug, Clone)]
 pub(crate) struct Tick {

@@ -303,7 +303,9 @@ impl NewValue<'_> {
         }
         let fault = match self.value_type {
             ValueType::Secret if self.keeps() && !self.may_keep => "is required",
-            ValueType::Int if self.text.trim().parse::<i64>().is_err() => "must be a whole number",
+            ValueType::Int if self.text.trim().parse::<i64>().is_err() => {
+                "must be a whole number of at most 64 bits"
+            }
             ValueType::Bool if flag(self.text).is_none() => "must be true, false, yes, no, 1 or 0",
             ValueType::Json if serde_json::from_str::<Value>(self.text).is_err() => "must be JSON",
             ValueType::Json if has_long_integer(self.text) => LONG_INTEGER,

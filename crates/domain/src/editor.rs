@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::audit::{self, Action};
-use crate::workspace_files::{Entry, FilePath, on_disk};
+use crate::workspace_files::{Entry, FORM_SUFFIX, FilePath, is_form_file, on_disk};
 use crate::{Db, Error, OrgScope, OrgTx, Platform, Result};
 
 mod search;
@@ -128,12 +128,14 @@ pub async fn create_folder(platform: &Platform, scope: &OrgScope, path: FilePath
 /// Removes a file, or a folder with all it holds.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Conflict`] when a form has its file there, which would only come back.
+/// [`Error::NotFound`]; [`Error::Conflict`] when an active form has its file there, which would only come back.
 pub async fn delete(platform: &Platform, scope: &OrgScope, path: FilePath) -> Result<()> {
     let mut tx = begin(platform, scope).await?;
+    // Whoever makes forms and files equal waits until both have gone.
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('bifrost.form_files'))").execute(tx.conn()).await?;
     let of_form = sqlx::query_scalar!(
         r#"SELECT file_path AS "path!" FROM forms
-           WHERE file_path = $1 OR starts_with(file_path, $1 || '/')
+           WHERE is_active AND (file_path = $1 OR starts_with(file_path, $1 || '/'))
            LIMIT 1"#,
         path.as_str(),
     )
@@ -144,6 +146,15 @@ pub async fn delete(platform: &Platform, scope: &OrgScope, path: FilePath) -> Re
             "{file} is the file of a form, which would be written again; delete the form instead"
         )));
     }
+    // A deleted form lets its file go, which would be written again like one that was lost.
+    sqlx::query!(
+        "UPDATE forms
+         SET file_path = NULL, file_hash = NULL, file_is_due = FALSE
+         WHERE NOT is_active AND (file_path = $1 OR starts_with(file_path, $1 || '/'))",
+        path.as_str(),
+    )
+    .execute(tx.conn())
+    .await?;
     let removed = path.clone();
     on_disk(&platform.settings.workspace_path, move |files| files.remove(&removed)).await?;
     commit(tx, Action::FileDeleted, &path, &()).await
@@ -160,7 +171,8 @@ pub async fn described(platform: &Platform, entry: Entry) -> Result<Listed> {
 /// Gives a file or folder another path. Workflows, data providers and forms in it stay the same.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Conflict`] when something is there; [`Error::Impossible`] when it leads outside.
+/// [`Error::NotFound`], also for a link that leads nowhere; [`Error::Conflict`] when something is there; [`Error::Impossible`]
+/// when it leads outside. Then nothing has changed.
 pub async fn rename(platform: &Platform, scope: &OrgScope, old: FilePath, new: FilePath) -> Result<Entry> {
     let mut tx = begin(platform, scope).await?;
     // Whoever indexes the files waits until the rows have moved too.
@@ -187,20 +199,28 @@ pub async fn rename(platform: &Platform, scope: &OrgScope, old: FilePath, new: F
     )
     .execute(tx.conn())
     .await?;
-    sqlx::query!(
-        "UPDATE forms
-         SET file_path = $2 || substr(file_path, length($1) + 1)
-         WHERE file_path = $1 OR starts_with(file_path, $1 || '/')",
+    let forms = sqlx::query_scalar!(
+        r#"UPDATE forms
+           SET file_path = $2 || substr(file_path, length($1) + 1)
+           WHERE file_path = $1 OR starts_with(file_path, $1 || '/')
+           RETURNING file_path AS "file_path!""#,
         old.as_str(),
         new.as_str(),
     )
-    .execute(tx.conn())
+    .fetch_all(tx.conn())
     .await?;
+    // Files of forms are known by their names, and kept from whom they are no business of.
+    if !forms.iter().all(|path| path.rsplit('/').next().is_some_and(is_form_file)) {
+        let text = format!("{old} is the file of a form, whose name must go on ending in {FORM_SUFFIX}");
+        return Err(Error::Conflict(text));
+    }
     // The rows first: what is refused there leaves the files as they are.
     let (from, to) = (old.clone(), new.clone());
     let entry = on_disk(&platform.settings.workspace_path, move |files| {
+        // Before, since it may be refused: a link leads where it leads, and perhaps elsewhere from its new folder.
+        let entry = files.entry(&from)?;
         files.rename(&from, &to)?;
-        files.entry(&to)
+        Ok(Entry { path: to, ..entry })
     })
     .await?;
     commit(tx, Action::FileRenamed, &old, &json!({"to": new.as_str()})).await?;

@@ -80,11 +80,12 @@ pub fn candidates(program: &Path) -> Vec<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).filter(|file| file.is_file()).collect()
 }
 
-/// Whether every folder up to the root lets everybody pass.
+/// Whether every folder up to the root lets everybody pass; of what is not there yet, every folder that is.
 fn open_to_all(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
 
-    let Ok(path): std::io::Result<PathBuf> = path.canonicalize() else { return false };
+    let Ok(path) = std::path::absolute(path) else { return false };
+    let Some(path) = path.ancestors().find_map(|folder| folder.canonicalize().ok()) else { return false };
     path.ancestors()
         .all(|folder| folder.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
 }

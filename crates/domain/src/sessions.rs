@@ -3,6 +3,8 @@
 //! The invariants: of concurrent uses of one refresh token exactly one wins, and presenting a token that was
 //! already rotated revokes its whole family; a session starts only while the credentials are those that were proven.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
@@ -248,46 +250,55 @@ pub(crate) async fn start_on(
     Ok(Started { principal, refresh_token })
 }
 
-/// Replaces a refresh token by its successor.
+/// Replaces a refresh token by its successor, for a request that `began` then. Of several at once one wins.
 ///
 /// # Errors
-/// [`Error::Unauthenticated`] for an unknown, expired or revoked token; a token that was already rotated
-/// also revokes its session.
+/// [`Error::Unauthenticated`] for an unknown, expired or revoked token; a token that was already rotated when the
+/// request began also revokes its session.
 pub async fn refresh(
     db: &Db,
     token: &SecretString,
     lifetime_days: i64,
+    began: Instant,
     request_id: Option<&str>,
 ) -> Result<Started> {
     let presented = opaque::hash(token.expose_secret());
     let successor = opaque::generate();
     let mut tx = db.begin_system(&SystemScope::because("a refresh token names its session")).await?;
-    let rotated = sqlx::query!(
-        r#"WITH rotated AS (
+    // What is seen is what there was before the statement waited for whoever rotates the same token now.
+    let seen = sqlx::query!(
+        r#"WITH seen AS (
+               SELECT id FROM sessions WHERE refresh_hash = $1 AND revoked_at IS NULL AND expires_at > now()
+           ), rotated AS (
                UPDATE sessions
                SET refresh_hash = $2, rotated_at = now(), expires_at = now() + make_interval(days => $3)
                WHERE refresh_hash = $1 AND revoked_at IS NULL AND expires_at > now()
                RETURNING id, user_id
+           ), spent AS (
+               INSERT INTO spent_refresh_tokens (refresh_hash, session_id, spent_at)
+               SELECT $1, id, clock_timestamp() FROM rotated
            )
-           INSERT INTO spent_refresh_tokens (refresh_hash, session_id)
-           SELECT $1, id FROM rotated
-           RETURNING session_id AS "session_id: SessionId", (SELECT user_id FROM rotated) AS "user_id!: UserId",
-               (SELECT u.email FROM rotated r JOIN users u ON u.id = r.user_id) AS "email!""#,
+           SELECT seen.id AS "session_id: SessionId", rotated.user_id AS "user_id?: UserId", users.email AS "email?"
+           FROM seen
+           LEFT JOIN rotated ON rotated.id = seen.id
+           LEFT JOIN users ON users.id = rotated.user_id"#,
         presented,
         opaque::hash(successor.expose_secret()),
         i32::try_from(lifetime_days).map_err(Error::internal)?,
     )
     .fetch_optional(tx.conn())
     .await?;
-    let Some(rotated) = rotated else {
-        revoke_reused(&mut tx, &presented, request_id).await?;
+    let Some(seen) = seen else {
+        revoke_reused(&mut tx, &presented, began.elapsed(), request_id).await?;
         tx.commit().await?;
         return Err(Error::Unauthenticated);
     };
-    let (user, session) = ((rotated.user_id, rotated.email.as_str()), rotated.session_id);
-    audit::record_of_user(&mut tx, Action::SessionRefreshed, user, session, request_id).await?;
+    let (Some(user), Some(email)) = (seen.user_id, seen.email) else { return Err(Error::Unauthenticated) };
+    let user = (user, email.as_str());
+    audit::record_of_user(&mut tx, Action::SessionRefreshed, user, seen.session_id, request_id).await?;
+    // Before it is committed: whoever comes too late may end the session right after, which takes nothing from this answer.
+    let principal = find_in(tx.conn(), seen.session_id).await?.ok_or(Error::Unauthenticated)?;
     tx.commit().await?;
-    let principal = find(db, rotated.session_id).await?.ok_or(Error::Unauthenticated)?;
     Ok(Started { principal, refresh_token: successor })
 }
 
@@ -298,6 +309,10 @@ pub async fn refresh(
 /// [`Error::Unavailable`] when PostgreSQL is away.
 pub async fn find(db: &Db, id: SessionId) -> Result<Option<Principal>> {
     let mut conn = db.system(&BEFORE_SCOPE).await?;
+    find_in(&mut conn, id).await
+}
+
+async fn find_in(conn: &mut PgConnection, id: SessionId) -> Result<Option<Principal>> {
     Ok(principal!(
         conn,
         id,
@@ -351,22 +366,27 @@ pub async fn find_by_refresh_token(db: &Db, user: UserId, token: &SecretString) 
     .await?)
 }
 
-/// Ends a session. Ending one twice changes nothing.
+/// Ends a session; whether it had not ended before. Ending one twice changes nothing.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when PostgreSQL is away.
-pub async fn revoke(db: &Db, id: SessionId, actor: &Actor, request_id: Option<&str>) -> Result<()> {
+pub async fn revoke(db: &Db, id: SessionId, actor: &Actor, request_id: Option<&str>) -> Result<bool> {
     let mut tx =
         db.begin_system(&SystemScope::because("a session belongs to a user, not to an organization")).await?;
-    sqlx::query!(
+    let ended = sqlx::query!(
         "UPDATE sessions SET revoked_at = now(), revoked_reason = 'logout' WHERE id = $1 AND revoked_at IS NULL",
         id as _,
     )
     .execute(tx.conn())
-    .await?;
+    .await?
+    .rows_affected();
+    if ended == 0 {
+        return Ok(false);
+    }
     let actor = (actor.id, actor.email.as_str());
     audit::record_of_user(&mut tx, Action::SessionRevoked, actor, id, request_id).await?;
-    tx.commit().await
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// Ends all sessions of a user; which they were.
@@ -439,14 +459,23 @@ pub async fn list(db: &Db, user: UserId) -> Result<Vec<Session>> {
     .await?)
 }
 
-async fn revoke_reused(tx: &mut SystemTx, presented: &[u8], request_id: Option<&str>) -> Result<()> {
+/// Revokes the session of a token that was rotated before whoever presents it began to, `age` ago. A request that was under
+/// way by then has lost a race, and takes nothing from the one that won.
+async fn revoke_reused(
+    tx: &mut SystemTx,
+    presented: &[u8],
+    age: Duration,
+    request_id: Option<&str>,
+) -> Result<()> {
     let family = sqlx::query_scalar!(
         r#"UPDATE sessions
            SET revoked_at = now(), revoked_reason = 'refresh token reused'
            FROM spent_refresh_tokens spent
            WHERE spent.refresh_hash = $1 AND sessions.id = spent.session_id AND sessions.revoked_at IS NULL
+               AND spent.spent_at < clock_timestamp() - make_interval(secs => $2)
            RETURNING sessions.id AS "id: SessionId""#,
         presented,
+        age.as_secs_f64(),
     )
     .fetch_optional(tx.conn())
     .await?;

@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import inspect
+import types
+import typing
 from collections.abc import Callable
-from types import CodeType, FunctionType
-from typing import Any
+from types import CodeType, FunctionType, NoneType
+from typing import Any, get_args, get_origin
 
 from .._context import ExecutionContext
 from .._decorators import DEFAULTS
+from .signature import parameter_of
 
 _CONTEXT_TYPES = ("ExecutionContext", "OrganizationContext")
 
 
-def with_defaults(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """What a run is given, and what `@param` says about the rest; it goes before the signature's defaults."""
-    defaults = getattr(function, DEFAULTS, None)
-    if not isinstance(defaults, dict):
-        return given
-    # Copies, since the next run of a pooled process starts from the same defaults.
-    missing = {name: copy.deepcopy(value) for name, value in defaults.items() if name not in given}
-    return given | missing
+def with_omitted(
+    function: Callable[..., Any], target: Callable[..., Any], given: dict[str, Any]
+) -> dict[str, Any]:
+    """What a run is given, and what stands for the rest.
+
+    That is the default of `@param`, which goes before the one in the signature, and None for what may be left
+    out and has neither. `function` is what the decorators made of `target`.
+    """
+    described = getattr(function, DEFAULTS, None)
+    omitted: dict[str, Any] = {}
+    if isinstance(described, dict):
+        for name, value in described.items():
+            if name not in given and value is not None:
+                # A copy, since the next run of a pooled process starts from the same default.
+                omitted[name] = copy.deepcopy(value)
+    else:
+        described = {}
+    for name in _without_default(target):
+        if name not in given and name not in omitted and (name in described or _may_be_none(target, name)):
+            omitted[name] = None
+    return given | omitted if omitted else given
+
+
+def _without_default(function: Callable[..., Any]) -> list[str]:
+    """The parameters for which the signature has no default, but for the context."""
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType) or not code.co_argcount + code.co_kwonlyargcount:
+        return []
+    count = code.co_argcount
+    names = [*code.co_varnames[: count - len(getattr(function, "__defaults__", None) or ())]]
+    if names and _wants_context(function, names[0]):
+        del names[0]
+    by_name = code.co_varnames[count : count + code.co_kwonlyargcount]
+    defaults = getattr(function, "__kwdefaults__", None) or {}
+    return names + [name for name in by_name if name not in defaults]
+
+
+def _may_be_none(function: Callable[..., Any], name: str) -> bool:
+    """Whether the signature allows None, as the index reads it."""
+    return _allows_none(getattr(function, "__annotations__", {}).get(name, object))
+
+
+def _allows_none(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return not parameter_of("", ast.Constant(annotation), None)["required"]
+    if annotation is None or annotation is NoneType:
+        return True
+    members = get_args(annotation)
+    match get_origin(annotation):
+        case typing.Union | types.UnionType:
+            return any(map(_allows_none, members))
+        case typing.Annotated:
+            return _allows_none(members[0])
+    return False
 
 
 def bind(

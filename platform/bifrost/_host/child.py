@@ -29,17 +29,20 @@ from .. import _context, _runtime, errors
 from .._awaitable import Flag
 from .._context import ExecutionContext, Organization, context
 from . import failures, forks, logs, script, surroundings, variables
-from .calling import bind, options_of, with_defaults
+from .calling import bind, options_of, with_omitted
 from .connection import Connection
 from .convert import ResultTooLarge, encode_result
 from .failures import NoResult, ResourceLimit, WorkflowLoadError, WorkflowNotFound
 from .frames import FrameTooLarge, pack, quote, with_last
 from .importer import WorkspaceFinder
 from .isolation import Isolation
-from .limits import Interrupted, Limits
+from .limits import Interrupted, Limits, address_space
 
 _DEFAULT_RESULT_BYTES = 16 * 1024 * 1024
 _LAST_MOMENT = 0.002
+_BRIEF = 0.002
+"""Seconds. A run that takes less leaves little."""
+_GROWTH = 64 << 20
 _SCRIPT_RESULT = {"status": "completed", "message": "Script executed successfully"}
 
 
@@ -80,6 +83,8 @@ class Child:
         logs.activate(self.handler, self.out, self.err)
         self.surroundings = surroundings.Surroundings(self.handler, self.out, self.err)
         self.has_served = False
+        self.size = base_address_space
+        """Bytes of address space that no circles are looked for in."""
         self.context = Context()
         """What files have set in context variables while they were loaded; each run has a copy."""
         self.threads = 0
@@ -97,9 +102,11 @@ class Child:
             while True:
                 start = self.connection.next_start()
                 self.isolation.enclose()
-                perform = Execution(self, start).perform
+                began = time.monotonic()
+                execution = Execution(self, start)
                 # What the run before has set in context variables belongs to that one's context.
-                frame = self.context.copy().run(perform) if self.has_served else perform()
+                own = self.context.copy() if self.has_served else None
+                frame = own.run(execution.perform) if own is not None else execution.perform()
                 _running = False
                 if os.getpid() != owner:
                     break  # user code forked, and the copy came back from the workflow: it has no say here
@@ -112,6 +119,9 @@ class Child:
                 if is_last:
                     break
                 self.has_served = True
+                del execution, own, frame
+                if time.monotonic() - began > _BRIEF:
+                    self._collect_circles()
             code = 0
         except Terminated:
             self._flush()
@@ -169,6 +179,19 @@ class Child:
     def _has_more(self) -> bool:
         # How a program of a file ended is for the file to ask.
         return count_threads() > self.threads or (not self.has_programs and surroundings.are_programs_alive())
+
+    def _collect_circles(self) -> None:
+        """Have what runs leave in circles not be missing to the next.
+
+        Python goes by the number of objects in them, not by their size.
+        """
+        size = address_space()
+        if size > self.size + _GROWTH:
+            gc.collect()
+            self.size = address_space()
+        else:
+            # Where it has grown by less, the next run may add to that.
+            self.size = min(self.size, size)
 
     def _flush(self) -> None:
         self.out.finish()
@@ -242,6 +265,9 @@ class Execution:
         self.limits = child.limits
         self.function: Callable[..., Any] | None = None
         self.variables: Callable[[], str] = lambda: "{}"
+        self.frame: FrameType | None = None
+        """That of the workflow function. No local variable holds it: the frame of that one is below it, and
+        both would stay, with all they hold, until Python looks for such circles."""
         before = resource.getrusage(resource.RUSAGE_SELF)
         # A process run pays for its own start, a pooled one only for what it does itself.
         self.cpu_before = before.ru_utime + before.ru_stime if start.get("pooled") else 0.0
@@ -262,8 +288,13 @@ class Execution:
         except BaseException as error:
             _running = False
             self.limits.lift_cpu()
-            return self._failed(error)
+            frame = self._failed(error)
+            # Frames in it hold the task that failed, which holds the error: such circles keep all they know.
+            error.__traceback__ = None
+            return frame
         finally:
+            self.frame = None
+            script.forget_main_module()
             self.connection.forget_calls()
             _context.current = _runtime.current = None
 
@@ -333,17 +364,16 @@ class Execution:
     def _call_function(self) -> Any:
         self.function = function = self._load()
         target = inspect.unwrap(function) if hasattr(function, "__wrapped__") else function
-        given = with_defaults(function, self.start.get("parameters") or {})
+        given = with_omitted(function, target, self.start.get("parameters") or {})
         args, kwargs, extra = bind(target, self.context, given)
         self.context.parameters = extra
         code = getattr(target, "__code__", None)
         if not self.start.get("capture_variables") or code is None:
             return self._finish(function(*args, **kwargs))
         begin, end = variables.capture_frame(code)
-        frame: FrameType | None = None
 
         def collect() -> str:
-            found = frame.f_locals.items() if frame is not None else ()
+            found = self.frame.f_locals.items() if self.frame is not None else ()
             return variables.encode_variables([*extra.items(), *found], variables.parameters_of(code))
 
         self.variables = collect
@@ -355,10 +385,10 @@ class Execution:
                     # That of a decorator, which calls the function when it runs itself.
                     return self._finish(value)
                 # Calling it has only made the coroutine; its frame stays the same from here to its end.
-                frame = value.cr_frame
+                self.frame = value.cr_frame
         finally:
             # What hides in an object that is no coroutine starts later; then there is nothing to show.
-            frame = end() or frame
+            self.frame = end() or self.frame
         return self._finish(value)
 
     def _call_script(self) -> Any:
@@ -370,16 +400,10 @@ class Execution:
         self.child.finder.enter_folder(self.child.finder.root)
         parameters = start.get("parameters") or {}
         self.context.parameters = dict(parameters)
+        namespace = script.main_module(filename)
         # The names of logging and context are the ones scripts have always been given.
-        namespace: dict[str, Any] = {
-            "__name__": "__main__",
-            "__file__": filename,
-            "__builtins__": __builtins__,
-            "context": context,
-            "logger": logging.getLogger(name),
-            "logging": logging,
-            **parameters,
-        }
+        namespace.update(context=context, logger=logging.getLogger(name), logging=logging)
+        namespace.update(parameters)
         hidden = frozenset(namespace)
         if start.get("capture_variables"):
             self.variables = lambda: variables.encode_variables(list(namespace.items()), hidden)

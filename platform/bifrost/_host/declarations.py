@@ -436,7 +436,7 @@ class Reader:
         """
         if arguments is None:
             return parameter
-        parameter["type"] = self._choice(arguments, "type", PARAMETER_TYPES, parameter["type"])
+        parameter["type"] = self._parameter_type(arguments, parameter["type"])
         parameter["label"] = self._text(arguments, "label", parameter["label"])
         parameter["description"] = self._text(arguments, "description", parameter["description"])
         parameter["description"] = self._text(arguments, "help_text", parameter["description"])
@@ -454,6 +454,19 @@ class Reader:
                 (plain(arguments.values[n]) for n in names if arguments.given(n)), parameter[member]
             )
         return parameter
+
+    def _parameter_type(self, arguments: _Arguments, default: str) -> str:
+        given = arguments.values.get("type")
+        if given is None or given in PARAMETER_TYPES:
+            return given or default
+        self._problem(
+            "error",
+            arguments.nodes["type"],
+            f"@param knows no type {given!r}, and no run of this file begins with it",
+            f"Use one of {', '.join(PARAMETER_TYPES)}.",
+            "type",
+        )
+        return default
 
     # -- problems ----------------------------------------------------------------------------------------
 

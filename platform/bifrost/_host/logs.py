@@ -85,6 +85,14 @@ class WorkspaceHandler(Handler):
         if record.exc_info and record.exc_info[0] is not None:
             text = "".join(traceback.format_exception(*record.exc_info))
             send_line(self._connection, "TRACEBACK", text.rstrip(), at=at)
+        if record.stack_info:
+            send_line(self._connection, "TRACEBACK", self._own_part(record.stack_info), at=at)
+
+    def _own_part(self, stack: str) -> str:
+        """The text of a stack from the first frame that is not ours."""
+        title, _, frames = stack.partition("\n")
+        begins = (frames.find(f'  File "{place}') for place in (self._workspace, self.script) if place)
+        return f"{title}\n{frames[min((at for at in begins if at >= 0), default=0) :]}"
 
 
 def _extra(members: dict[str, Any]) -> str:
@@ -116,7 +124,7 @@ class PrintStream(io.TextIOBase):
 
     @property
     def buffer(self) -> IO[bytes]:
-        if self._raw is None:
+        if self._raw is None or self._raw.closed:
             self._raw = cast("IO[bytes]", os.fdopen(os.dup(self._fd), "wb", 0))
         return self._raw
 
@@ -131,6 +139,10 @@ class PrintStream(io.TextIOBase):
 
     def reconfigure(self, **_options: Any) -> None:
         """Accepted, as scripts ask for UTF-8; there is nothing to choose."""
+
+    def close(self) -> None:
+        """Whoever prints after it, the next run of a warm process for one, is heard all the same."""
+        self.finish()
 
     def write(self, text: str, /) -> int:
         if self._connection.detached:

@@ -14,6 +14,7 @@ from .libc import LIBC
 
 _HUGE = 2 << 20
 _MADV_COLLAPSE = 25
+_M_ARENA_MAX = -8
 
 
 def give_back() -> None:
@@ -21,6 +22,16 @@ def give_back() -> None:
     gc.collect()
     if hasattr(LIBC, "malloc_trim"):  # glibc's alone
         LIBC.malloc_trim(0)
+
+
+def share_arenas() -> None:
+    """Have threads allocate in common.
+
+    glibc reserves 64 MiB of address space for each thread otherwise, and the address space is what a run's
+    memory is limited by: fifteen threads would be the most.
+    """
+    if hasattr(LIBC, "mallopt"):  # glibc's alone
+        LIBC.mallopt(_M_ARENA_MAX, 1)
 
 
 def use_huge_pages() -> None:

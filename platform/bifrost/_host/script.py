@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import ast
 import linecache
+import sys
 from collections.abc import Iterator
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 _FUNCTION = "__script__"
+
+
+_OURS = sys.modules["__main__"]
+
+
+def main_module(filename: str) -> dict[str, Any]:
+    """The names of a new module `__main__`.
+
+    Others find it there: `pickle`, for one, and `typing`.
+    """
+    module = ModuleType("__main__")
+    # A new interpreter, as `multiprocessing` can start one, is prepared by the file otherwise; there is none.
+    module.__spec__ = _OURS.__spec__
+    module.__file__ = filename
+    sys.modules["__main__"] = module
+    return module.__dict__
+
+
+def forget_main_module() -> None:
+    """Have no later run find, nor memory hold, what a script has left in its names."""
+    sys.modules["__main__"] = _OURS
 
 
 def compile_script(source: str, filename: str) -> tuple[CodeType, bool]:
@@ -18,6 +40,7 @@ def compile_script(source: str, filename: str) -> tuple[CodeType, bool]:
     function whose names are all global, so that both kinds leave their variables in the same place. What may
     not stand in a function, or not with global names, is rewritten where it stands; see `_ForFunction`.
     """
+    source = source.removeprefix("\ufeff")  # as of a file
     lines = source.splitlines(keepends=True)
     linecache.cache[filename] = (len(source), None, lines, filename)
     tree = ast.parse(source, filename)

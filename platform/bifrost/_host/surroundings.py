@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import decimal
 import functools
-import logging
 import os
 import random
 import signal
 import socket
 import sys
+import time
 from _signal import getsignal  # type: ignore[import-not-found]  # that of `signal` looks for an enum first
 from asyncio import AbstractEventLoop
 from contextvars import copy_context
 from typing import Any
 
 from . import logs
+from .loggers import Loggers
 
 _SIGNALS = (
     *(signal.SIGTERM, signal.SIGXCPU, signal.SIGINT, signal.SIGALRM, signal.SIGCHLD),
@@ -36,13 +37,12 @@ class Surroundings:
     """Made in the template, when it is set up as each run is to find it."""
 
     def __init__(self, handler: logs.WorkspaceHandler, out: logs.PrintStream, err: logs.PrintStream) -> None:
-        self._handler, self._out, self._err = handler, out, err
+        self._out, self._err = out, err
         self._signals = [(int(number), getsignal(number)) for number in _SIGNALS]
         self._mask = os.umask(0o077)
         os.umask(self._mask)
         self._folder = os.getcwd()
-        # Configuring logging from a file or a dict clears the list that this comes first in.
-        self._first_handler = logging._handlerList[0]  # type: ignore[attr-defined]
+        self._loggers = Loggers(handler)
         self._environment: dict[bytes, bytes] = {}
         self._timeout: float | None = None
         self._path: list[str] = []
@@ -55,6 +55,8 @@ class Surroundings:
         self._environment = _environment().copy()
         self._timeout = socket.getdefaulttimeout()
         self._path = sys.path.copy()
+        self._loggers.keep()
+        self._generator.keep()
         is_used = any(isinstance(value, decimal.Context) for value in copy_context().values())
         self._arithmetic = decimal.getcontext().copy() if is_used else None
 
@@ -79,8 +81,11 @@ class Surroundings:
         self._generator.restore()
         if sys.stdout is not self._out or sys.stderr is not self._err:
             sys.stdout, sys.stderr = self._out, self._err
-        if not self._logs_as_before():
-            self._restore_logging()
+        self._loggers.restore()
+        if sys.gettrace() is not None:
+            sys.settrace(None)
+        if sys.getprofile() is not None:
+            sys.setprofile(None)
         if socket.getdefaulttimeout() != self._timeout:
             socket.setdefaulttimeout(self._timeout)
         if sys.path != self._path:
@@ -90,43 +95,16 @@ class Surroundings:
         if _environment() != self._environment:
             self._restore_environment()
 
-    def _logs_as_before(self) -> bool:
-        root, own, known = logging.root, self._handler, logging._handlerList  # type: ignore[attr-defined]
-        return not (
-            root.handlers != [own]
-            or root.level != logging.DEBUG
-            or root.filters
-            or root.disabled
-            or root.manager.disable
-            or own.level
-            or own.filters
-            or not known
-            or known[0] is not self._first_handler
-        )
-
-    def _restore_logging(self) -> None:
-        root, own, known = logging.root, self._handler, logging._handlerList  # type: ignore[attr-defined]
-        root.handlers[:] = [own]
-        for filterer in (root, own):
-            filterer.filters.clear()
-        own.setLevel(logging.NOTSET)
-        root.disabled = False
-        logging.disable(logging.NOTSET)
-        root.setLevel(logging.DEBUG)
-        if not known or known[0] is not self._first_handler:
-            known.insert(0, self._first_handler)
-            # Such a configuration switches off all loggers that it does not name.
-            for logger in root.manager.loggerDict.values():
-                if isinstance(logger, logging.Logger):
-                    logger.disabled = False
-
     def _restore_environment(self) -> None:
         now, kept = _environment(), self._environment
+        zone = now.get(b"TZ")
         for name in [name for name in now if name not in kept]:
             del os.environ[os.fsdecode(name)]
         for name, value in kept.items():
             if now.get(name) != value:
                 os.environ[os.fsdecode(name)] = os.fsdecode(value)
+        if zone != kept.get(b"TZ"):
+            time.tzset()
 
 
 def _environment() -> dict[bytes, bytes]:
@@ -137,10 +115,13 @@ class _Generator:
     """The generator of random numbers that `random` shares: what repeats in one run must not in others.
 
     What it is set to cannot be seen for little, and to seed it takes a while; so it tells when it was set.
+    Where a file sets it while it is loaded, each run begins there, as it would in a process of its own.
     """
 
     def __init__(self) -> None:
         self._is_set = False
+        self._kept: Any = None
+        self._set_to = random.setstate
         random.seed = self._telling(random.seed)
         random.setstate = self._telling(random.setstate)
 
@@ -151,10 +132,16 @@ class _Generator:
 
         return functools.wraps(function)(tell)
 
-    def restore(self) -> None:
+    def keep(self) -> None:
         if self._is_set:
+            self._kept, self._is_set = random.getstate(), False
+
+    def restore(self) -> None:
+        if self._kept is not None:
+            self._set_to(self._kept)
+        elif self._is_set:
             random.seed()
-            self._is_set = False
+        self._is_set = False
 
 
 def are_programs_alive() -> bool:
@@ -219,6 +206,7 @@ def _is_as_made(loop: Any) -> bool:
             or loop._default_executor is not None
             or loop._exception_handler is not None
             or loop._task_factory is not None
+            or loop._debug
             or (loop._scheduled and not all(timer._cancelled for timer in loop._scheduled))
         )
     except AttributeError:

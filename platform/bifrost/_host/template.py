@@ -112,6 +112,7 @@ def main() -> None:
     control = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
     os.dup2(2, 1)
     forks.install()
+    memory.share_arenas()
     preload([*COMMON, *SDK, *filter(None, options.preload.split(","))])
     # Opening a pipe would wait for whoever writes into it.
     paths = [path for path in python_files(workspace, hidden=True) if os.path.isfile(path)]

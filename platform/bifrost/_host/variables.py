@@ -21,6 +21,13 @@ from .frames import quote
 _EVENTS_TO_WAIT = 2_000
 
 Capture = tuple[Callable[[], None], Callable[[], FrameType | None]]
+"""The second function gives the frame away: who calls it is below that frame, and holds the function."""
+
+
+def _take(kept: list[FrameType]) -> FrameType | None:
+    frame = kept[0] if kept else None
+    kept.clear()
+    return frame
 
 
 if sys.version_info >= (3, 12):
@@ -44,7 +51,7 @@ if sys.version_info >= (3, 12):
 
         def end() -> FrameType | None:
             _monitoring.set_local_events(_TOOL, code, _monitoring.events.NO_EVENTS)
-            return kept[0] if kept else None
+            return _take(kept)
 
         return begin, end
 
@@ -67,7 +74,7 @@ else:
         def end() -> FrameType | None:
             if not kept:
                 sys.setprofile(None)
-            return kept[0] if kept else None
+            return _take(kept)
 
         return lambda: sys.setprofile(hook), end
 

@@ -1,17 +1,15 @@
-//! JSON bodies: size and depth are bounded, and a fault is named by the pointer of the member.
+//! JSON bodies: size and depth are bounded. What is wrong with one that does not fit its type is in `faults`.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use domain::json::{pointer_below, unfit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use serde_path_to_error::{Path, Segment};
 
-use super::body;
+use super::{body, faults};
 use crate::AppState;
 use crate::problem::Problem;
 
@@ -84,39 +82,18 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// The pointer of the member that does not fit, and what is wrong with it.
-pub(super) fn locate(path: &Path, message: &str) -> (String, String) {
-    let mut pointer = String::new();
-    for segment in path.iter() {
-        match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-            Segment::Map { key } | Segment::Enum { variant: key } => push(&mut pointer, key),
-            Segment::Unknown => {}
-        }
-    }
-    let (missing, detail) = unfit(message);
-    if let Some(name) = missing {
-        push(&mut pointer, name);
-    }
-    (pointer, detail)
-}
-
-fn push(pointer: &mut String, key: &str) {
-    *pointer = pointer_below(pointer, key);
-}
-
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let text = str::from_utf8(body).map_err(|_| Problem::invalid("", "must be UTF-8"))?;
+    // The parser would take a list for the members in their order.
+    if text.trim_start().starts_with('[') {
+        return Err(Problem::invalid("", "must be an object"));
+    }
     if nests_deeper(body, MAX_DEPTH) {
         return Err(Problem::invalid("", format!("nests deeper than {MAX_DEPTH} levels")));
     }
-    let mut json = serde_json::Deserializer::from_slice(body);
+    let mut json = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        if error.inner().is_data() {
-            let (pointer, detail) = locate(error.path(), &error.inner().to_string());
-            Problem::invalid(pointer, detail)
-        } else {
-            Problem::invalid("", format!("malformed JSON: {}", error.inner()))
-        }
+        Problem::from(domain::Error::Invalid(faults::of_body::<T>(text, error.path(), error.inner())))
     })?;
     json.end().map_err(|error| Problem::invalid("", format!("malformed JSON: {error}")))?;
     Ok(value)
@@ -212,7 +189,9 @@ mod tests {
         let told = [
             (parse::<f64>(br#""1""#).map(drop), "must be a number"),
             (parse::<Map<String, Value>>(b"[1]").map(drop), "must be an object"),
+            (parse::<Order>(b" [[]]").map(drop), "must be an object"),
             (parse::<Vec<u8>>(b"{}").map(drop), "must be a list"),
+            (parse::<Map<String, Value>>(b"{\"a\": \"\xff\"}").map(drop), "must be UTF-8"),
             (parse::<uuid::Uuid>(br#""junk""#).map(drop), "must be a UUID"),
             (parse::<uuid::Uuid>(br#""00""#).map(drop), "must be a UUID"),
         ];

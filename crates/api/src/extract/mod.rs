@@ -2,6 +2,7 @@
 
 mod caller;
 mod client;
+mod faults;
 mod form;
 mod idempotency;
 mod json;
@@ -41,9 +42,12 @@ fn from_texts<T: DeserializeOwned>(texts: HashMap<String, String>, prefix: &str)
         check_text(&format!("{prefix}{name}"), text)?;
     }
     let texts: Value = texts.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
-    serde_path_to_error::deserialize(texts).map_err(|error| {
-        let (pointer, detail) = json::locate(error.path(), &error.inner().to_string());
-        Problem::invalid(format!("{prefix}{}", pointer.trim_start_matches('/')), detail)
+    T::deserialize(&texts).map_err(|_| {
+        let mut all = faults::of_texts::<T>(texts.clone());
+        for fault in &mut all {
+            fault.pointer = format!("{prefix}{}", fault.pointer.trim_start_matches('/'));
+        }
+        domain::Error::Invalid(all).into()
     })
 }
 

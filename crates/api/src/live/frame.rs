@@ -7,6 +7,7 @@ use domain::id::{ExecutionId, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::LastLine;
 use crate::visibility::{self, Reader};
 
 /// Something to tell a follower.
@@ -65,7 +66,7 @@ pub(crate) struct LogFrame {
     r#type: &'static str,
     #[serde(rename = "executionId")]
     execution_id: ExecutionId,
-    pub(crate) sequence: i64,
+    sequence: i64,
     /// Numbers come again with a later attempt, where the one before was lost with lines that were never stored.
     attempt: i32,
     level: String,
@@ -163,6 +164,11 @@ impl LogFrame {
             metadata: data.clone(),
             data,
         }
+    }
+
+    /// What a client that has it tells back to go on after it.
+    pub(crate) fn line(&self) -> LastLine {
+        LastLine { sequence: self.sequence, attempt: self.attempt }
     }
 }
 

@@ -1,12 +1,13 @@
 //! The order of lines, whatever order they arrive in.
 //!
 //! A later attempt counts on from what is stored of those before. What a lost one said beyond was told, but never counted: its
-//! numbers come again.
+//! numbers come again, also to a reader who was away meanwhile and says which attempt their last line is of.
 
 use std::collections::BTreeMap;
 
 use domain::events::LiveLine;
 
+use super::LastLine;
 use crate::visibility::Reader;
 
 /// Lines held back; what is beyond is read from the rows when its turn comes.
@@ -28,9 +29,10 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Nothing told yet beyond line `told`.
-    pub(super) fn after(reader: Reader, told: i64) -> Self {
-        Self { reader, told, attempt: 0, newest: 0, due: Vec::new(), held: BTreeMap::new() }
+    /// Nothing told yet beyond the line `last`.
+    pub(super) fn after(reader: Reader, last: LastLine) -> Self {
+        let LastLine { sequence: told, attempt } = last;
+        Self { reader, told, attempt, newest: attempt, due: Vec::new(), held: BTreeMap::new() }
     }
 
     /// The attempt whose lines are told; 0 until one is known.
@@ -38,7 +40,7 @@ impl Lines {
         self.attempt
     }
 
-    /// Goes on with a later attempt; `counted` is the last line that the rows have of those before.
+    /// Goes on with a later attempt; `counted` is the last line that the rows have of the one that was told and those before.
     pub(super) fn begin_attempt(&mut self, attempt: i32, counted: i64) {
         self.told = self.told.min(counted);
         self.attempt = attempt;
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn early_lines_wait_and_doubled_ones_vanish() {
-        let mut lines = Lines::after(Reader::Admin, 0);
+        let mut lines = Lines::after(Reader::Admin, LastLine::default());
         for sequence in [3, 2, 3] {
             lines.take_live(line(sequence, None, 1));
         }
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_user_gets_their_own_counting() {
-        let mut lines = Lines::after(Reader::User, 0);
+        let mut lines = Lines::after(Reader::User, LastLine::default());
         for (sequence, own) in [(1, Some(1)), (2, None), (3, Some(2))] {
             lines.take_live(line(sequence, own, 1));
         }
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_a_lost_attempt_said_beyond_the_rows_gives_way_to_the_next() {
-        let mut lines = Lines::after(Reader::Admin, 0);
+        let mut lines = Lines::after(Reader::Admin, LastLine::default());
         lines.take_live(line(3, None, 1));
         lines.take_live(line(2, None, 2));
         lines.take_stored(line(1, None, 1));
@@ -164,8 +166,18 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_who_was_away_gets_what_came_in_the_place_of_a_lost_line() {
+        let mut lines = Lines::after(Reader::Admin, LastLine { sequence: 3, attempt: 1 });
+        lines.take_live(line(2, None, 2));
+        lines.take_live(line(3, None, 2));
+        assert_eq!(told(&mut lines), [0_i64; 0], "the rows must say where it begins");
+        lines.begin_attempt(2, 1);
+        assert_eq!(told(&mut lines), [2, 3]);
+    }
+
+    #[test]
     fn what_was_told_of_a_lost_attempt_hides_nothing_of_the_next() {
-        let mut lines = Lines::after(Reader::Admin, 0);
+        let mut lines = Lines::after(Reader::Admin, LastLine::default());
         for sequence in 1..=3 {
             lines.take_live(line(sequence, None, 1));
         }

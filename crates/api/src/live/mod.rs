@@ -19,9 +19,11 @@ use crate::visibility::Reader;
 use crate::{AppState, deadline};
 
 mod frame;
+mod last_line;
 mod lines;
 
 pub(crate) use frame::{Frame, UpdateFrame};
+pub(crate) use last_line::LastLine;
 
 use frame::LogFrame;
 use lines::Lines;
@@ -69,7 +71,7 @@ struct Waiting {
 /// What the rows say.
 struct Rows {
     execution: Execution,
-    /// The last line they have of attempts before the present one, if it is new.
+    /// The last line they have of the attempt that was told and those before, where another has begun.
     counted: i64,
     stored: Vec<logs::Line>,
 }
@@ -84,11 +86,16 @@ enum Phase {
 }
 
 impl Follow {
-    /// Begins to follow, after line `after` in the reader's own counting.
+    /// Begins to follow, after the line that the reader has.
     ///
     /// # Errors
     /// [`Error::NotFound`] and [`Error::Forbidden`] as for reading the execution.
-    pub(crate) async fn open(app: AppState, scope: &OrgScope, id: ExecutionId, after: i64) -> Result<Self> {
+    pub(crate) async fn open(
+        app: AppState,
+        scope: &OrgScope,
+        id: ExecutionId,
+        after: LastLine,
+    ) -> Result<Self> {
         let scope = scope.clone().widened();
         // Before the row is read: what happens in between is then among the events.
         let watch = app.platform.events.watch(id, true);
@@ -161,7 +168,7 @@ impl Follow {
             let all_levels = self.lines.reader.sees_everything();
             let (told, attempt) = (self.lines.told, self.lines.attempt());
             let counted = if attempt > 0 && execution.attempt > attempt {
-                logs::last_before(&mut tx, self.id, execution.attempt, all_levels).await?
+                logs::last_until(&mut tx, self.id, attempt, all_levels).await?
             } else {
                 told
             };

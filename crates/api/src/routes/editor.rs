@@ -299,7 +299,7 @@ async fn write_file(
     responses(
         (status = 201, body = FileMetadata),
         (status = 400, description = "The path leads outside of the workspace."),
-        (status = 409, description = "Something is there."),
+        (status = 409, description = "Something is there, or it is the file of a form and its new name does not end in `.form.json`."),
         Problems,
     ),
 )]

@@ -32,15 +32,15 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
 /// Follows an execution.
 ///
 /// Server-sent events `execution_update` and `execution_log`, as on the WebSocket: the present state, every
-/// stored line, then what happens; the terminal update comes last and ends the stream. Lines carry their
-/// sequence as `id`, so a client that reconnects with `Last-Event-ID` misses and repeats nothing. Where an attempt was
-/// lost with lines that were never stored, the next `attempt` gives their numbers anew; a client that was away meanwhile
-/// gets only those after its own, and reads the rest at `/logs`.
+/// stored line, then what happens; the terminal update comes last and ends the stream. Lines carry
+/// `<sequence>.<attempt>` as `id`, so a client that reconnects with `Last-Event-ID` misses and repeats nothing. Where an
+/// attempt was lost with lines that were never stored, the next `attempt` gives their numbers anew, also to a client that was
+/// away meanwhile. The sequence alone is accepted too.
 #[utoipa::path(
     get, path = "/api/executions/{execution_id}/stream", tag = "Executions", security(("bearer" = [])),
     params(
         ("execution_id" = Uuid, Path, description = "The execution."),
-        ("Last-Event-ID" = Option<i64>, Header, description = "Sequence of the last line the client has."),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last line the client has: its `id`, or its sequence."),
     ),
     responses((status = 200, body = String, content_type = "text/event-stream"), Problems),
 )]
@@ -51,7 +51,7 @@ async fn stream_execution(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let last = headers.get(LAST_EVENT_ID).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let follow = Follow::open(app.clone(), &signed.scope, id, last.unwrap_or(0).max(0)).await?;
+    let follow = Follow::open(app.clone(), &signed.scope, id, last.unwrap_or_default()).await?;
     let end = end_of_welcome(app, signed.principal);
     let events = frames(follow).map(|frame| Ok::<_, Infallible>(event(&frame))).take_until(Box::pin(end));
     Ok((NO_STORE, Sse::new(events).keep_alive(KeepAlive::default())).into_response())
@@ -67,7 +67,7 @@ fn frames(follow: Follow) -> impl Stream<Item = Frame> {
 fn event(frame: &Frame) -> Event {
     let event = match frame {
         Frame::Update(_) => Event::default().event("execution_update"),
-        Frame::Log(log) => Event::default().event("execution_log").id(log.sequence.to_string()),
+        Frame::Log(log) => Event::default().event("execution_log").id(log.line().to_string()),
     };
     event.data(serde_json::to_string(frame).expect("a frame is always JSON"))
 }

@@ -19,7 +19,7 @@ use super::channel::Channel;
 use super::outbox::Outbox;
 use super::{BEHIND, Listener, MOST_CHANNELS, RESTARTING, Refusal, UNAUTHENTICATED};
 use crate::AppState;
-use crate::live::{Follow, Frame, UpdateFrame};
+use crate::live::{Follow, Frame, LastLine, UpdateFrame};
 use crate::routes::notifications::NotificationPublic;
 use crate::visibility::Reader;
 
@@ -50,7 +50,7 @@ struct Request {
     channel: Option<String>,
     /// By channel: the last line the client has.
     #[serde(default)]
-    after: HashMap<String, i64>,
+    after: HashMap<String, LastLine>,
 }
 
 impl Request {
@@ -80,7 +80,7 @@ pub(super) async fn join_channels(app: &AppState, listener: &Listener, names: &[
             continue;
         }
         if let Channel::Execution(id) = channel {
-            match Follow::open(app.clone(), &listener.scope, id, 0).await {
+            match Follow::open(app.clone(), &listener.scope, id, LastLine::default()).await {
                 Ok(follow) => follows.push((id, follow)),
                 Err(Error::NotFound(_) | Error::Forbidden(_)) => {
                     channels.remove(&channel);
@@ -100,7 +100,7 @@ pub(super) async fn join_channels(app: &AppState, listener: &Listener, names: &[
 /// # Errors
 /// As for reading the execution.
 pub(super) async fn join_execution(app: &AppState, listener: &Listener, id: ExecutionId) -> Result<Joined> {
-    let follow = Follow::open(app.clone(), &listener.scope, id, 0).await?;
+    let follow = Follow::open(app.clone(), &listener.scope, id, LastLine::default()).await?;
     Ok(Joined {
         hello: json!({"type": "connected", "executionId": id}),
         channels: HashSet::from([Channel::User(listener.principal.user_id), Channel::Execution(id)]),
@@ -227,7 +227,7 @@ impl Connection {
             "ping" => self.outbox.send(&json!({"type": "pong"})).await,
             "subscribe" => {
                 for name in names() {
-                    self.subscribe(name, request.after.get(name).copied().unwrap_or(0).max(0)).await;
+                    self.subscribe(name, request.after.get(name).copied().unwrap_or_default()).await;
                 }
             }
             "unsubscribe" => {
@@ -239,7 +239,7 @@ impl Connection {
         }
     }
 
-    async fn subscribe(&mut self, name: &str, after: i64) {
+    async fn subscribe(&mut self, name: &str, after: LastLine) {
         let follow = match self.grant(name, after).await {
             Ok(follow) => follow,
             Err(detail) => {
@@ -253,7 +253,11 @@ impl Connection {
     }
 
     /// Joins a channel; answers what there is to follow, or why not.
-    async fn grant(&mut self, name: &str, after: i64) -> Result<Option<(ExecutionId, Follow)>, &'static str> {
+    async fn grant(
+        &mut self,
+        name: &str,
+        after: LastLine,
+    ) -> Result<Option<(ExecutionId, Follow)>, &'static str> {
         // One text for what does not exist and what belongs to somebody else.
         const REFUSED: &str = "no such channel";
         let channel = name.parse::<Channel>().map_err(|()| REFUSED)?;

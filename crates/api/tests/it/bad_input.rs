@@ -22,6 +22,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use testkit::Reply;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::support::{PASSWORD, World};
@@ -163,6 +165,55 @@ async fn every_broken_parameter_is_named_at_once() {
     let reply = reply.expect_status(StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(reply.pointers(), ["/input_data/name", "/input_data/times", "/input_data/loud"]);
     assert!(reply.detail().contains("input_data/name: is required"), "{}", reply.detail());
+    world.close().await;
+}
+
+#[tokio::test]
+async fn every_member_that_lacks_or_is_wrong_is_named_at_once() {
+    let world = World::start().await;
+    for (body, pointers, detail) in [
+        (
+            json!({}),
+            vec!["/key", "/value", "/type"],
+            "key: is required; value: is required; type: is required",
+        ),
+        (json!({"key": 5, "value": 6, "type": 7}), vec!["/key", "/type", "/value"], "type: must be one of"),
+        (json!({"key": "k", "value": "v", "type": null}), vec!["/type"], "type: must be one of"),
+    ] {
+        let reply = world.admin.client.post("/api/config", &body).await;
+        let reply = reply.expect_status(StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(reply.pointers(), pointers, "{body}: {}", reply.body);
+        assert!(reply.detail().contains(detail), "{body}: {}", reply.detail());
+    }
+    world.close().await;
+}
+
+/// Sends a head that is refused and a body of this size, of which these bytes are sent; gives what came back.
+async fn refused(stream: &mut TcpStream, size: usize, body: &[u8]) -> String {
+    let head = format!(
+        "POST /api/organizations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("is sent");
+    stream.write_all(body).await.expect("is sent");
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("Not authenticated") {
+        assert!(stream.read_buf(&mut answer).await.expect("answers") > 0, "it has hung up");
+    }
+    String::from_utf8(answer).expect("UTF-8").to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn a_refused_request_leaves_its_connection_usable_or_says_that_it_ends() {
+    let world = World::start().await;
+    let address = world.nobody().base().trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(&address).await.expect("connects");
+    stream.set_nodelay(true).expect("a socket");
+    for _ in 0..20 {
+        let answer = refused(&mut stream, 13, b"{\"name\": \"x\"}").await;
+        assert!(answer.starts_with("http/1.1 401") && !answer.contains("connection: close"), "{answer}");
+    }
+    let answer = refused(&mut stream, 1_000_000, b"").await;
+    assert!(answer.starts_with("http/1.1 401") && answer.contains("connection: close"), "{answer}");
     world.close().await;
 }
 

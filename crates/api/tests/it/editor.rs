@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use domain::forms::files;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -171,6 +172,22 @@ async fn a_link_that_leads_outside_is_neither_read_nor_replaced() {
         put(admin, name, "x").await.expect_status(StatusCode::BAD_REQUEST);
         assert!(link.is_symlink(), "{name}");
     }
+    // A move that is refused has moved nothing, and one that is done is recorded, also of a link that leads elsewhere then.
+    rename(admin, "there.txt", "moved.txt").await.expect_status(StatusCode::BAD_REQUEST);
+    let refused = rename(admin, "dangling.txt", "moved.txt").await;
+    assert!(matches!(refused.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND), "{}", refused.status);
+    for name in ["there.txt", "dangling.txt"] {
+        assert!(world.test.workspace().join(name).is_symlink(), "{name}");
+    }
+    assert!(!world.test.workspace().join("moved.txt").is_symlink());
+    let moves = "SELECT count(*) FROM audit_log WHERE action = 'file.renamed'";
+    assert_eq!(world.count(moves).await, 0);
+    put(admin, "deep/target.txt", "x").await.expect_status(StatusCode::OK);
+    let inside = world.test.workspace().join("deep/link.txt");
+    std::os::unix::fs::symlink("target.txt", inside).expect("links");
+    let moved = rename(admin, "deep/link.txt", "link.txt").await.expect_status(StatusCode::OK).json();
+    assert_eq!((&moved["path"], world.count(moves).await), (&json!("link.txt"), 1));
+    assert!(world.test.workspace().join("link.txt").is_symlink());
     assert_eq!(std::fs::read_to_string(&outside).expect("reads"), "outside");
     world.close().await;
 }
@@ -212,6 +229,10 @@ async fn folders_are_made_listed_moved_and_removed() {
     delete(admin, path).await.expect_status(StatusCode::CONFLICT);
     delete(admin, "forms").await.expect_status(StatusCode::CONFLICT);
     rename(admin, path, "it/laptop.form.json").await.expect_status(StatusCode::OK);
+    // By its name it is known as what only some may see.
+    for other in ["it/laptop.json", "it/laptop.txt", "it/.laptop.form.json"] {
+        rename(admin, "it/laptop.form.json", other).await.expect_status(StatusCode::CONFLICT);
+    }
     let mut file = get(admin, "it/laptop.form.json").await.json();
     let mut document: Value =
         serde_json::from_str(file["content"].take().as_str().expect("text")).expect("JSON");
@@ -219,6 +240,18 @@ async fn folders_are_made_listed_moved_and_removed() {
     put(admin, "it/laptop.form.json", &document.to_string()).await.expect_status(StatusCode::OK);
     let read = admin.get(&format!("/api/forms/{}", form["id"].as_str().expect("an id"))).await.json();
     assert_eq!((&read["name"], &read["file_path"]), (&json!("Notebook"), &json!("it/laptop.form.json")));
+
+    // That of a deleted form can, and stays away; a form that is active again has a file again.
+    let form = format!("/api/forms/{}", form["id"].as_str().expect("an id"));
+    admin.delete(&form).await.expect_status(StatusCode::NO_CONTENT);
+    delete(admin, "it").await.expect_status(StatusCode::NO_CONTENT);
+    files::sync(world.platform()).await.expect("syncs");
+    get(admin, "it/laptop.form.json").await.expect_status(StatusCode::NOT_FOUND);
+    let written = "SELECT count(*) FROM forms WHERE file_path IS NOT NULL OR file_is_due";
+    assert_eq!(world.count(written).await, 0);
+    admin.patch(&form, &json!({"is_active": true})).await.expect_status(StatusCode::OK);
+    files::sync(world.platform()).await.expect("syncs");
+    assert_eq!(world.count("SELECT count(*) FROM forms WHERE file_path IS NOT NULL").await, 1);
     world.close().await;
 }
 
@@ -274,6 +307,11 @@ async fn a_search_finds_lines_and_columns_in_text_files_only() {
         (
             json!({"query": "^n[e]+dle$", "is_regex": true, "include_pattern": "search/**"}),
             vec![all[3].clone()],
+        ),
+        // In lines that end as on Windows too.
+        (
+            json!({"query": "st$", "is_regex": true, "include_pattern": "search/**"}),
+            vec![at("one.txt", 1, 3), at("one.txt", 3, 2)],
         ),
         (json!({"query": "(x+x+)+y", "is_regex": true, "include_pattern": "search/**"}), vec![]),
         (json!({"query": "root:", "include_pattern": "search/**"}), vec![]),

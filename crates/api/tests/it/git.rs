@@ -9,6 +9,7 @@ use testkit::{Client, Origin, TestDb, TestEnv};
 
 use crate::support::World;
 
+mod conflicts;
 mod github;
 mod hostile;
 mod inward;

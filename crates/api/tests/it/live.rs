@@ -179,6 +179,9 @@ async fn lines_of_a_lost_attempt_hide_none_of_the_next() {
     worker.store(&lost, &lines(1, 5)).await;
     worker.tell(&lost, &lines(1, 10));
     let mut frames = socket.until(|frame| frame["sequence"] == 10).await;
+    let away = world.admin.client.request(reqwest::Method::GET, &format!("/api/executions/{id}/stream"));
+    let away = away.header("last-event-id", "10.1");
+    let channel = format!("execution:{id}");
 
     sqlx::query("UPDATE executions SET lease_expires_at = now()").execute(&mut conn).await.expect("updates");
     assert_eq!(reap::reap(&world.platform().db).await.expect("reaps").len(), 1);
@@ -194,6 +197,18 @@ async fn lines_of_a_lost_attempt_hide_none_of_the_next() {
         frames.iter().filter_map(|frame| frame["attempt"].as_i64().zip(frame["sequence"].as_i64())).collect();
     let expected: Vec<(i64, i64)> = (1..=10).map(|n| (1, n)).chain((6..=8).map(|n| (2, n))).collect();
     assert_eq!(told, expected);
+
+    // Who was away meanwhile says which attempt the last line is of, and misses none either.
+    let reply = world.admin.client.send(away).await.expect_status(StatusCode::OK);
+    let ids: Vec<&str> = reply.body.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(ids, ["6.2", "7.2", "8.2"]);
+    let mut socket = Socket::connect(&world.admin.client, "/ws/connect").await;
+    socket
+        .send(&json!({"type": "subscribe", "channels": [channel], "after": {channel.as_str(): "10.1"}}))
+        .await;
+    let frames = socket.until(|frame| frame["status"] == "Success" && frame["snapshot"] != true).await;
+    let told: Vec<i64> = frames.iter().filter_map(|frame| frame["sequence"].as_i64()).collect();
+    assert_eq!(told, [6, 7, 8]);
     world.close().await;
 }
 
@@ -214,9 +229,8 @@ async fn a_script_follows_by_server_sent_events_and_resumes() {
 
     let reply = follow.await.expect("reads").expect_status(StatusCode::OK);
     assert_eq!(reply.header("content-type"), Some("text/event-stream"));
-    let ids: Vec<i64> =
-        reply.body.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
-    assert_eq!(ids, (11..=200).collect::<Vec<_>>());
+    let ids: Vec<&str> = reply.body.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(ids, (11..=200).map(|n| format!("{n}.1")).collect::<Vec<_>>());
     let last = reply.body.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().expect("data");
     let last: Value = serde_json::from_str(last).expect("JSON");
     assert_eq!((&last["type"], &last["status"]), (&json!("execution_update"), &json!("Success")));

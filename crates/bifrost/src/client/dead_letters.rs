@@ -40,6 +40,9 @@ pub(crate) struct List {
 pub(crate) struct Show {
     /// Id of the letter.
     id: String,
+    /// Only in this queue: workflow.executions, git.sync or packages.install. The same message has the same id in each.
+    #[arg(long)]
+    queue: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -100,7 +103,7 @@ async fn list(args: List) -> Result<u8, Failure> {
 
 async fn show(args: Show) -> Result<u8, Failure> {
     let mut api = Api::open(&args.target)?;
-    let answer = api.get(&path(None, MOST)).await?;
+    let answer = api.get(&path(args.queue.as_deref(), MOST)).await?;
     let found =
         letters(&answer).iter().find(|letter| letter.get("id").and_then(Value::as_str) == Some(&args.id));
     let letter = found.ok_or_else(|| {

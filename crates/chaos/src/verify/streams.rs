@@ -30,10 +30,10 @@ pub(super) fn followers(facts: &Facts<'_>) -> Verdict {
         heard += followed.lines.len();
         let id = followed.execution;
         let stored = facts.lines.get(&id).map_or(&[][..], Vec::as_slice);
-        let missing: HashSet<i64> = {
-            let heard: HashSet<i64> = followed.lines.iter().map(|(_, sequence)| *sequence).collect();
-            stored.iter().filter_map(|line| line.user_sequence).filter(|own| !heard.contains(own)).collect()
-        };
+        // By attempt: a line of a lost one is no substitute for what the next gave its number.
+        let told_of: HashSet<(i64, i64)> = followed.lines.iter().copied().collect();
+        let own = stored.iter().filter_map(|line| Some((i64::from(line.attempt), line.user_sequence?)));
+        let missing: Vec<(i64, i64)> = own.filter(|line| !told_of.contains(line)).collect();
         let end = facts.rows.get(&id).map(|row| row.status.as_str());
         if followed.terminal.as_deref() != end {
             told.push(format!("a follower of {id} heard the end {:?}, which is {end:?}", followed.terminal));

@@ -173,7 +173,14 @@ fn whatever_a_stale_attempt_leaves_is_found() {
         history.lines[0].message = "of no attempt".into();
         history.lines[2].attempt = 1;
         history.lines[2].message = "of no attempt".into();
+        // As they were told, so that nothing else is found.
+        history.followed[0].lines = vec![(2, 1), (1, 2)];
     });
+}
+
+#[test]
+fn a_line_of_a_lost_attempt_is_no_substitute_for_that_of_the_next() {
+    finds(&["followers miss nothing"], |history| history.followed[0].lines = vec![(1, 1), (1, 2)]);
 }
 
 #[test]

@@ -52,7 +52,7 @@ struct Kept {
 }
 
 /// Begins the authorization of a connection of the scope; any other that it waited for is void. The redirect address stays
-/// as it is given, letter by letter.
+/// as it is given, letter by letter. Why the connection failed before stays too, for who cancels this.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Impossible`] for a connection that needs no consent.
@@ -81,8 +81,7 @@ pub async fn begin(
     platform.cache.put(&key(&state), &kept, LIFETIME).await;
     sqlx::query!(
         "UPDATE oauth_connections
-         SET status = 'waiting_callback', status_message = NULL, pending_state = $2, redirect_uri = $3,
-             updated_at = now()
+         SET status = 'waiting_callback', pending_state = $2, redirect_uri = $3, updated_at = now()
          WHERE id = $1",
         connection.id,
         opaque::hash(&state),
@@ -94,21 +93,31 @@ pub async fn begin(
     Ok(Authorization { url, state })
 }
 
-/// Gives up waiting for somebody's consent. A token that was there before stays.
+/// Gives up waiting for somebody's consent: the connection is again what it was before. One that waits for nobody stays as it is.
 ///
 /// # Errors
 /// [`Error::NotFound`].
 pub async fn cancel(tx: &mut OrgTx, name: &str) -> Result<Connection> {
     let connection = get(tx, name).await?;
-    sqlx::query!(
+    let ended = sqlx::query!(
         "UPDATE oauth_connections
-         SET status = CASE WHEN access_token IS NULL THEN 'not_connected' ELSE 'completed' END,
-             status_message = NULL, pending_state = NULL, updated_at = now()
-         WHERE id = $1",
+         SET status = CASE
+                 -- A refresh was refused meanwhile.
+                 WHEN status <> 'waiting_callback' THEN status
+                 WHEN status_message IS NOT NULL THEN 'failed'
+                 WHEN access_token IS NULL THEN 'not_connected'
+                 ELSE 'completed'
+             END,
+             pending_state = NULL, updated_at = now()
+         WHERE id = $1 AND (status = 'waiting_callback' OR pending_state IS NOT NULL)",
         connection.id,
     )
     .execute(tx.conn())
-    .await?;
+    .await?
+    .rows_affected();
+    if ended == 0 {
+        return Ok(connection);
+    }
     let cancelled = get_by_id(tx, connection.id).await?;
     audit::record(tx, Action::ConnectionAuthorizationCancelled, resource(name), &()).await?;
     Ok(cancelled)

@@ -343,7 +343,14 @@ pub async fn insert(tx: &mut OrgTx, vault: &Vault, new: NewConnection) -> Result
 /// [`Error::NotFound`].
 pub async fn delete(tx: &mut OrgTx, name: &str) -> Result<()> {
     let connection = get(tx, name).await?;
-    sqlx::query!("DELETE FROM oauth_connections WHERE id = $1", connection.id).execute(tx.conn()).await?;
+    let deleted = sqlx::query!("DELETE FROM oauth_connections WHERE id = $1", connection.id)
+        .execute(tx.conn())
+        .await?
+        .rows_affected();
+    // Of those who found it at once, one has removed it.
+    if deleted == 0 {
+        return Err(Error::NotFound("connection"));
+    }
     audit::record(tx, Action::ConnectionDeleted, resource(name), &()).await
 }
 

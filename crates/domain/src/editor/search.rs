@@ -81,6 +81,9 @@ pub async fn search(platform: &Platform, query: Query) -> Result<Found> {
     let matcher = RegexMatcherBuilder::new()
         .case_insensitive(!query.case_sensitive)
         .fixed_strings(!query.is_regex)
+        // `$` is in front of `\r\n` too, as lines are shown; `\n` alone is what no pattern may hold.
+        .multi_line(true)
+        .crlf(true)
         .line_terminator(Some(b'\n'))
         .build(&query.text)
         .map_err(|error| Error::Impossible(format!("the pattern cannot be read: {error}")))?;

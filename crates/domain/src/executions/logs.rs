@@ -155,11 +155,11 @@ pub async fn stored(db: &Db, execution: ExecutionId, marker: &str) -> Result<Sto
     .await?)
 }
 
-/// The last line of the attempts before this one, in the reader's own counting; 0 if there is none.
+/// The last line of this attempt and those before, in the reader's own counting; 0 if there is none.
 ///
 /// # Errors
 /// [`crate::Error::Unavailable`] when PostgreSQL is away.
-pub async fn last_before(
+pub async fn last_until(
     tx: &mut OrgTx,
     execution: ExecutionId,
     attempt: i32,
@@ -168,7 +168,7 @@ pub async fn last_before(
     Ok(sqlx::query_scalar!(
         r#"SELECT COALESCE(max(CASE WHEN $3 THEN sequence ELSE user_sequence END), 0) AS "last!"
            FROM execution_logs
-           WHERE execution_id = $1 AND attempt < $2"#,
+           WHERE execution_id = $1 AND attempt <= $2"#,
         execution as _,
         attempt,
         all_levels,

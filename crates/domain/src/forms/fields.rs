@@ -74,6 +74,14 @@ pub fn data_providers(schema: &Value) -> Vec<&str> {
     fields.filter_map(|field| field.get("data_provider").and_then(Value::as_str)).collect()
 }
 
+/// Whether there is no such text, or an empty one; what is no text has its own fault.
+fn is_missing(field: &Map<String, Value>, name: &str) -> bool {
+    match field.get(name) {
+        None | Some(Value::Null) => true,
+        Some(value) => value.as_str().is_some_and(|text| text.trim().is_empty()),
+    }
+}
+
 fn check_field(faults: &mut Faults, at: &str, field: &Map<String, Value>) {
     for name in
         TEXTS.iter().filter(|name| !matches!(field.get(**name), None | Some(Value::Null | Value::String(_))))
@@ -85,7 +93,7 @@ fn check_field(faults: &mut Faults, at: &str, field: &Map<String, Value>) {
     {
         faults.add(format!("{at}/{name}"), "must be true or false");
     }
-    if text(field, "name").is_none_or(|name| name.trim().is_empty()) {
+    if is_missing(field, "name") {
         faults.add(format!("{at}/name"), "is required");
     }
     let kind = text(field, "type").unwrap_or_default();
@@ -93,7 +101,7 @@ fn check_field(faults: &mut Faults, at: &str, field: &Map<String, Value>) {
         faults.add(format!("{at}/type"), &format!("must be one of {}", TYPES.join(", ")));
     }
     let needed = if SHOWN.contains(&kind) { "content" } else { "label" };
-    if text(field, needed).is_none_or(|text| text.trim().is_empty()) {
+    if is_missing(field, needed) {
         faults.add(format!("{at}/{needed}"), "is required");
     }
     check_validation(faults, &format!("{at}/validation"), field.get("validation"));
@@ -225,12 +233,13 @@ mod tests {
             (json!(5), &[""]),
             (json!({}), &["/name", "/type", "/label"]),
             (json!({"name": " ", "label": "L", "type": "text"}), &["/name"]),
-            (json!({"name": 5, "label": "L", "type": "text"}), &["/name", "/name"]),
+            (json!({"name": 5, "label": "L", "type": "text"}), &["/name"]),
+            (json!({"name": "n", "label": true, "type": "text"}), &["/label"]),
             (with(json!({"type": "password"})), &["/type"]),
             (with(json!({"type": null})), &["/type"]),
             (with(json!({"label": ""})), &["/label"]),
             (with(json!({"label": null})), &["/label"]),
-            (with(json!({"label": 1})), &["/label", "/label"]),
+            (with(json!({"label": 1})), &["/label"]),
             (json!({"name": "m", "type": "markdown"}), &["/content"]),
             (json!({"name": "m", "type": "html", "content": " "}), &["/content"]),
             (json!({"name": "m", "type": "html", "label": "L"}), &["/content"]),

@@ -1,11 +1,10 @@
 //! Commits and pushes: what stays within the repository. A commit that ends a merge changes files too, by `apply`.
 
-use std::time::SystemTime;
-
 use serde_json::json;
 
 use super::apply::{self, Step};
-use super::look::{self, Merge};
+use super::look::{self, Merge, Version};
+use super::paths::Paths;
 use super::program::Git;
 use super::session::Session;
 use super::{Failed, Outcome, on_thread, store};
@@ -27,7 +26,7 @@ pub struct Committed {
 /// Commits everything that was changed; while a merge is in progress, its result.
 ///
 /// # Errors
-/// [`Failed::Said`] when nothing was changed, or a conflict was not resolved.
+/// [`Failed::Said`] when nothing was changed, or nobody has decided on a conflict.
 pub async fn commit(platform: &Platform, scope: &OrgScope, message: Option<&str>) -> Outcome<Committed> {
     let session = Session::begin(platform, scope).await?;
     match commit_pending(&session, message).await? {
@@ -79,7 +78,7 @@ async fn commit_pending(session: &Session, message: Option<&str>) -> Outcome<Opt
     }
     let head = session.git.commit("HEAD").await?;
     match (session.merging().await?, &head) {
-        (Some(theirs), Some(head)) => commit_merge(session, head, &theirs, message).await.map(Some),
+        (Some(theirs), Some(head)) => Box::pin(commit_merge(session, head, &theirs, message)).await.map(Some),
         _ => commit_changes(session, head.as_deref(), message).await,
     }
 }
@@ -109,35 +108,36 @@ async fn commit_changes(session: &Session, head: Option<&str>, message: &str) ->
 async fn commit_merge(session: &Session, head: &str, theirs: &str, message: &str) -> Outcome<Committed> {
     let git = &session.git;
     let merge = look::try_merge(git, head, theirs).await?;
-    let open = unresolved(session, &merge).await?;
+    let mine = look::files(git, head).await?;
+    let Decided { open, given_way } = decided(session, &merge, &mine).await?;
     if !open.is_empty() {
         return Err(Failed::said(format!(
-            "there are conflicts in {}; save each of these files as it should be, then commit",
+            "there are conflicts in {}; save each of these files as it should be (of a folder, a file in it) or delete it, then commit",
             open.join(", ")
         )));
     }
     let incoming = git.list(["diff", "--name-only", "-z", "--no-renames", head, &merge.result, "--"]).await?;
+    let incoming: Paths = incoming.into_iter().collect();
     let dirty = look::to_commit(git).await?;
     let clash: Vec<String> = dirty
         .iter()
         .map(|path| String::from_utf8_lossy(path).into_owned())
-        .filter(|path| incoming.contains(path) && !merge.conflicts.contains_key(path))
+        .filter(|path| incoming.meet(path) && !merge.concerns(path))
         .collect();
-    if !clash.is_empty() {
-        return Err(apply::overwrites(&clash));
-    }
+    apply::refuse_overwriting(clash)?;
     // The result of the merge, with what is in the workspace where that is the answer.
     let mut taken = dirty;
-    taken.extend(merge.conflicts.keys().map(|path| path.clone().into_bytes()));
+    let is_taken = |path: &&String| given_way.iter().all(|(given, _)| given != *path);
+    let conflicts = merge.conflicts.keys().filter(is_taken);
+    taken.extend(conflicts.chain(&merge.invented).map(|path| path.clone().into_bytes()));
     taken.sort();
     taken.dedup();
     let index = git.folder().join("merge.index");
     git.call(["read-tree", &merge.result]).index(index.clone()).done().await?;
-    git.call(["update-index", "--add", "--remove", "--replace", "-z", "--stdin"])
-        .index(index.clone())
-        .paths(&taken)
-        .done()
-        .await?;
+    apply::take(git, &session.tree, Some(&index), &taken).await?;
+    if !given_way.is_empty() {
+        apply::put(git, &index, &given_way).await?;
+    }
     let tree = git.call(["write-tree"]).index(index.clone()).text().await?;
     on_thread(move || std::fs::remove_file(index)).await?;
     let sha = write_commit(git, &tree, &[head, theirs], message).await?;
@@ -153,18 +153,46 @@ async fn commit_merge(session: &Session, head: &str, theirs: &str, message: &str
     Ok(Committed { sha, files })
 }
 
-/// Conflicts whose file nobody has saved since the merge began. A file that is gone was decided on by whoever removed it.
-async fn unresolved(session: &Session, merge: &Merge) -> Outcome<Vec<String>> {
+/// What became of the conflicts since the merge began.
+#[derive(Debug, Default)]
+struct Decided {
+    /// Those that nobody has decided on.
+    open: Vec<String>,
+    /// Files of theirs for which a folder of ours has made room.
+    given_way: Vec<(String, Version)>,
+}
+
+/// Each file was at its path when the merge began, or was brought there, so that one that is gone was decided on by whoever removed
+/// it; one that is there, by whoever saved it since. Where we have a folder, its files stand for it.
+async fn decided(session: &Session, merge: &Merge, mine: &Paths) -> Outcome<Decided> {
     let (files, begun) = (session.tree.files.clone(), session.git.folder().join("MERGE_HEAD"));
-    let paths: Vec<String> = merge.conflicts.keys().cloned().collect();
+    let with_folder = |(path, [_, _, theirs]): (&String, &[Option<Version>; 3])| {
+        (path.clone(), theirs.clone(), mine.inside(path).cloned().collect::<Vec<_>>())
+    };
+    let conflicts: Vec<_> = merge.conflicts.iter().map(with_folder).collect();
     on_thread(move || {
         let begun = begun.metadata()?.modified()?;
-        let is_open = |path: &String| {
-            let saved: Option<SystemTime> =
-                files.join(path).symlink_metadata().ok().and_then(|metadata| metadata.modified().ok());
-            saved.is_some_and(|saved| saved <= begun)
+        let is_untouched = |path: &str| {
+            let saved = files.join(path).symlink_metadata().and_then(|metadata| metadata.modified());
+            saved.is_ok_and(|saved| saved <= begun)
         };
-        Ok(paths.into_iter().filter(is_open).collect())
+        let mut decided = Decided::default();
+        for (path, theirs, folder) in conflicts {
+            let is_open = if folder.is_empty() {
+                is_untouched(&path)
+            } else {
+                folder.iter().all(|path| is_untouched(path))
+            };
+            if is_open {
+                decided.open.push(path);
+            } else if let Some(theirs) = theirs
+                && !folder.is_empty()
+                && apply::is_free(&files.join(&path))?
+            {
+                decided.given_way.push((path, theirs));
+            }
+        }
+        Ok(decided)
     })
     .await
 }

@@ -1,10 +1,11 @@
 //! What the repository looks like: branch, changed files, conflicts, history. Nothing here changes anything.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 
 use super::names::Branch;
+use super::paths::{Paths, upwards};
 use super::program::{Git, fields};
 use super::store::{self, Connection};
 use super::{Commit, Conflict, Failed, Outcome};
@@ -19,6 +20,8 @@ const MAX_CHANGES: usize = 2_000;
 const MAX_CONFLICTS: usize = 200;
 /// Longest content of a conflict.
 const MAX_CONTENT: u64 = 1024 * 1024;
+/// The mode of what is a repository within.
+const SUBMODULE: &str = "160000";
 
 /// How a file differs from the last commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,13 +83,43 @@ pub struct History {
     pub total: i64,
 }
 
+/// A file as one side has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version {
+    /// Kind of the file, as git writes it.
+    pub(super) mode: String,
+    /// Its content.
+    pub(super) blob: String,
+}
+
 /// A merge, tried out.
 #[derive(Debug, Clone)]
 pub(super) struct Merge {
     /// The files of both; with marks where both have changed the same.
     pub(super) result: String,
-    /// Paths of the conflicts, each with the blobs of base, ours and theirs.
-    pub(super) conflicts: BTreeMap<String, [Option<String>; 3]>,
+    /// Paths of the conflicts, each with base, ours and theirs.
+    pub(super) conflicts: BTreeMap<String, [Option<Version>; 3]>,
+    /// Paths of `result` that neither side has: git puts a file there in whose place the other side has a folder or a link.
+    pub(super) invented: BTreeSet<String>,
+}
+
+impl Merge {
+    /// Whether a file belongs to a conflict: it is at its path, or in the folder that is there.
+    pub(super) fn concerns(&self, path: &str) -> bool {
+        upwards(path).any(|path| self.conflicts.contains_key(path))
+    }
+
+    /// What the workspace gets when the merge begins, so that there is something to decide on: the files of conflicts that are
+    /// not at their path in `mine`, because they were deleted or have another name here.
+    pub(super) fn brought(&self, mine: &Paths) -> Vec<(String, Version)> {
+        let missing = self.conflicts.iter().filter(|(path, _)| !mine.meet(path));
+        let version = |(path, [_, ours, theirs]): (&String, &[Option<Version>; 3])| {
+            let version = ours.as_ref().or(theirs.as_ref())?;
+            // A repository within comes empty, whatever was decided.
+            (version.mode != SUBMODULE).then(|| (path.clone(), version.clone()))
+        };
+        missing.filter_map(version).collect()
+    }
 }
 
 /// The repository as it is now, as far as this machine knows.
@@ -317,29 +350,49 @@ pub(super) async fn try_merge(git: &Git, ours: &str, theirs: &str) -> Outcome<Me
     }
     let mut parts = fields(&answer.output).into_iter();
     let result = parts.next().ok_or_else(|| Failed::said("git gave no result of the merge"))?;
-    let mut conflicts = BTreeMap::<_, [Option<String>; 3]>::new();
+    let mut merge = Merge { result, conflicts: BTreeMap::new(), invented: BTreeSet::new() };
     for part in parts {
-        let Some((stage, path)) = part.split_once('\t') else { continue };
-        let mut words = stage.split(' ').skip(1);
-        let (Some(blob), Some(stage)) = (words.next(), words.next().and_then(|n| n.parse::<usize>().ok()))
+        let Some((facts, path)) = part.split_once('\t') else { continue };
+        let mut words = facts.split(' ');
+        let (Some(mode), Some(blob), Some(stage)) =
+            (words.next(), words.next(), words.next().and_then(|n| n.parse::<usize>().ok()))
         else {
             continue;
         };
-        if let Some(place) = conflicts.entry(path.to_owned()).or_default().get_mut(stage.wrapping_sub(1)) {
-            *place = Some(blob.to_owned());
+        let real = real_path(path, [ours, theirs]);
+        if real != path {
+            merge.invented.insert(path.to_owned());
+        }
+        let sides = merge.conflicts.entry(real.to_owned()).or_default();
+        if let Some(place) = sides.get_mut(stage.wrapping_sub(1)) {
+            *place = Some(Version { mode: mode.to_owned(), blob: blob.to_owned() });
         }
     }
-    Ok(Merge { result, conflicts })
+    Ok(merge)
+}
+
+/// The path that a file has on its side. Where the other side has a folder or a link, git invents one: the path, `~`, the commit,
+/// and a number if somebody has that too.
+fn real_path<'a>(path: &'a str, commits: [&str; 2]) -> &'a str {
+    let Some((real, rest)) = path.rsplit_once('~') else { return path };
+    let commit = rest.split_once('_').map_or(rest, |(commit, _)| commit);
+    if commits.contains(&commit) { real } else { path }
+}
+
+/// The files of a commit.
+pub(super) async fn files(git: &Git, commit: &str) -> Outcome<Paths> {
+    Ok(git.list(["ls-tree", "-r", "-z", "--name-only", commit]).await?.into_iter().collect())
 }
 
 /// Both sides and the base of each conflict.
 pub(super) async fn contents(git: &Git, merge: &Merge) -> Outcome<Vec<Conflict>> {
     let mut found = Vec::new();
     let shown = merge.conflicts.iter().take(MAX_CONFLICTS);
-    let blobs: Vec<&String> = shown.clone().flat_map(|(_, blobs)| blobs.iter().flatten()).collect();
+    let blobs: Vec<&String> =
+        shown.clone().flat_map(|(_, sides)| sides.iter().flatten()).map(|side| &side.blob).collect();
     let texts = texts(git, &blobs).await?;
     for (path, [base, current, incoming]) in shown {
-        let text = |blob: &Option<String>| blob.as_ref().and_then(|blob| texts.get(blob).cloned());
+        let text = |side: &Option<Version>| side.as_ref().and_then(|side| texts.get(&side.blob).cloned());
         found.push(Conflict {
             path: path.clone(),
             current: text(current).unwrap_or_default(),
@@ -388,4 +441,42 @@ async fn texts(git: &Git, blobs: &[&String]) -> Outcome<BTreeMap<String, String>
         rest = rest.get(end + 2 + size..).unwrap_or_default();
     }
     Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_git_invents_lead_back_to_the_real_ones() {
+        let commits = ["0d24aae5", "65a2337f"];
+        let real = |path: &'static str| real_path(path, commits);
+        assert_eq!(real("notes~65a2337f"), "notes");
+        assert_eq!(real("deep/notes~0d24aae5_0"), "deep/notes");
+        assert_eq!(real("old~1~65a2337f_12"), "old~1");
+        for own in ["notes", "notes~main", "notes~65a2337f2", "notes~/65a2337f", "65a2337f"] {
+            assert_eq!(real(own), own);
+        }
+    }
+
+    #[test]
+    fn a_merge_brings_what_is_not_here_and_is_no_folder() {
+        let version = |mode: &str, blob: &str| Some(Version { mode: mode.into(), blob: blob.into() });
+        let file = |blob: &str| version("100644", blob);
+        let conflicts = [
+            ("both", [file("0"), file("1"), file("2")]),
+            ("deleted", [file("0"), None, file("2")]),
+            ("folder", [None, None, file("2")]),
+            ("module", [None, None, version(SUBMODULE, "2")]),
+            ("nowhere", [file("0"), None, None]),
+            ("renamed", [file("0"), file("1"), file("2")]),
+        ];
+        let conflicts = conflicts.into_iter().map(|(path, sides)| (path.to_owned(), sides)).collect();
+        let merge = Merge { result: String::new(), conflicts, invented: BTreeSet::new() };
+        let mine: Paths = ["both", "folder/a"].map(ToOwned::to_owned).into_iter().collect();
+        let brought = merge.brought(&mine);
+        let brought: Vec<_> = brought.iter().map(|(path, version)| (&**path, &*version.blob)).collect();
+        assert_eq!(brought, [("deleted", "2"), ("renamed", "1")]);
+        assert!(merge.concerns("folder/a") && merge.concerns("both") && !merge.concerns("bot"));
+    }
 }

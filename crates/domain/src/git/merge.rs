@@ -1,14 +1,16 @@
 //! Pulls, and the merges they may leave in progress.
 //!
 //! While a merge is in progress the files stay as they were, so that what runs goes on running: the conflicts are told with both
-//! sides and the base, a conflict is resolved by saving the file, and the commit brings everything else with it.
+//! sides and the base, a conflict is resolved by saving or deleting the file, and the commit brings everything else with it. Only
+//! what was deleted here and changed there is written when the merge begins, as git does it: deleting it again is then a decision.
 
 use serde_json::json;
 
-use super::apply::{self, Step};
+use super::apply::{self, Begun, Step};
+use super::paths::Paths;
 use super::program::{Git, fields, garbled};
 use super::session::Session;
-use super::{Conflict, Failed, Outcome, change, look, on_thread, store};
+use super::{Conflict, Failed, Outcome, change, look, store};
 use crate::audit::{self, Action};
 use crate::{OrgScope, Platform};
 
@@ -17,7 +19,7 @@ use crate::{OrgScope, Platform};
 pub struct Pulled {
     /// Files that changed.
     pub updated: Vec<String>,
-    /// What somebody has to decide; then nothing changed, and a merge is in progress.
+    /// What somebody has to decide; then no file of ours changed, and a merge is in progress.
     pub conflicts: Vec<Conflict>,
 }
 
@@ -72,24 +74,16 @@ pub async fn pull(platform: &Platform, scope: &OrgScope) -> Outcome<Pulled> {
     let mut incoming =
         git.list(["diff", "--name-only", "-z", "--no-renames", &head, &merge.result, "--"]).await?;
     incoming.extend(merge.conflicts.keys().cloned());
+    let incoming: Paths = incoming.into_iter().collect();
     let dirty = look::dirty(git).await?;
-    let clash: Vec<String> = dirty.into_iter().filter(|path| incoming.contains(path)).collect();
-    if !clash.is_empty() {
-        return Err(apply::overwrites(&clash));
-    }
+    let mut clash: Vec<String> = dirty.into_iter().filter(|path| incoming.meet(path)).collect();
+    clash.extend(apply::unknown_in_the_way(git, &session.tree, &head, &merge.result).await?);
+    apply::refuse_overwriting(clash)?;
     let conflicts = look::contents(git, &merge).await?;
-    let mut tx = session.record().await?;
-    store::set_synced(&mut tx).await?;
+    let brought = merge.brought(&look::files(git, &head).await?);
     let details = json!({"commit": theirs});
-    let (file, new) = (git.folder().join("MERGE_HEAD"), git.folder().join("MERGE_HEAD.new"));
-    on_thread(move || {
-        std::fs::write(&new, format!("{theirs}\n"))?;
-        std::fs::rename(new, file)
-    })
-    .await?;
-    // Last, since others wait with what they record.
-    audit::record(&mut tx, Action::GitMergeBegun, "git", &details).await?;
-    tx.commit().await?;
+    let step = Step { begins: Some(Begun { theirs, brought }), ..Step::default() };
+    apply::apply(&session, &step, Action::GitMergeBegun, &details).await?;
     Ok(Pulled { updated: Vec::new(), conflicts })
 }
 
@@ -104,7 +98,12 @@ pub async fn abort(platform: &Platform, scope: &OrgScope) -> Outcome<()> {
     };
     let merge = look::try_merge(&session.git, &head, &theirs).await?;
     let dirty = look::dirty(&session.git).await?;
-    let restored = dirty.into_iter().filter(|path| merge.conflicts.contains_key(path)).collect();
+    let mut restored: Vec<String> = dirty.into_iter().filter(|path| merge.concerns(path)).collect();
+    // They go again, those too that `.gitignore` names.
+    let brought = merge.brought(&look::files(&session.git, &head).await?);
+    restored.extend(brought.into_iter().map(|(path, _)| path));
+    restored.sort();
+    restored.dedup();
     let step = Step { restored, ends_merge: true, ..Step::default() };
     apply::apply(&session, &step, Action::GitMergeAborted, &json!({"commit": theirs})).await?;
     Ok(())

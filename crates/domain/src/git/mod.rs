@@ -2,8 +2,8 @@
 //!
 //! The program `git` does the work (ADR 42), and only in `program.rs` is it started. Looking is in `look.rs`; `change.rs`
 //! has what stays within the repository (commit, push), `merge.rs` and `discard.rs` what changes files, `apply.rs` how they do
-//! it: aside, and then all at once (ADR 43). Connecting is in `connect.rs`, what GitHub itself is asked in `github.rs`. Whose turn
-//! it is says `turn.rs`.
+//! it: aside, and then all at once (ADR 43), and `paths.rs` which files cannot be there together. Connecting is in `connect.rs`, what
+//! GitHub itself is asked in `github.rs`. Whose turn it is says `turn.rs`.
 //!
 //! The invariants: one operation at a time over all replicas; and no name, address, file or configuration of a
 //! repository is ever read as an option or run as a program.
@@ -20,6 +20,7 @@ pub mod github;
 pub mod look;
 pub mod merge;
 pub mod names;
+mod paths;
 mod program;
 mod remote;
 mod session;
@@ -59,14 +60,14 @@ pub struct Commit {
     pub is_pushed: bool,
 }
 
-/// A file that both sides have changed.
+/// A file that both sides have changed, or whose place is a folder on one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     /// Where it is.
     pub path: String,
-    /// As it is here; empty if it was deleted.
+    /// As it is here; empty if it was deleted or is a folder.
     pub current: String,
-    /// As it comes; empty if it was deleted there.
+    /// As it comes; empty if it was deleted there or is a folder.
     pub incoming: String,
     /// As it was when both began.
     pub base: Option<String>,

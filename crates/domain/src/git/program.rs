@@ -261,8 +261,9 @@ impl<'a> Call<'a> {
         self
     }
 
-    pub(super) fn index(mut self, index: PathBuf) -> Self {
-        self.index = Some(index);
+    /// With another index than that of the tree, if one is named.
+    pub(super) fn index(mut self, index: impl Into<Option<PathBuf>>) -> Self {
+        self.index = index.into();
         self
     }
 

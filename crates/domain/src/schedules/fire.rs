@@ -170,7 +170,8 @@ async fn take_waiting(tx: &mut SystemTx, now: DateTime<Utc>) -> Result<Vec<Due>>
         "NULL::timestamptz",
         "s.waiting_fire_at IS NOT NULL AND (s.next_fire_at IS NULL OR s.next_fire_at > $2)
              AND NOT EXISTS (SELECT FROM executions e
-                             WHERE e.id = ANY (s.open_executions) AND e.status IN ('Pending', 'Running', 'Cancelling'))
+                             WHERE e.id = ANY (s.open_executions) AND e.status IN ('Pending', 'Running', 'Cancelling')
+                               AND NOT (e.lease_expires_at < now() AND e.attempt >= e.max_attempts))
            ORDER BY s.waiting_fire_at",
         now
     ))
@@ -265,14 +266,17 @@ async fn fire(tx: &mut SystemTx, now: DateTime<Utc>, due: Vec<Due>, fired: &mut 
     write(tx, now, &changes).await
 }
 
-/// The open executions of these schedules that have not ended.
+/// The open executions of these schedules that have not ended. One whose worker was lost in its last attempt has, though nobody
+/// has said so yet: where all workers were away, the first tick after it comes before the reaper does.
 async fn live_of(tx: &mut SystemTx, due: &[Due]) -> Result<HashSet<Uuid>> {
     let open: Vec<Uuid> = due.iter().flat_map(|schedule| schedule.open_executions.iter().copied()).collect();
     if open.is_empty() {
         return Ok(HashSet::new());
     }
     let live = sqlx::query_scalar!(
-        "SELECT id FROM executions WHERE id = ANY ($1) AND status IN ('Pending', 'Running', 'Cancelling')",
+        "SELECT id FROM executions
+         WHERE id = ANY ($1) AND status IN ('Pending', 'Running', 'Cancelling')
+           AND NOT (lease_expires_at < now() AND attempt >= max_attempts)",
         &open,
     )
     .fetch_all(tx.conn())

@@ -112,7 +112,7 @@ impl Message for Wakeup {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
-        read(bytes, |wakeup: &Self| wakeup.v)
+        read(bytes)
     }
 }
 
@@ -129,20 +129,27 @@ impl Message for JobWakeup {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
-        read(bytes, |wakeup: &Self| wakeup.v)
+        read(bytes)
     }
 }
 
+/// What messages of all versions have.
+#[derive(Deserialize)]
+struct Versioned {
+    v: u8,
+}
+
 /// Reads a message of bounded size and of this version.
-fn read<M: serde::de::DeserializeOwned>(bytes: &[u8], version: fn(&M) -> u8) -> Result<M, String> {
+fn read<M: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<M, String> {
     if bytes.len() > MAX_BYTES {
         return Err(format!("{} bytes are more than {MAX_BYTES}", bytes.len()));
     }
-    let message: M = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    match version(&message) {
-        VERSION => Ok(message),
-        other => Err(format!("version {other} is not {VERSION}")),
+    // Another version may have other members, so the version is looked at first.
+    let Versioned { v } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if v != VERSION {
+        return Err(format!("version {v} is not {VERSION}"));
     }
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
 impl Wakeups {
@@ -346,6 +353,7 @@ mod tests {
 
         let other_version = serde_json::to_vec(&Wakeup { v: 2, ..wakeup }).expect("JSON");
         assert!(Wakeup::decode(&other_version).expect_err("refused").contains("version 2"));
+        assert_eq!(Wakeup::decode(br#"{"v": 2, "execution": 1}"#), Err("version 2 is not 1".into()));
         assert!(Wakeup::decode(b"{\"v\": 1").is_err());
         assert!(Wakeup::decode(&vec![b' '; MAX_BYTES + 1]).expect_err("refused").contains("bytes"));
         assert!(JobWakeup::decode(&other_version).is_err(), "a wake-up of another queue");

@@ -291,6 +291,28 @@ async fn what_overlaps_is_skipped_queued_or_allowed() {
 }
 
 #[tokio::test]
+async fn a_run_whose_worker_is_lost_for_good_overlaps_with_nothing() {
+    let fixture = Fixture::embedded().await;
+    let of = |name: &str| json!({"name": name, "schedule": "30 * * * *", "schedule_overlap": name});
+    fixture.schedule(&[of("skip"), of("queue")]).await;
+    fixture.due_at(half_past(1)).await;
+    assert_eq!(fixture.tick(half_past(1)).await, (2, 0));
+    assert_eq!(fixture.claim(WorkerId::generate(), 100).await.len(), 2);
+    // All workers are killed, and the first one that is back ticks before it reaps.
+    let mut conn = fixture.test.db.connect().await;
+    let expire = "UPDATE executions SET lease_expires_at = now() - interval '1 second'";
+    sqlx::query(expire).execute(&mut conn).await.expect("expires");
+    assert_eq!(fixture.tick(half_past(2)).await, (2, 0));
+
+    // One that is tried again is not over.
+    assert_eq!(fixture.claim(WorkerId::generate(), 100).await.len(), 2);
+    sqlx::query(expire).execute(&mut conn).await.expect("expires");
+    sqlx::query("UPDATE executions SET max_attempts = 2").execute(&mut conn).await.expect("updates");
+    assert_eq!(fixture.tick(half_past(3)).await, (0, 2));
+    fixture.close().await;
+}
+
+#[tokio::test]
 async fn what_an_outage_missed_is_skipped_run_once_or_caught_up() {
     let fixture = Fixture::embedded().await;
     let of = |name: &str| json!({"name": name, "schedule": "30 * * * *", "schedule_overlap": "allow", "schedule_misfire": name});

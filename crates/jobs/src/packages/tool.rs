@@ -25,6 +25,8 @@ const MAX_OUTPUT: u64 = 64 * 1024 * 1024;
 /// Lines that are told, at most, and their length.
 const MAX_LINES: usize = 200;
 const MAX_LINE: usize = 500;
+/// Files that are written for it. People never see them, but what stands in their lines.
+const GIVEN: [&str; 4] = ["wanted.txt", "alone.txt", "constraints.txt", "lock.txt"];
 /// Last lines that say why it failed.
 const LAST_WORDS: usize = 20;
 const QUESTION_PATIENCE: Duration = Duration::from_secs(30);
@@ -250,7 +252,8 @@ impl Tool {
         let (stdout, stderr) = (child.0.stdout.take(), child.0.stderr.take());
         let stdout = stdout.context("the installer has no output")?;
         let stderr = stderr.context("the installer has no error output")?;
-        let clean = |line: &str| self.clean(line, folder);
+        let given = given(folder).await;
+        let clean = |line: &str| self.clean(line, folder, &given);
         let (output, last_words) = tokio::join!(read_bounded(stdout), follow(stderr, &clean, tell));
         let status = child.0.wait().await.context("waiting for the installer")?;
         if status.success() {
@@ -263,9 +266,11 @@ impl Tool {
         )))
     }
 
-    /// A line without what is nobody's business: credentials of the index, and our folders.
-    fn clean(&self, line: &str, folder: &Path) -> String {
+    /// A line without what is nobody's business: credentials of the index, and our files and folders.
+    fn clean(&self, line: &str, folder: &Path, given: &[(String, String)]) -> String {
         let index = self.index.expose_secret().trim_end_matches('/');
+        let line =
+            given.iter().fold(line.to_owned(), |line, (file, text)| with_requirements(&line, file, text));
         let mut line = line.replace(index, "the package index").replace(&*folder.to_string_lossy(), "");
         if let Some((secret, _)) = index.split_once("://").and_then(|(_, rest)| rest.split_once('@')) {
             line = line.replace(secret, "…");
@@ -385,6 +390,35 @@ async fn follow(
     last
 }
 
+/// Path and text of the files that are given to the installer.
+async fn given(folder: &Path) -> Vec<(String, String)> {
+    let mut given = Vec::new();
+    for name in GIVEN {
+        let file = folder.join(name);
+        // Not every step has all of them.
+        if let Ok(text) = tokio::fs::read_to_string(&file).await {
+            given.push((file.to_string_lossy().into_owned(), text));
+        }
+    }
+    given
+}
+
+/// A line that names requirements themselves where pip names their place, as in `-r FILE (line 2)`.
+fn with_requirements(line: &str, file: &str, text: &str) -> String {
+    let place = format!("{file} (line ");
+    let (mut shown, mut rest) = (String::new(), line);
+    while let Some((before, after)) = rest.split_once(&place) {
+        let requirement = |number: &str| text.lines().nth(number.parse::<usize>().ok()?.checked_sub(1)?);
+        let found = after.split_once(')').and_then(|(number, after)| Some((requirement(number)?, after)));
+        let Some((requirement, after)) = found else { break };
+        shown += before.strip_suffix("-r ").or_else(|| before.strip_suffix("-c ")).unwrap_or(before);
+        // Hashes say nothing to people.
+        shown += requirement.split(" --").next().unwrap_or_default().trim_end_matches(['\\', ' ']);
+        rest = after;
+    }
+    shown + rest
+}
+
 /// The requirements of one package.
 fn lines_of(wanted: &str, name: &Name) -> String {
     let is_name = |char: char| char.is_ascii_alphanumeric() || char == '-';
@@ -395,5 +429,27 @@ fn lines_of(wanted: &str, name: &Name) -> String {
 impl From<anyhow::Error> for Fault {
     fn from(error: anyhow::Error) -> Self {
         Self::Broken(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_see_requirements_and_not_where_they_were_written() {
+        let (file, text) = ("/tmp/w/wanted.txt", "alpha==1.0\nbeta==2.0 --hash=sha256:00 \\\n");
+        let shown = |line: &str| with_requirements(line, file, text);
+        assert_eq!(
+            shown("ERROR: Cannot install -r /tmp/w/wanted.txt (line 1) and beta==2.0 because they conflict."),
+            "ERROR: Cannot install alpha==1.0 and beta==2.0 because they conflict."
+        );
+        assert_eq!(
+            shown("x (from -r /tmp/w/wanted.txt (line 2)) and -c /tmp/w/wanted.txt (line 1)"),
+            "x (from beta==2.0) and alpha==1.0"
+        );
+        for other in ["plain", "-r /tmp/w/wanted.txt (line 9)", "-r /tmp/w/wanted.txt (line x)"] {
+            assert_eq!(shown(other), other);
+        }
     }
 }

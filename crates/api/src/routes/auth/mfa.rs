@@ -341,6 +341,10 @@ async fn remove_mfa(
     let holder = holder_of(&signed, &client);
     let db = &app.platform.db;
     count_guess(&app, &client, holder.email).await?;
+    let refused = match &given.password {
+        Some(_) => Problem::new(StatusCode::UNAUTHORIZED).detail("Invalid password"),
+        None => wrong_code(),
+    };
     let proven = match (given.password, given.mfa_code) {
         (Some(password), _) => {
             match sessions::authenticate(db, holder.email, password, false, holder.request_id).await {
@@ -356,7 +360,7 @@ async fn remove_mfa(
         }
     };
     if !proven {
-        return Err(wrong_code());
+        return Err(refused);
     }
     mfa::remove(db, holder).await?;
     let mut response = Json(Done { message: "MFA removed" }).into_response();

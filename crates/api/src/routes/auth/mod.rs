@@ -8,6 +8,8 @@ mod oauth;
 mod proof;
 mod revoke;
 
+use std::time::Instant;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -172,13 +174,15 @@ async fn refresh_session(
     headers: HeaderMap,
     OptionalJson(given): OptionalJson<TokenRefresh>,
 ) -> Result<Response, Problem> {
+    let began = Instant::now();
     limits::by_address(&app, "refresh", client.address).await?;
     let cookie = || {
         cookies::find(&headers, cookies::refresh_name(app.platform.settings.is_production())).map(Into::into)
     };
     let presented = given.map(|given| given.refresh_token).or_else(cookie).ok_or(Error::Unauthenticated)?;
     let days = app.platform.settings.refresh_token_days;
-    let started = sessions::refresh(&app.platform.db, &presented, days, client.request_id.as_deref()).await?;
+    let request_id = client.request_id.as_deref();
+    let started = sessions::refresh(&app.platform.db, &presented, days, began, request_id).await?;
     let token = tokens_of(&app, &started);
     let (access, refresh) = (token.access_token.clone(), token.refresh_token.clone());
     Ok(with_cookies(&app, &access, &refresh, Json(token)))

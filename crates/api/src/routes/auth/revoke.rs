@@ -95,7 +95,11 @@ async fn end_session(
     if !own.iter().any(|session| session.id == id) {
         return Err(Error::NotFound("session").into());
     }
-    sessions::revoke(&app.platform.db, id, signed.scope.actor(), signed.scope.request_id()).await?;
+    let (actor, request_id) = (signed.scope.actor(), signed.scope.request_id());
+    // Of those who ask at once, one has ended it.
+    if !sessions::revoke(&app.platform.db, id, actor, request_id).await? {
+        return Err(Error::NotFound("session").into());
+    }
     app.forget_session(id).await;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -17,7 +17,7 @@ pub(super) fn read(
     query: Option<&str>,
     members: Map<String, Value>,
 ) -> Result<Map<String, Value>, Problem> {
-    check_json("", &members)?;
+    members.iter().try_for_each(|member| check_json(&pointer_below("", member.0), [member]))?;
     let mut input = Map::new();
     for (name, text) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         check_text(&format!("?{name}"), &name)?;
@@ -115,6 +115,6 @@ mod tests {
         assert!(fault("site=a&count=many", json!({})).contains(r#"pointer: "?count""#));
         assert!(fault("site=a&count=1", json!({"count": "many"})).contains(r#"pointer: "/count""#));
         assert!(fault("site=%00", json!({})).contains(r#"pointer: "?site""#));
-        assert!(fault("site=a", json!({"x": "\0"})).contains(r#"pointer: """#));
+        assert!(fault("site=a", json!({"x": "\0"})).contains(r#"pointer: "/x""#));
     }
 }

@@ -156,8 +156,8 @@ async fn push_to_git(
 /// Brings the commits of the server into the workspace.
 ///
 /// A run sees all files as they were or all as they become. It is refused when it would overwrite what is not committed.
-/// What both sides have changed comes back with both sides and the base, and leaves a merge in progress: no file changes until it is
-/// committed.
+/// What both sides have changed comes back with both sides and the base, and leaves a merge in progress: no file of this side
+/// changes until it is committed. What was deleted here and changed there is written, to be saved or deleted again.
 #[utoipa::path(
     post, path = "/api/github/pull", tag = "GitHub", security(("bearer" = [])),
     request_body = Option<PullFromGitHubRequest>,

@@ -117,7 +117,8 @@ async fn list_git_commits(
 
 /// The conflicts of a merge in progress.
 ///
-/// With both sides and what both began with. A conflict is resolved by storing the file as it should be; then commit.
+/// With both sides and what both began with. A conflict is resolved by saving the file as it should be, or deleting
+/// it; then commit.
 #[utoipa::path(
     get, path = "/api/github/conflicts", tag = "GitHub", security(("bearer" = [])),
     responses((status = 200, body = Conflicts), Problems),

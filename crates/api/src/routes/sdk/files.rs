@@ -41,6 +41,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// Where a file is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(default = "workspace")]
 enum Location {
     /// Files of this user, at one replica, that are removed a day later when another is written.
     Temp,
@@ -55,7 +56,7 @@ enum Location {
 struct SDKFileReadRequest {
     path: String,
     #[serde(default)]
-    #[schema(inline, default = "workspace")]
+    #[schema(inline)]
     location: Location,
 }
 
@@ -67,7 +68,7 @@ struct SDKFileWriteRequest {
     /// UTF-8 text.
     content: String,
     #[serde(default)]
-    #[schema(inline, default = "workspace")]
+    #[schema(inline)]
     location: Location,
 }
 
@@ -79,7 +80,7 @@ struct SDKFileListRequest {
     #[schema(default = "")]
     directory: String,
     #[serde(default)]
-    #[schema(inline, default = "workspace")]
+    #[schema(inline)]
     location: Location,
 }
 
@@ -89,7 +90,7 @@ struct SDKFileListRequest {
 struct SDKFileDeleteRequest {
     path: String,
     #[serde(default)]
-    #[schema(inline, default = "workspace")]
+    #[schema(inline)]
     location: Location,
 }
 

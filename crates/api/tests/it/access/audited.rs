@@ -5,7 +5,7 @@ use reqwest::StatusCode;
 use super::{Body, Row, Stage, ends_sessions, table};
 
 /// Operations that are no reads by their method and yet change nothing, with the reason.
-const CHANGE_NOTHING: [(&str, &str, &str); 23] = [
+const CHANGE_NOTHING: [(&str, &str, &str); 24] = [
     ("post", "/api/dead-letters/replay", "nothing is dead"),
     ("post", "/api/dead-letters/drop", "nothing is dead"),
     ("post", "/api/executions/bulk/cancel", "the filter of the matrix finds nothing"),
@@ -20,6 +20,11 @@ const CHANGE_NOTHING: [(&str, &str, &str); 23] = [
     ("post", "/api/github/discard-commit", "no repository is connected"),
     ("post", "/api/github/analyze-workspace", "looks at files"),
     ("post", "/api/github/init", "the repository of the matrix cannot be reached"),
+    (
+        "post",
+        "/api/oauth/connections/{connection_name}/cancel",
+        "the connection of the matrix waits for nobody",
+    ),
     ("post", "/api/oauth/refresh_all", "no connection of the matrix has a token to refresh"),
     ("post", "/api/workflows/validate", "looks at a file"),
     ("post", "/api/schedules/validate", "says what an expression means"),

@@ -80,6 +80,12 @@ fn execute_cases(admin: &Client) -> Vec<Case> {
         invalid("too deep JSON", post(&nested(64)), ""),
         invalid("deep beyond any stack", post(&"[".repeat(500_000)), ""),
         invalid("a list for a body", post("[]"), ""),
+        invalid("the members in their order", post(r#" ["greet", null, {}]"#), ""),
+        invalid(
+            "bytes that are no UTF-8 in a member that nobody knows",
+            json_text(admin, Method::POST, "/api/workflows/execute", b"{\"unknown\": \"\xff\"}".to_vec()),
+            "",
+        ),
         case("an oversized body", execute(admin, &large), 413, "too-large", None),
         case(
             "another media type",

@@ -1,6 +1,7 @@
 //! Connections that change while something goes on: a consent, or tokens of the server they had.
 
 use domain::connections;
+use futures::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use testkit::TokenServer;
@@ -89,5 +90,56 @@ async fn secrets_stay_with_the_server_they_were_given_for() {
     let secrets: Vec<_> =
         other.asked().into_iter().filter_map(|mut asked| asked.remove("client_secret")).collect();
     assert_eq!(secrets, ["secret-for-there"]);
+    stage.world.close().await;
+}
+
+#[tokio::test]
+async fn whoever_cancels_an_authorization_gets_back_what_was_before() {
+    let stage = Stage::set().await;
+    stage.connect("graph").await;
+    let cancel = async || {
+        let reply = stage.admin.post("/api/oauth/connections/graph/cancel", &Value::Null).await;
+        let reply = reply.expect_status(StatusCode::OK).json();
+        let now = stage.get("graph").await;
+        assert_eq!(reply["status"], now["status"]);
+        (now["status"].clone(), now["status_message"].clone())
+    };
+    let completed = (json!("completed"), Value::Null);
+    assert_eq!(cancel().await, completed, "nobody is waited for");
+    stage.begin("graph").await;
+    assert_eq!(cancel().await, completed);
+
+    stage.server.refuse(true);
+    assert_eq!(stage.refresh("graph").await["success"], false);
+    let now = stage.get("graph").await;
+    let failed = (now["status"].clone(), now["status_message"].clone());
+    assert!(failed.0 == "failed" && failed.1.is_string(), "{now}");
+    assert_eq!(cancel().await, failed, "nobody is waited for");
+    stage.begin("graph").await;
+    assert_eq!(stage.get("graph").await["status"], "waiting_callback");
+    assert_eq!(cancel().await, failed);
+    // Refused while somebody is at the provider's page.
+    let begun = stage.begin("graph").await;
+    assert_eq!(stage.refresh("graph").await["success"], false);
+    assert_eq!(cancel().await, failed);
+    stage.server.refuse(false);
+    let (code, state) = stage.server.consent(&begun.text("authorization_url")).await;
+    let late = stage.complete(&stage.admin, "graph", &code, Some(&state)).await;
+    late.expect_status(StatusCode::BAD_REQUEST);
+
+    let cancelled = "SELECT count(*) FROM audit_log WHERE action = 'connection.authorization_cancelled'";
+    assert_eq!(stage.world.count(cancelled).await, 3);
+    stage.world.close().await;
+}
+
+#[tokio::test]
+async fn of_many_who_delete_a_connection_at_once_one_does() {
+    let stage = Stage::set().await;
+    stage.create("graph", "authorization_code").await;
+    let answers = join_all((0..10).map(|_| stage.admin.delete("/api/oauth/connections/graph"))).await;
+    let with = |status| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!((with(StatusCode::NO_CONTENT), with(StatusCode::NOT_FOUND)), (1, 9));
+    let deleted = "SELECT count(*) FROM audit_log WHERE action = 'connection.deleted'";
+    assert_eq!(stage.world.count(deleted).await, 1);
     stage.world.close().await;
 }

@@ -190,7 +190,10 @@ pub(super) async fn replay(
     .await?;
     let Some(known) = known else { return Ok(None) };
     if known.fingerprint != idempotency.fingerprint {
-        return Err(Error::invalid("header:Idempotency-Key", "was already used with another body"));
+        return Err(Error::invalid(
+            "header:Idempotency-Key",
+            "was already used for another request: a key stands for one body sent to one address",
+        ));
     }
     Ok(Some(Submitted { id: known.id, status: known.status, replayed: true }))
 }
