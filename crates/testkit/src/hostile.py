@@ -40,8 +40,8 @@ def hostile_lines() -> None:
         logger.info("x" * 512)
 
 
-@workflow(isolation="process", timeout_seconds=5)
+@workflow(isolation="process", timeout_seconds=30)
 def hostile_result() -> str:
-    """Gives back more than a result may have."""
+    """Gives back more than a result may have, however long the machine takes to make it."""
     logger.info("begun")
     return "x" * (200 << 20)
