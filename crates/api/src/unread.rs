@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::Request;
 use axum::http::header::{CONNECTION, EXPECT};
 use axum::http::{HeaderValue, Version};
 use axum::middleware::Next;
 use axum::response::Response;
-use futures::StreamExt as _;
 use http_body::{Frame, SizeHint};
 use tokio::time::timeout;
 
@@ -48,29 +47,19 @@ pub(crate) async fn read_or_close(request: Request, next: Next) -> Response {
     if let Some(body) = body
         && can_close
         // Who waits for the word to send it need not send it at all.
-        && (is_asked_for || !is_little(body).await)
+        && (is_asked_for || !is_drained(body).await)
     {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// Reads what is left; whether that was all.
-async fn is_little(body: Body) -> bool {
+/// Reads what is left, if that is little; whether it was read to its end.
+async fn is_drained(body: Body) -> bool {
     if body.size_hint().lower() > MOST as u64 {
         return false;
     }
-    let rest = async {
-        let (mut stream, mut size) = (body.into_data_stream(), 0);
-        while let Some(data) = stream.next().await {
-            size += data.map_or(usize::MAX / 2, |data| data.len());
-            if size > MOST {
-                return false;
-            }
-        }
-        true
-    };
-    timeout(PATIENCE, rest).await.unwrap_or(false)
+    timeout(PATIENCE, to_bytes(body, MOST)).await.is_ok_and(|read| read.is_ok())
 }
 
 impl HttpBody for Lent {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import inspect
 import types
@@ -13,7 +12,7 @@ from typing import Any, get_args, get_origin
 
 from .._context import ExecutionContext
 from .._decorators import DEFAULTS
-from .signature import parameter_of
+from .signature import allows_none
 
 _CONTEXT_TYPES = ("ExecutionContext", "OrganizationContext")
 
@@ -62,7 +61,7 @@ def _may_be_none(function: Callable[..., Any], name: str) -> bool:
 
 def _allows_none(annotation: Any) -> bool:
     if isinstance(annotation, str):
-        return not parameter_of("", ast.Constant(annotation), None)["required"]
+        return allows_none(annotation)
     if annotation is None or annotation is NoneType:
         return True
     members = get_args(annotation)

@@ -10,8 +10,6 @@ from types import CodeType, ModuleType
 from typing import Any
 
 _FUNCTION = "__script__"
-
-
 _OURS = sys.modules["__main__"]
 
 

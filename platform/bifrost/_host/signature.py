@@ -41,6 +41,11 @@ def parameter_of(name: str, annotation: ast.expr | None, default: ast.expr | Non
     }
 
 
+def allows_none(annotation: str) -> bool:
+    """Whether an annotation, as its text, allows None."""
+    return _type_of(ast.Constant(annotation))[1]
+
+
 def _type_of(annotation: ast.expr | None) -> tuple[str, bool]:
     """The parameter type an annotation stands for, and whether None is allowed."""
     if annotation is None:

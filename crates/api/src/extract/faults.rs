@@ -43,8 +43,12 @@ pub(super) fn of_body<T: DeserializeOwned>(
     path: &Path,
     said: &serde_json::Error,
 ) -> Vec<FieldError> {
-    let Ok(value) = serde_json::from_str::<Value>(body) else {
-        return vec![FieldError { pointer: String::new(), detail: format!("malformed JSON: {said}") }];
+    let value = match serde_json::from_str::<Value>(body) {
+        Ok(value) => value,
+        // What was said may quote a member that came before; this one knows of no members.
+        Err(broken) => {
+            return vec![FieldError { pointer: String::new(), detail: format!("malformed JSON: {broken}") }];
+        }
     };
     match fault_of::<T>(&value) {
         Some(first) if body.len() <= MOST_BYTES => all::<T>(value, first),
@@ -54,7 +58,7 @@ pub(super) fn of_body<T: DeserializeOwned>(
     }
 }
 
-/// All faults of named texts.
+/// All faults of named texts that do not fit.
 pub(super) fn of_texts<T: DeserializeOwned>(texts: Value) -> Vec<FieldError> {
     fault_of::<T>(&texts).map(|first| all::<T>(texts, first)).unwrap_or_default()
 }

@@ -178,6 +178,12 @@ mod tests {
             assert!(!fault.contains("canary") && !fault.contains("98765"), "{fault}");
             assert!(fault.contains("must be "), "{fault}");
         }
+        // Nor where more is wrong than that.
+        for json in [r#"{"lines": "canary", x}"#, r#"{"lines": [{"count": 987654321}], "#] {
+            let fault = fault(json);
+            assert!(!fault.contains("canary") && !fault.contains("98765"), "{fault}");
+            assert!(fault.contains("malformed JSON"), "{fault}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn from_texts<T: DeserializeOwned>(texts: HashMap<String, String>, prefix: &str)
     }
     let texts: Value = texts.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
     T::deserialize(&texts).map_err(|_| {
-        let mut all = faults::of_texts::<T>(texts.clone());
+        let mut all = faults::of_texts::<T>(texts);
         for fault in &mut all {
             fault.pointer = format!("{prefix}{}", fault.pointer.trim_start_matches('/'));
         }

@@ -78,7 +78,7 @@ settings! {
     "Runs" {
         /// Executions that a worker runs at once.
         worker_slots: usize = 16;
-        /// Most memory of each process of a run, in MiB.
+        /// Most memory of each process of a run, in MiB; it counts address space, of which each thread takes 8 MiB for its stack.
         run_memory_mb: u64 = 1024;
         /// Interpreter of the runs. The api uses it too, to check files without executing them.
         python: PathBuf = "python3".into();

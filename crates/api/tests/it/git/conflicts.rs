@@ -74,67 +74,87 @@ async fn ends(origin: &Origin, admin: &Client, deeds: &Deeds, expected: &[(&str,
     assert_eq!((&status["merging"], changes(&status)), (&json!(false), pairs(&[])));
 }
 
+/// What both sides did, and what is told of it.
+struct Case<'a> {
+    base: &'a [(&'a str, &'a str)],
+    mine: &'a Deeds,
+    theirs: &'a Deeds,
+    /// The path of the conflict, and how it is told.
+    told: (&'a str, Value),
+    /// A file that is in the workspace until somebody decides.
+    kept: (&'a str, &'a str),
+}
+
+impl Case<'_> {
+    /// The conflict stays until somebody decides, whichever way: what they do, and the files then.
+    async fn waits_for(&self, decisions: &[(&Deeds, &[(&str, &str)])]) {
+        let ((path, told), (kept, content)) = (&self.told, self.kept);
+        for (deeds, expected) in decisions {
+            let (origin, world, pulled) = diverged(self.base, self.mine, self.theirs).await;
+            let admin = &world.admin.client;
+            assert_eq!(&pulled["conflicts"], told, "the real path");
+            assert_eq!(&get(admin, "conflicts").await["conflicts"], told);
+            is_open(&origin, admin, path).await;
+            assert_eq!(read(admin, kept).await.as_deref(), Some(content), "to be decided on");
+            ends(&origin, admin, deeds, expected).await;
+            world.close().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_file_whose_place_is_a_folder_on_the_other_side_stays_until_somebody_decides() {
-    let decisions: [(&Deeds, &[(&str, &str)]); 3] = [
+    let case = Case {
+        base: &[("a.txt", "1\n")],
+        mine: &[("notes", Some("MY NOTES\n"))],
+        theirs: &[("notes/in.txt", Some("theirs\n"))],
+        told: ("notes", conflict("notes", "MY NOTES\n", "", None)),
+        kept: ("notes", "MY NOTES\n"),
+    };
+    case.waits_for(&[
         (&[("notes", Some("MY NOTES\n"))], &[("a.txt", "1\n"), ("notes", "MY NOTES\n")]),
         (&[("notes", None)], &[("a.txt", "1\n"), ("notes/in.txt", "theirs\n")]),
         (
             &[("notes", None), ("notes/in.txt", Some("both\n"))],
             &[("a.txt", "1\n"), ("notes/in.txt", "both\n")],
         ),
-    ];
-    for (deeds, expected) in decisions {
-        let (mine, theirs) = (&[("notes", Some("MY NOTES\n"))], &[("notes/in.txt", Some("theirs\n"))]);
-        let (origin, world, pulled) = diverged(&[("a.txt", "1\n")], mine, theirs).await;
-        let admin = &world.admin.client;
-        assert_eq!(pulled["conflicts"], conflict("notes", "MY NOTES\n", "", None), "the real path");
-        is_open(&origin, admin, "notes").await;
-        assert_eq!(read(admin, "notes").await.as_deref(), Some("MY NOTES\n"));
-        ends(&origin, admin, deeds, expected).await;
-        world.close().await;
-    }
+    ])
+    .await;
 }
 
 #[tokio::test]
 async fn a_folder_whose_place_is_a_file_on_the_other_side_stays_until_somebody_decides() {
-    let decisions: [(&Deeds, &[(&str, &str)]); 4] = [
+    let case = Case {
+        base: &[("a.txt", "1\n")],
+        mine: &[("ee/in.txt", Some("mine\n"))],
+        theirs: &[("ee", Some("theirs\n"))],
+        told: ("ee", conflict("ee", "", "theirs\n", None)),
+        kept: ("ee/in.txt", "mine\n"),
+    };
+    case.waits_for(&[
         (&[("ee/in.txt", Some("mine\n"))], &[("a.txt", "1\n"), ("ee/in.txt", "mine\n")]),
         (&[("ee", None)], &[("a.txt", "1\n"), ("ee", "theirs\n")]),
         (&[("ee/in.txt", None)], &[("a.txt", "1\n"), ("ee", "theirs\n")]),
         (&[("ee", None), ("ee", Some("both\n"))], &[("a.txt", "1\n"), ("ee", "both\n")]),
-    ];
-    for (deeds, expected) in decisions {
-        let (mine, theirs) = (&[("ee/in.txt", Some("mine\n"))], &[("ee", Some("theirs\n"))]);
-        let (origin, world, pulled) = diverged(&[("a.txt", "1\n")], mine, theirs).await;
-        let admin = &world.admin.client;
-        assert_eq!(pulled["conflicts"], conflict("ee", "", "theirs\n", None), "the real path");
-        is_open(&origin, admin, "ee").await;
-        assert_eq!(read(admin, "ee/in.txt").await.as_deref(), Some("mine\n"));
-        ends(&origin, admin, deeds, expected).await;
-        world.close().await;
-    }
+    ])
+    .await;
 }
 
 #[tokio::test]
 async fn what_was_deleted_here_and_changed_there_comes_back_until_somebody_decides() {
-    let decisions: [(&Deeds, &[(&str, &str)]); 3] = [
+    let case = Case {
+        base: &[("a.txt", "1\n"), ("deep/f.txt", "base\n")],
+        mine: &[("deep/f.txt", None)],
+        theirs: &[("deep/f.txt", Some("theirs\n"))],
+        told: ("deep/f.txt", conflict("deep/f.txt", "", "theirs\n", Some("base\n"))),
+        kept: ("deep/f.txt", "theirs\n"),
+    };
+    case.waits_for(&[
         (&[("deep/f.txt", None)], &[("a.txt", "1\n")]),
         (&[("deep/f.txt", Some("theirs\n"))], &[("a.txt", "1\n"), ("deep/f.txt", "theirs\n")]),
         (&[("deep", None)], &[("a.txt", "1\n")]),
-    ];
-    for (deeds, expected) in decisions {
-        let base = [("a.txt", "1\n"), ("deep/f.txt", "base\n")];
-        let (mine, theirs): (&Deeds, &Deeds) = (&[("deep/f.txt", None)], &[("deep/f.txt", Some("theirs\n"))]);
-        let (origin, world, pulled) = diverged(&base, mine, theirs).await;
-        let admin = &world.admin.client;
-        assert_eq!(pulled["conflicts"], conflict("deep/f.txt", "", "theirs\n", Some("base\n")));
-        assert_eq!(get(admin, "conflicts").await["conflicts"], pulled["conflicts"]);
-        is_open(&origin, admin, "deep/f.txt").await;
-        assert_eq!(read(admin, "deep/f.txt").await.as_deref(), Some("theirs\n"), "to be decided on");
-        ends(&origin, admin, deeds, expected).await;
-        world.close().await;
-    }
+    ])
+    .await;
 }
 
 #[tokio::test]
